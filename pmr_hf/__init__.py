@@ -1,0 +1,42 @@
+"""Prototypical Modal Rebalance (PMR) for multimodal models of the Hugging Face world."""
+
+from transformers import AutoConfig, AutoModel
+
+from .cg_mnist import CGMNISTConfig, CGMNISTModel
+from .configuration import MultimodalConfig
+from .fusion import Fusion, register_fusion
+from .metrics import Accuracy, MacroF1
+from .modeling import MultimodalModel, MultimodalOutput
+from .processing import MultimodalCollator, MultimodalProcessor
+from .prototypes import Prototypes, attach_prototypes, load_prototypes
+from .trainer import MultimodalTrainer, PMRTrainer
+from .training_args import MultimodalTrainingArguments, PMRTrainingArguments
+from .version import __version__
+
+
+AutoConfig.register(CGMNISTConfig.model_type, CGMNISTConfig)
+AutoModel.register(CGMNISTConfig, CGMNISTModel)
+AutoConfig.register(MultimodalConfig.model_type, MultimodalConfig)
+AutoModel.register(MultimodalConfig, MultimodalModel)
+
+__all__ = [
+    "Accuracy",
+    "CGMNISTConfig",
+    "CGMNISTModel",
+    "Fusion",
+    "MacroF1",
+    "MultimodalCollator",
+    "MultimodalConfig",
+    "MultimodalModel",
+    "MultimodalOutput",
+    "MultimodalProcessor",
+    "MultimodalTrainer",
+    "MultimodalTrainingArguments",
+    "PMRTrainer",
+    "PMRTrainingArguments",
+    "Prototypes",
+    "__version__",
+    "attach_prototypes",
+    "load_prototypes",
+    "register_fusion",
+]

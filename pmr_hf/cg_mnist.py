@@ -1,0 +1,64 @@
+"""The small convolutional encoder of the paper's colored-and-gray digits, as a backbone like any other."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+class CGMNISTConfig(PreTrainedConfig):
+    """
+    Configuration of a [`CGMNISTModel`].
+
+    Args:
+        num_channels (`int`, *optional*, defaults to 3): 1 for the gray digits, 3 for the colored ones.
+        hidden_size (`int`, *optional*, defaults to 512): width of the embedding.
+    """
+
+    model_type = "cg_mnist"
+
+    def __init__(self, num_channels: int = 3, hidden_size: int = 512, **kwargs):
+        self.num_channels = num_channels
+        self.hidden_size = hidden_size
+        super().__init__(**kwargs)
+
+
+class CGMNISTModel(PreTrainedModel):
+    """
+    Batch norm, four convolutions with a max pool after the first, average pool and a linear layer (PMR, CVPR 2023,
+    section 4: the encoder of CG-MNIST). Images may be of any size from 4 x 4; the paper's are 28 x 28.
+    """
+
+    config_class = CGMNISTConfig
+    base_model_prefix = "cg_mnist"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: CGMNISTConfig):
+        super().__init__(config)
+        self.norm = nn.BatchNorm2d(config.num_channels)
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(config.num_channels, 32, kernel_size=5, padding=2),
+                nn.Conv2d(32, 32, kernel_size=3, padding=1),
+                nn.Conv2d(32, 64, kernel_size=3, stride=2, padding=1),
+                nn.Conv2d(64, 64, kernel_size=3, padding=1),
+            ]
+        )
+        self.linear = nn.Linear(64, config.hidden_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+    def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        """Images (B, C, H, W) to a feature map `last_hidden_state` (B, 64, h, w) and `pooler_output` (B, hidden_size)."""
+        first, *others = self.convolutions
+        features = F.max_pool2d(F.relu(first(self.norm(pixel_values))), kernel_size=3, stride=2, padding=1)
+        for convolution in others:
+            features = F.relu(convolution(features))
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=self.linear(features.mean((2, 3))))

@@ -1,0 +1,77 @@
+"""The configuration of a [`MultimodalModel`]: one sub-config per modality, their order, and the fusion head."""
+
+import keyword
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
+
+
+# Taken by the batch, by the model's outputs, by `Trainer` or by the log keys built from modality names.
+RESERVED_NAMES = frozenset(
+    "label labels label_ids loss logits embeddings input_ids return_loss num_items_in_batch train eval test predict".split()
+)
+
+
+def check_modality_name(name: str) -> None:
+    """Raise `ValueError` unless `name` can be a module name, a keyword argument and a prefix of log keys."""
+    taken = name in RESERVED_NAMES or keyword.iskeyword(name) or hasattr(nn.ModuleDict, name)
+    if not name.isidentifier() or name.startswith("_") or taken:
+        reason = "is already taken" if taken else "is not a plain Python identifier"
+        raise ValueError(
+            f"Expected modality names such as 'image' or 'text', but {name!r} {reason}; rename this modality."
+        )
+
+
+class MultimodalConfig(PreTrainedConfig):
+    """
+    Configuration of a [`MultimodalModel`]. It round-trips through JSON to real sub-configs in the same order.
+
+    Args:
+        backbones (`dict[str, PreTrainedConfig | dict]`, *optional*): one encoder config per modality name. A dict needs
+            the key `model_type`.
+        modalities (`list[str]`, *optional*, defaults to the keys of `backbones`): the order of fusion. JSON sorts the
+            keys of `backbones`, so the order is a field of its own.
+        fusion (`str`, *optional*, defaults to `"concat"`): name of a registered fusion head, see [`Fusion`].
+        embedding_dim (`int`, *optional*): project every modality to this width before the fusion. `None`, the default,
+            fuses the encoders' own widths.
+        kwargs: fields of every config, such as `num_labels` or `id2label`.
+
+    Raises:
+        ValueError: for a name that is no identifier or is taken, or if `modalities` and `backbones` differ.
+    """
+
+    model_type = "pmr_multimodal"
+    keys_to_ignore_at_inference = ["embeddings"]
+
+    def __init__(
+        self,
+        backbones: dict[str, PreTrainedConfig | dict[str, Any]] | None = None,
+        modalities: list[str] | None = None,
+        fusion: str = "concat",
+        embedding_dim: int | None = None,
+        **kwargs,
+    ):
+        backbones = backbones or {}
+        self.modalities = list(backbones if modalities is None else modalities)
+        if sorted(self.modalities) != sorted(backbones):
+            raise ValueError(
+                f"Expected `modalities` to name each backbone once, got modalities {self.modalities} and backbones "
+                f"{list(backbones)}; make them the same names."
+            )
+        for name in self.modalities:
+            check_modality_name(name)
+        if embedding_dim is not None and embedding_dim < 1:
+            raise ValueError(f"Expected `embedding_dim` to be a positive width or None, got {embedding_dim}.")
+        self.backbones = {
+            name: AutoConfig.for_model(**backbones[name]) if isinstance(backbones[name], dict) else backbones[name]
+            for name in self.modalities
+        }
+        self.fusion = fusion
+        self.embedding_dim = embedding_dim
+        super().__init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        output["backbones"] = {name: config.to_diff_dict() for name, config in self.backbones.items()}
+        return output

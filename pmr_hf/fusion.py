@@ -1,0 +1,157 @@
+"""Fusion heads: a dict of embeddings (batch, width) in, logits (batch, classes) out, for any number of modalities."""
+
+import torch
+from torch import nn
+
+
+class Fusion(nn.Module):
+    """
+    Base class of the fusion heads. A head of your own is one registered class:
+
+    ```python
+    @register_fusion("max")
+    class MaxFusion(Fusion):
+        def __init__(self, widths, num_labels):
+            super().__init__()
+            self.heads = nn.ModuleDict({name: nn.Linear(width, num_labels) for name, width in widths.items()})
+
+        def forward(self, embeddings):
+            return torch.stack([head(embeddings[name]) for name, head in self.heads.items()]).amax(0)
+    ```
+
+    A model with this head loads wherever the class is registered first.
+
+    Args:
+        widths (`dict[str, int]`): width of each modality's embedding, in the order of fusion.
+        num_labels (`int`): number of classes.
+    """
+
+    #: Whether the logits are a sum with one summand per modality, which [`Fusion.modality_logits`] gives.
+    splits_by_modality = False
+
+    def forward(self, embeddings: dict[str, torch.Tensor]) -> torch.Tensor:
+        raise NotImplementedError
+
+    def modality_logits(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Each modality's share of the logits, (batch, classes); the shares sum to the fused logits.
+
+        Raises:
+            TypeError: if this head does not split by modality.
+        """
+        raise TypeError(
+            f"Expected a fusion head that splits by modality (concat, sum), got {type(self).__name__}, whose logits are "
+            "not a sum over modalities; use the prototype classifiers to see one modality alone."
+        )
+
+
+FUSIONS: dict[str, type[Fusion]] = {}
+
+
+def register_fusion(name: str):
+    """Class decorator: make a [`Fusion`] available as `MultimodalConfig(fusion=name)`."""
+
+    def register(cls: type[Fusion]) -> type[Fusion]:
+        FUSIONS[name] = cls
+        return cls
+
+    return register
+
+
+def build_fusion(name: str, widths: dict[str, int], num_labels: int) -> Fusion:
+    """The registered head `name`; raises `ValueError` for an unknown one."""
+    if name not in FUSIONS:
+        raise ValueError(
+            f"Expected `fusion` to be one of {sorted(FUSIONS)}, got {name!r}; if this is a head of your own, import the "
+            f'module that defines it with `@register_fusion("{name}")` before the model is built or loaded.'
+        )
+    return FUSIONS[name](widths, num_labels)
+
+
+@register_fusion("concat")
+class ConcatFusion(Fusion):
+    """One linear layer over the concatenated embeddings."""
+
+    splits_by_modality = True
+
+    def __init__(self, widths: dict[str, int], num_labels: int):
+        super().__init__()
+        self.widths = dict(widths)
+        self.classifier = nn.Linear(sum(widths.values()), num_labels)
+
+    def forward(self, embeddings: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.classifier(torch.cat([embeddings[name] for name in self.widths], dim=1))
+
+    def modality_logits(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        weights = self.classifier.weight.split(list(self.widths.values()), dim=1)
+        bias = self.classifier.bias / len(self.widths)
+        return {
+            name: nn.functional.linear(embeddings[name], weight, bias)
+            for name, weight in zip(self.widths, weights, strict=True)
+        }
+
+
+@register_fusion("sum")
+class SumFusion(Fusion):
+    """A linear layer for each modality, summed."""
+
+    splits_by_modality = True
+
+    def __init__(self, widths: dict[str, int], num_labels: int):
+        super().__init__()
+        self.classifiers = nn.ModuleDict({name: nn.Linear(width, num_labels) for name, width in widths.items()})
+
+    def forward(self, embeddings: dict[str, torch.Tensor]) -> torch.Tensor:
+        return sum(self.modality_logits(embeddings).values())
+
+    def modality_logits(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: classifier(embeddings[name]) for name, classifier in self.classifiers.items()}
+
+
+class ConditionedFusion(Fusion):
+    """Base of FiLM and gated: the first modality conditions each of the others, and one linear layer reads them all."""
+
+    def __init__(self, widths: dict[str, int], num_labels: int):
+        super().__init__()
+        if len(widths) < 2:
+            raise ValueError(
+                f"Expected at least two modalities for {type(self).__name__}, whose first modality conditions the "
+                f"others, got {list(widths)}; use fusion='concat' for one modality."
+            )
+        self.condition, *self.conditioned = widths
+        self.classifier = nn.Linear(sum(widths[name] for name in self.conditioned), num_labels)
+
+    def forward(self, embeddings: dict[str, torch.Tensor]) -> torch.Tensor:
+        condition = embeddings[self.condition]
+        return self.classifier(
+            torch.cat([self.modulate(name, condition, embeddings[name]) for name in self.conditioned], dim=1)
+        )
+
+    def modulate(self, name: str, condition: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+@register_fusion("film")
+class FiLMFusion(ConditionedFusion):
+    """Feature-wise linear modulation (Perez et al. 2018): fc(gamma(z0) * z1 + beta(z0))."""
+
+    def __init__(self, widths: dict[str, int], num_labels: int):
+        super().__init__(widths, num_labels)
+        width = widths[self.condition]
+        self.gamma = nn.ModuleDict({name: nn.Linear(width, widths[name]) for name in self.conditioned})
+        self.beta = nn.ModuleDict({name: nn.Linear(width, widths[name]) for name in self.conditioned})
+
+    def modulate(self, name: str, condition: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        return self.gamma[name](condition) * embedding + self.beta[name](condition)
+
+
+@register_fusion("gated")
+class GatedFusion(ConditionedFusion):
+    """Gated fusion (Kiela et al. 2018): fc(sigmoid(W0 z0) * W1 z1)."""
+
+    def __init__(self, widths: dict[str, int], num_labels: int):
+        super().__init__(widths, num_labels)
+        self.gate = nn.ModuleDict({name: nn.Linear(widths[self.condition], widths[name]) for name in self.conditioned})
+        self.value = nn.ModuleDict({name: nn.Linear(widths[name], widths[name]) for name in self.conditioned})
+
+    def modulate(self, name: str, condition: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.gate[name](condition)) * self.value[name](embedding)

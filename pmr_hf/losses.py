@@ -1,0 +1,111 @@
+"""
+The equations of Prototypical Modal Rebalance (PMR), one small pure function each: tensors in, tensors out.
+
+Fan, Xu, Wang, Wang, Guo, "PMR: Prototypical Modal Rebalance for Multimodal Learning", CVPR 2023 (arXiv 2211.07089).
+Everything is computed in fp32, whatever the inputs and under any autocast, without a host synchronisation.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+MIN_DISTANCE = 1e-6
+
+
+def prototype_logits(
+    embeddings: torch.Tensor, prototypes: torch.Tensor, seen: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Logits of the prototype classifier, the negative Euclidean distance to each class prototype (Eq. 7).
+
+    The square is expanded around the prototypes' mean, which costs one matrix product and keeps its digits for
+    embeddings far from the origin. The nearest prototype's distance is then taken once more without expanding, because
+    cancellation leaves no digit of a small one. Distances are floored at 1e-6, where the gradient is zero.
+
+    Args:
+        embeddings (`torch.Tensor`): (B, D), of any floating dtype.
+        prototypes (`torch.Tensor`): (K, D), class means; no gradient flows into them.
+        seen (`torch.Tensor`, *optional*): (K,) bool, the classes that have a prototype; all of them by default.
+
+    Returns:
+        `torch.Tensor`: (B, K) fp32, at most -1e-6. An unseen class has the lowest finite logit.
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        embeddings, prototypes = embeddings.float(), prototypes.detach().float()
+        if seen is None:
+            center = prototypes.mean(0)
+        else:
+            seen = seen.bool()
+            center = torch.where(seen[:, None], prototypes, 0).sum(0) / seen.sum().clamp(min=1)
+        embeddings, prototypes = embeddings - center, prototypes - center
+
+        squared = torch.addmm(prototypes.square().sum(1), embeddings, prototypes.T, alpha=-2)  # (B, K)
+        squared = squared + embeddings.square().sum(1, keepdim=True)
+        if seen is not None:
+            squared = squared.masked_fill(~seen, torch.inf)
+        nearest = squared.detach().argmin(1, keepdim=True)  # (B, 1)
+        exact = (embeddings - prototypes[nearest.squeeze(1)]).square().sum(1, keepdim=True)
+        squared = squared.scatter(1, nearest, exact)
+
+        logits = -squared.clamp(min=MIN_DISTANCE**2).sqrt()
+        return logits if seen is None else logits.masked_fill(~seen, torch.finfo(logits.dtype).min)
+
+
+def true_class_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Probability of each sample's own class, p_i(y_i) of Eq. 8: logits (B, K) and labels (B,) to (B,) in [0, 1]."""
+    return logits.float().softmax(1).gather(1, labels[:, None]).squeeze(1)
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean of the values (B,) that the bool mask (B,) keeps, as a scalar; 0 where it keeps none."""
+    if mask is None:
+        return values.mean()
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+
+
+def prototypical_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Prototypical cross entropy, PCE (Eq. 9): the mean over the samples in `mask` (B,) of -log p_i(y_i), in nats."""
+    return masked_mean(F.cross_entropy(logits.float(), labels, reduction="none"), mask)
+
+
+def prototypical_entropy(logits: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Entropy H(p) of the prototype classifier (Eq. 13): the mean over the samples in `mask` (B,), in [0, log K] nats."""
+    log_probabilities = logits.float().log_softmax(1)
+    return masked_mean(-(log_probabilities.exp() * log_probabilities).sum(1), mask)
+
+
+def rebalance_weights(scores: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Coefficients of the PCE and of the entropy terms (Eq. 11 and its form for M modalities).
+
+    With s^m the mean true-class probability of modality m, PCE weighs a^m = clip(max_l s^l / s^m - 1, 0, 1), so that
+    the slow modalities are accelerated, and the entropy e^m = clip(s^m / min_l s^l - 1, 0, 1), so that the dominant
+    ones are held back. For two modalities these are the beta and gamma of Eqs. 10, 11 and 13.
+
+    Args:
+        scores (`torch.Tensor`): (M,), s^m.
+        present (`torch.Tensor`, *optional*): (M,) bool. An absent modality weighs 0 and is compared with no other.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: PCE weights (M,) and entropy weights (M,), in [0, 1] and without gradient.
+    """
+    scores = _positive(scores)
+    present = torch.ones_like(scores, dtype=torch.bool) if present is None else present.bool()
+    highest = torch.where(present, scores, 0).max()
+    lowest = torch.where(present, scores, torch.inf).min()
+    pce_weights = (highest / scores - 1).clamp(0, 1)
+    per_weights = (scores / lowest - 1).clamp(0, 1)
+    return torch.where(present, pce_weights, 0), torch.where(present, per_weights, 0)
+
+
+def imbalance_ratio(scores: torch.Tensor) -> torch.Tensor:
+    """Each modality's score over the least one, rho^m = s^m / min_l s^l (Eq. 8 for M modalities): (M,) to (M,), >= 1."""
+    scores = _positive(scores)
+    return scores / scores.min()
+
+
+def _positive(scores: torch.Tensor) -> torch.Tensor:
+    # A probability can underflow to 0; two such modalities are level, and 0 / 0 must not be NaN.
+    return scores.detach().float().clamp(min=torch.finfo(torch.float32).tiny)

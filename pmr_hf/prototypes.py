@@ -1,0 +1,148 @@
+"""Class prototypes of every modality, kept with the weights of the model that they belong to."""
+
+import os
+from collections.abc import Mapping
+
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors import safe_open
+from torch import nn
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from .losses import prototype_logits
+
+
+class Prototypes(nn.Module):
+    """
+    Class means of each modality's embeddings (Eq. 6), with their momentum update (Eq. 12).
+
+    For each modality `m` there are three persistent buffers: `m_mean` (K, D_m) fp32, `m_count` (K,) fp32, the samples
+    of each class in the newest update, and `m_seen` (K,) bool, the classes that have ever had a sample.
+
+    Args:
+        widths (`dict[str, int]`): width D_m of each modality's embedding, in the order of the modalities.
+        num_labels (`int`): number of classes K.
+    """
+
+    def __init__(self, widths: dict[str, int], num_labels: int):
+        super().__init__()
+        self.widths = dict(widths)
+        self.num_labels = num_labels
+        for name, width in widths.items():
+            self.register_buffer(f"{name}_mean", torch.zeros(num_labels, width, dtype=torch.float32))
+            self.register_buffer(f"{name}_count", torch.zeros(num_labels, dtype=torch.float32))
+            self.register_buffer(f"{name}_seen", torch.zeros(num_labels, dtype=torch.bool))
+
+    def mean(self, modality: str) -> torch.Tensor:
+        """Prototypes of one modality, (K, D_m); zero for a class without one."""
+        return self.get_buffer(f"{modality}_mean")
+
+    def count(self, modality: str) -> torch.Tensor:
+        """Samples of each class behind the newest update, (K,)."""
+        return self.get_buffer(f"{modality}_count")
+
+    def seen(self, modality: str) -> torch.Tensor:
+        """Which classes have a prototype, (K,) bool."""
+        return self.get_buffer(f"{modality}_seen")
+
+    def forward(self, embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Prototype logits of every modality (Eq. 7): embeddings (B, D_m) to (B, K) fp32."""
+        self.check(embeddings)
+        return {name: prototype_logits(embeddings[name], self.mean(name), self.seen(name)) for name in self.widths}
+
+    def class_sums(
+        self, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """
+        Sums (K, D_m) and counts (K,) per class and modality of one batch, in fp32. They add up over batches and
+        processes; [`Prototypes.momentum_update`] divides once.
+        """
+        self.check(embeddings)
+        ones = torch.ones_like(labels, dtype=torch.float32)
+        return {
+            name: (
+                torch.zeros_like(self.mean(name), dtype=torch.float32).index_add_(0, labels, embeddings[name].float()),
+                torch.zeros_like(self.count(name), dtype=torch.float32).index_add_(0, labels, ones),
+            )
+            for name in self.widths
+        }
+
+    @torch.no_grad()
+    def momentum_update(self, sums: Mapping[str, tuple[torch.Tensor, torch.Tensor]], momentum: float) -> None:
+        """
+        Move the prototypes towards new class means, c <- momentum * c + (1 - momentum) * c_new (Eq. 12).
+
+        A class seen for the first time takes its new mean; a class without a sample keeps its old one.
+
+        Args:
+            sums (`dict[str, tuple[torch.Tensor, torch.Tensor]]`): sums (K, D_m) and counts (K,) of each modality, as
+                from [`Prototypes.class_sums`].
+            momentum (`float`): eps of Eq. 12, in [0, 1).
+        """
+        for name, (total, count) in sums.items():
+            mean, seen = self.mean(name), self.seen(name)
+            new = total / count.clamp(min=1)[:, None]
+            new = torch.where(seen[:, None], momentum * mean + (1 - momentum) * new, new)
+            mean.copy_(torch.where(count[:, None] > 0, new, mean))
+            self.count(name).copy_(count)
+            seen |= count > 0
+
+    def check(self, embeddings: Mapping[str, torch.Tensor]) -> None:
+        """Raise `ValueError` unless there is an embedding (B, D_m) for each modality and no other."""
+        found = {name: tuple(embedding.shape) for name, embedding in embeddings.items()}
+        if found.keys() != self.widths.keys() or any(
+            len(shape) != 2 or shape[1] != self.widths[name] for name, shape in found.items()
+        ):
+            expected = {name: ("batch", width) for name, width in self.widths.items()}
+            raise ValueError(
+                f"Expected one embedding per modality, of shapes {expected}, got {found}; make the prototypes' widths "
+                "and the model's embeddings (or `embeddings_fn`) agree."
+            )
+
+
+def attach_prototypes(model: nn.Module, widths: dict[str, int], num_labels: int) -> Prototypes:
+    """
+    Give any model the `prototypes` that [`PMRTrainer`] keeps with its weights. A [`MultimodalModel`] has its own.
+
+    Args:
+        model (`torch.nn.Module`): a model without an attribute `prototypes`.
+        widths (`dict[str, int]`): width of each embedding that your `embeddings_fn` returns, by modality.
+        num_labels (`int`): number of classes.
+
+    Raises:
+        ValueError: if the model has prototypes already.
+    """
+    if "prototypes" in dict(model.named_children()):
+        raise ValueError(f"Expected a {type(model).__name__} without prototypes, but it has some; attach them once.")
+    device = next(model.parameters()).device
+    model.prototypes = Prototypes(widths, num_labels).to(device)
+    return model.prototypes
+
+
+def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
+    """
+    Fill the attached prototypes of a model from the weights that it was saved with.
+
+    `CLIPModel.from_pretrained(folder)` drops the prototypes that [`PMRTrainer`] saved there, since the class does not
+    know of them: call [`attach_prototypes`] and then this. A [`MultimodalModel`] needs neither.
+
+    Args:
+        model (`torch.nn.Module`): the model, with prototypes attached.
+        name_or_path (`str`): the folder or Hub name that it was saved to, with its weights in one safetensors file.
+
+    Raises:
+        ValueError: if no prototypes of these modalities were saved there.
+    """
+    if os.path.isdir(name_or_path):
+        file = os.path.join(name_or_path, SAFE_WEIGHTS_NAME)
+    else:
+        file = hf_hub_download(str(name_or_path), SAFE_WEIGHTS_NAME)
+    with safe_open(file, framework="pt") as weights:
+        saved = {key for key in weights.keys() if key.startswith("prototypes.")}  # noqa: SIM118
+        expected = {f"prototypes.{key}" for key in model.prototypes.state_dict()}
+        if saved != expected:
+            raise ValueError(
+                f"Expected the weights in {file} to hold {sorted(expected)}, got {sorted(saved)}; was this model trained "
+                "with PMRTrainer, on modalities of these names?"
+            )
+        model.prototypes.load_state_dict({key.removeprefix("prototypes."): weights.get_tensor(key) for key in saved})

@@ -1,0 +1,452 @@
+"""`MultimodalTrainer` adds per-modality logs and metrics to `Trainer`; `PMRTrainer` adds the terms of the method."""
+
+import inspect
+import math
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, has_length
+
+from .losses import (
+    prototypical_cross_entropy,
+    prototypical_entropy,
+    rebalance_weights,
+    true_class_probability,
+)
+from .metrics import Accuracy, MacroF1
+from .modeling import MultimodalModel
+from .processing import MultimodalCollator, MultimodalProcessor, integer_labels
+from .prototypes import Prototypes
+from .training_args import MultimodalTrainingArguments, PMRTrainingArguments
+
+
+class MultimodalTrainer(Trainer):
+    """
+    `Trainer` for models of several modalities: joint training with one loss, watched modality by modality.
+
+    It logs each named loss term. Evaluation gives `accuracy` and `macro_f1`, or what a `compute_metrics` of your own
+    gives on the fused logits, and `m_accuracy` for each modality m of a fusion head that splits by modality. A loss that
+    is not finite stops the run at the next log, and no weights that are not finite are ever saved.
+
+    Args:
+        model (`MultimodalModel | torch.nn.Module`): the model.
+        args (`MultimodalTrainingArguments`): the arguments.
+        kwargs: everything else that `Trainer` takes. `processing_class` is a [`MultimodalProcessor`] and `data_collator`
+            a [`MultimodalCollator`], or your own.
+
+    Raises:
+        ValueError: before training, for an empty dataset, a missing column, labels that are not integers in 0..K-1, a
+            processor whose modalities differ from the model's, or several processes that are not connected.
+        FloatingPointError: at a log or a save, for a loss term or a weight that is not finite.
+    """
+
+    def __init__(self, model: nn.Module | None = None, args: MultimodalTrainingArguments | None = None, **kwargs):
+        args = self.args_class("tmp_trainer") if args is None else args
+        if not isinstance(args, self.args_class):
+            raise TypeError(
+                f"Expected `args` to be {self.args_class.__name__}, got {type(args).__name__}; they take the same fields."
+            )
+        super().__init__(model=model, args=args, **kwargs)
+        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        if world_size > 1 and self.args.world_size == 1:
+            raise RuntimeError(
+                f"Expected {world_size} connected processes (WORLD_SIZE), but this trainer runs alone, and each process "
+                "would train a model of its own in the same folder; on a machine without GPUs add `--use_cpu`."
+            )
+        # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self._forward_takes_labels = "labels" in inspect.signature(self._bare_model.forward).parameters
+        self._window: dict[str, torch.Tensor] = {}  # name: (sum, count) since the last log, on the device
+        self._user_metrics = self.compute_metrics
+        self.compute_metrics = self._compute_metrics
+        self._check_setup()
+
+    args_class = MultimodalTrainingArguments
+
+    @property
+    def _bare_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model)
+
+    def _check_setup(self) -> None:
+        """Stop before training on what can be told from the model, the processor and the datasets' columns."""
+        model, processor, collator = self._bare_model, self.processing_class, self.data_collator
+        if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):
+            backbones, processors = model.config.modalities, list(processor.processors)
+            if set(backbones) != set(processors):
+                raise ValueError(
+                    f"Expected a processor for each of the model's modalities {backbones}, got processors for "
+                    f"{processors}; give both the same names."
+                )
+        if isinstance(collator, MultimodalCollator):
+            collator.num_labels = self._num_labels
+        evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
+        for name, dataset in {"training": self.train_dataset, **evals}.items():
+            if dataset is None or not has_length(dataset):
+                continue
+            if len(dataset) == 0:
+                raise ValueError(f"Expected a {name} dataset with at least one row, got an empty one; check its split.")
+            raw = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"  # no `with_transform`
+            if raw and isinstance(collator, MultimodalCollator):
+                collator.check_columns(dataset.column_names)
+                if collator.label is not None:
+                    integer_labels(dataset[collator.label][:], self._num_labels)
+
+    @property
+    def _num_labels(self) -> int | None:
+        model = self._bare_model
+        return model.config.num_labels if isinstance(model, MultimodalModel) else None
+
+    def _forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        if not self._forward_takes_labels:
+            inputs = {key: value for key, value in inputs.items() if key != "labels"}
+        return model(**inputs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The loss of plain `Trainer`, logged as `ce_loss`."""
+        inputs = dict(inputs)  # `Trainer` pops the labels for label smoothing
+        if not self._forward_takes_labels and self.label_smoother is None and self.compute_loss_func is None:
+            inputs.pop("labels")
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if self.args.n_gpu > 1:  # DataParallel gives one loss per GPU
+            loss = loss.mean()
+        if model.training:
+            self.track(["ce_loss"], loss[None], torch.ones_like(loss)[None])
+        return (loss, outputs) if return_outputs else loss
+
+    # ---- Named terms: summed on the device, read once per log ----
+
+    def track(self, names: list[str], sums: torch.Tensor, counts: torch.Tensor) -> None:
+        """
+        Add to terms that the next log shows as sum / count over its window and all processes.
+
+        Args:
+            names (`list[str]`): T log keys.
+            sums (`torch.Tensor`): (T,), each term summed over this batch.
+            counts (`torch.Tensor`): (T,), what to divide it by.
+        """
+        step = torch.stack([sums.detach().float(), counts.float()], dim=1)
+        for name, pair in zip(names, step, strict=True):
+            self._window[name] = self._window[name] + pair if name in self._window else pair
+
+    def _window_sums(self) -> dict[str, tuple[float, float]]:
+        if not self._window:
+            return {}
+        sums = self.accelerator.reduce(torch.stack(list(self._window.values())), "sum").tolist()
+        return dict(zip(self._window, sums, strict=True))
+
+    def summarize(self, window: dict[str, tuple[float, float]]) -> dict[str, float]:
+        """The log entries of a window of tracked terms, name: (sum, count). Override to add what follows from them."""
+        return {name: total / count for name, (total, count) in window.items() if count}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.is_in_train and ("loss" in logs or "train_loss" in logs):
+            window = self._window_sums()
+            self._check_finite(window)
+            self._window = {}
+            if "loss" in logs:
+                logs.update(self.summarize(window))
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self._check_finite(self._window_sums())
+        state = {name: value for name, value in self._bare_model.state_dict().items() if value.is_floating_point()}
+        finite = torch.stack([value.isfinite().all() for value in state.values()])
+        if not finite.all():
+            names = [name for name, ok in zip(state, finite.tolist(), strict=True) if not ok]
+            self._stop_not_finite(f"{len(names)} of {len(state)} weights, first {names[0]}")
+        super().save_model(output_dir, _internal_call)
+
+    def _check_finite(self, window: dict[str, tuple[float, float]]) -> None:
+        bad = {name: total for name, (total, _) in window.items() if not math.isfinite(total)}
+        if bad:
+            self._stop_not_finite(", ".join(f"{name}={total}" for name, total in bad.items()))
+
+    def _stop_not_finite(self, found: str) -> None:
+        raise FloatingPointError(
+            f"Expected finite losses and weights at step {self.state.global_step}, got {found}; nothing was saved since, "
+            "so resume from the last checkpoint with a lower learning rate or `max_grad_norm`, or look for the inputs "
+            "that are not finite."
+        )
+
+    # ---- Evaluation ----
+
+    def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """Predicted classes (B,) of each modality alone, by the key of their accuracy. Override to add some."""
+        model = self._bare_model
+        if not isinstance(model, MultimodalModel) or not model.fusion.splits_by_modality:
+            return {}
+        logits = model.modality_logits(outputs.embeddings)
+        return {f"{name}_accuracy": values.argmax(1) for name, values in logits.items()}
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor] | None, torch.Tensor | None]:
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.get("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            if labels is None:
+                loss, outputs = None, self._forward(model, inputs)
+            else:
+                loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            if prediction_loss_only:
+                return loss, None, None
+            predictions = self.modality_predictions(outputs)
+        if "logits" in outputs:
+            predictions["logits"] = outputs["logits"]
+        return loss, predictions or None, labels
+
+    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+        output = super().evaluation_loop(*args, **kwargs)
+        if isinstance(output.predictions, dict):
+            output = output._replace(predictions=output.predictions.get("logits"))
+        return output
+
+    def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        predictions, labels = dict(prediction.predictions), prediction.label_ids
+        logits = predictions.pop("logits", None)
+        metrics = {}
+        if logits is not None and self._user_metrics is not None:
+            metrics |= self._user_metrics(
+                EvalPrediction(logits, labels, inputs=prediction.inputs, losses=prediction.losses)
+            )
+        elif logits is not None:
+            classes = logits.argmax(-1)
+            metrics |= Accuracy().compute(predictions=classes, references=labels)
+            metrics |= MacroF1().compute(predictions=classes, references=labels)
+        for key, classes in predictions.items():
+            metrics[key] = Accuracy().compute(predictions=classes, references=labels)["accuracy"]
+        return metrics
+
+
+class PMRTrainer(MultimodalTrainer):
+    """
+    Trainer that accelerates the slow modality and holds back the dominant one with class prototypes (PMR).
+
+    To the loss of plain `Trainer` it adds, while training, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13),
+    with the weights of [`~pmr_hf.losses.rebalance_weights`] from the batch of all processes. Under gradient accumulation
+    that is each micro-batch. The prototypes are refreshed before each epoch, and once more after training.
+
+    Train logs have `ce_loss`, `rho` (Eq. 8, first modality over second, for two modalities) and, per modality m,
+    `m_pce_loss`, `m_entropy`, `m_score`, `m_pce_weight` and `m_per_weight`, each over the steps since the last log.
+    Evaluation adds `m_prototype_accuracy`.
+
+    ```bibtex
+    @inproceedings{fan2023pmr,
+        title     = {{PMR}: Prototypical Modal Rebalance for Multimodal Learning},
+        author    = {Fan, Yunfeng and Xu, Wenchao and Wang, Haozhao and Wang, Junxiao and Guo, Song},
+        booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+        year      = {2023},
+        eprint    = {2211.07089},
+    }
+    ```
+
+    Args:
+        model (`MultimodalModel | torch.nn.Module`): the model. One of another class needs `embeddings_fn` and
+            [`attach_prototypes`].
+        args (`PMRTrainingArguments`): the arguments.
+        embeddings_fn (`Callable`, *optional*): from the model's output to a dict of embeddings (B, D_m), by modality.
+            Defaults to `lambda output: output.embeddings`.
+        kwargs: everything else that `Trainer` takes.
+
+    Raises:
+        ValueError: for a model without prototypes, or a training set without a length, beside what
+            [`MultimodalTrainer`] raises.
+    """
+
+    args_class = PMRTrainingArguments
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: PMRTrainingArguments | None = None,
+        embeddings_fn: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
+        **kwargs,
+    ):
+        self.embeddings_fn = embeddings_fn or (lambda output: output.embeddings)
+        super().__init__(model=model, args=args, **kwargs)
+        self.add_callback(_RefreshPrototypes(self))
+
+    def _check_setup(self) -> None:
+        if not isinstance(getattr(self._bare_model, "prototypes", None), Prototypes):
+            raise ValueError(
+                f"Expected a model with prototypes, got a {type(self._bare_model).__name__} without; call "
+                "`attach_prototypes(model, widths, num_labels)` first and pass `embeddings_fn`."
+            )
+        if self.train_dataset is not None and not has_length(self.train_dataset):
+            raise ValueError(
+                f"Expected a training set with a length, to take {self.args.prototype_fraction} of it for the "
+                f"prototypes, got a {type(self.train_dataset).__name__}; use a map-style dataset."
+            )
+        super()._check_setup()
+
+    @property
+    def prototypes(self) -> Prototypes:
+        """The prototypes, a part of the model."""
+        return self._bare_model.prototypes
+
+    @property
+    def _num_labels(self) -> int:
+        return self.prototypes.num_labels
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The loss of plain `Trainer`, and while training the terms of Eqs. 10-13."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            terms = self.rebalance_loss(self.embeddings_fn(outputs), inputs["labels"])
+            if self.compute_loss_func is not None:  # whose loss is scaled for gradient accumulation already
+                terms = terms / self.current_gradient_accumulation_steps
+            loss = loss + terms
+        return (loss, outputs) if return_outputs else loss
+
+    def rebalance_loss(self, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13) of embeddings (B, D_m) and labels (B,), a scalar."""
+        names = list(self.prototypes.widths)
+        logits = self.prototypes(embeddings)
+        masks = [self.prototypes.seen(name)[labels] for name in names]  # (B,) each
+        pce = torch.stack([prototypical_cross_entropy(logits[n], labels, mask) for n, mask in zip(names, masks)])
+        entropy = torch.stack([prototypical_entropy(logits[n], mask) for n, mask in zip(names, masks)])
+        with torch.no_grad():
+            counts = torch.stack([mask.sum() for mask in masks]).float()
+            sums = torch.stack(
+                [(true_class_probability(logits[n], labels) * mask).sum() for n, mask in zip(names, masks)]
+            )
+            # (2, M) over the global batch
+            total_sums, total_counts = self.accelerator.reduce(torch.stack([sums, counts]), "sum")
+            scores = total_sums / total_counts.clamp(min=1)
+            pce_weights, per_weights = rebalance_weights(scores, total_counts > 0)
+            if self.args.pmr_weights == "hard":
+                pce_weights, per_weights = pce_weights.gt(0).float(), per_weights.gt(0).float()
+            # Processes average their gradients, so each weighs by its share of the samples that count.
+            share = counts * self.accelerator.num_processes / total_counts.clamp(min=1)
+
+            ones = torch.ones_like(counts)
+            self.track(
+                [
+                    f"{name}_{key}"
+                    for key in ("pce_loss", "entropy", "score", "pce_weight", "per_weight")
+                    for name in names
+                ],
+                torch.cat([pce * counts, entropy * counts, sums, pce_weights, per_weights]),
+                torch.cat([counts, counts, counts, ones, ones]),
+            )
+        mu = self.args.pmr_mu if self.state.epoch < self.args.pmr_entropy_epochs else 0.0
+        return (share * (self.args.pmr_alpha * pce_weights * pce - mu * per_weights * entropy)).sum()
+
+    def summarize(self, window: dict[str, tuple[float, float]]) -> dict[str, float]:
+        logs = super().summarize(window)
+        scores = [window[f"{name}_score"][0] for name in self.prototypes.widths if f"{name}_score" in window]
+        if len(scores) == 2 and scores[1] > 0:
+            logs["rho"] = scores[0] / scores[1]
+        return logs
+
+    def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
+        logits = self.prototypes(self.embeddings_fn(outputs))
+        return super().modality_predictions(outputs) | {
+            f"{name}_prototype_accuracy": logits[name].argmax(1) for name in logits if self.prototypes.seen(name).any()
+        }
+
+    def refresh_prototypes(self, momentum: float | None = None) -> None:
+        """
+        Take the prototypes anew from a share of the training set, in evaluation mode and without gradient (Eqs. 6, 12).
+
+        The share is drawn from the seed and the epoch. No random state is changed.
+
+        Args:
+            momentum (`float`, *optional*): eps of Eq. 12; `prototype_momentum` by default.
+        """
+        epoch = int(self.state.epoch)
+        size = len(self.train_dataset)
+        generator = torch.Generator().manual_seed(self.args.seed + epoch)
+        share = torch.randperm(size, generator=generator)[: math.ceil(self.args.prototype_fraction * size)].tolist()
+        # Each process takes every n-th row: none is padded, so none is counted twice.
+        rows = share[self.args.process_index :: self.args.world_size]
+
+        model, prototypes = self.model, self.prototypes
+        sums = {
+            name: (torch.zeros_like(prototypes.mean(name)), torch.zeros_like(prototypes.count(name)))
+            for name in prototypes.widths
+        }
+        was_training = model.training
+        model.eval()
+        with isolated_random_state(self.args.seed + epoch, self.args.device), torch.no_grad():
+            loader = DataLoader(
+                Subset(self.train_dataset, rows),
+                batch_size=self.args.train_batch_size,
+                collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers,
+            )
+            for inputs in tqdm(loader, desc="Prototypes", leave=False, disable=self._hide_progress):
+                inputs = self._prepare_inputs(inputs)
+                with self.compute_loss_context_manager():
+                    embeddings = self.embeddings_fn(self._forward(model, inputs))
+                for name, batch in prototypes.class_sums(embeddings, inputs["labels"]).items():
+                    sums[name] = tuple(total + part for total, part in zip(sums[name], batch))
+        model.train(was_training)
+
+        sums = {name: tuple(self.accelerator.reduce(part, "sum") for part in parts) for name, parts in sums.items()}
+        for name, (total, _) in sums.items():
+            if not total.isfinite().all():
+                self._stop_not_finite(f"{name} embeddings that are not")
+        prototypes.momentum_update(sums, self.args.prototype_momentum if momentum is None else momentum)
+
+    @property
+    def _hide_progress(self) -> bool:
+        return self.args.disable_tqdm or not self.is_local_process_zero()
+
+
+class _RefreshPrototypes(TrainerCallback):
+    """Calls [`PMRTrainer.refresh_prototypes`] at the moments of Algorithm 1."""
+
+    def __init__(self, trainer: PMRTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # Resuming in the middle of an epoch begins it again, with the prototypes of the checkpoint.
+        if float(state.epoch).is_integer():
+            self.trainer.refresh_prototypes()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        # Without momentum: the prototypes that are saved belong to the encoders that are saved.
+        self.trainer.refresh_prototypes(momentum=0.0)
+
+
+@contextmanager
+def isolated_random_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed python, numpy and torch's CPU generator inside the block, and give back every random state after it."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = [] if device.type in ("cpu", "mps") else [device]
+    try:
+        with torch.random.fork_rng(devices=devices, device_type=device.type):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -1,0 +1,94 @@
+"""Arguments of the trainers."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class MultimodalTrainingArguments(TrainingArguments):
+    """
+    Arguments of [`MultimodalTrainer`]: those of [`~transformers.TrainingArguments`], with three other defaults.
+
+    Args:
+        remove_unused_columns (`bool`, *optional*, defaults to `False`): must stay `False`. The collator picks the columns;
+            the model's `forward` does not name them.
+        label_names (`list[str]`, *optional*, defaults to `["labels"]`): the batch's key of the labels.
+        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): `True` would log 0.0 in place of a loss that is
+            not finite, and cost a host synchronisation per step.
+
+    Raises:
+        ValueError: for `remove_unused_columns=True`.
+    """
+
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "Must stay False: the collator picks the columns."}
+    )
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["labels"], metadata={"help": "The batch's key of the labels."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Log 0.0 in place of a loss that is not finite, at a host sync per step."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.remove_unused_columns:
+            raise ValueError(
+                "Expected `remove_unused_columns=False`, got True, which would remove the columns that the collator "
+                "reads; leave it out."
+            )
+
+
+@dataclass
+class PMRTrainingArguments(MultimodalTrainingArguments):
+    """
+    Arguments of [`PMRTrainer`]: those of [`MultimodalTrainingArguments`] and the method's own.
+
+    Args:
+        pmr_alpha (`float`, *optional*, defaults to 1.0): alpha of Eq. 10, the weight of the prototypical cross entropy;
+            at least 0. The paper uses 1 or 2.
+        pmr_mu (`float`, *optional*, defaults to 0.01): mu of Eq. 13, the weight of the entropy regularisation (PER); at
+            least 0. The paper uses 1e-2 or 1e-3.
+        pmr_entropy_epochs (`float`, *optional*, defaults to 10.0): E_r, PER acts while epoch < E_r; at least 0. The paper
+            gives no number.
+        pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, `"hard"` for 1 wherever
+            those are positive, as in the authors' public code.
+        prototype_momentum (`float`, *optional*, defaults to 0.2): eps of Eq. 12, in [0, 1). The authors' scripts use 0.0
+            or 0.2.
+        prototype_fraction (`float`, *optional*, defaults to 0.1): share of the training set that the prototypes are taken
+            from, in (0, 1]. The paper uses 0.1 (Table 5).
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    pmr_alpha: float = field(
+        default=1.0, metadata={"help": "alpha (Eq. 10): weight of the prototypical cross entropy."}
+    )
+    pmr_mu: float = field(default=0.01, metadata={"help": "mu (Eq. 13): weight of the entropy regularisation, PER."})
+    pmr_entropy_epochs: float = field(default=10.0, metadata={"help": "E_r: PER acts while epoch < E_r."})
+    pmr_weights: str = field(
+        default="clip", metadata={"help": "'clip' (Eq. 11) or 'hard' (0 or 1).", "choices": ["clip", "hard"]}
+    )
+    prototype_momentum: float = field(default=0.2, metadata={"help": "eps (Eq. 12), in [0, 1)."})
+    prototype_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the training set that the prototypes are taken from, in (0, 1]."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("pmr_alpha", "pmr_mu", "pmr_entropy_epochs"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"Expected `{name}` to be finite and at least 0, got {getattr(self, name)}.")
+        if not 0 <= self.prototype_momentum < 1:
+            raise ValueError(
+                f"Expected `prototype_momentum` in [0, 1), got {self.prototype_momentum}; 0 takes the new means alone."
+            )
+        if not 0 < self.prototype_fraction <= 1:
+            raise ValueError(
+                f"Expected `prototype_fraction` in (0, 1], got {self.prototype_fraction}; 0.1 takes a tenth of the "
+                "training set."
+            )
+        if self.pmr_weights not in ("clip", "hard"):
+            raise ValueError(f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}.")

@@ -27,6 +27,7 @@ from .metrics import Accuracy, MacroF1
 from .modeling import MultimodalModel
 from .processing import MultimodalCollator, MultimodalProcessor, integer_labels
 from .prototypes import Prototypes
+from .report import write_model_card
 from .training_args import MultimodalTrainingArguments, PMRTrainingArguments
 
 
@@ -69,6 +70,11 @@ class MultimodalTrainer(Trainer):
         self._window: dict[str, torch.Tensor] = {}  # name: (sum, count) since the last log, on the device
         self._user_metrics = self.compute_metrics
         self.compute_metrics = self._compute_metrics
+        if self.preprocess_logits_for_metrics is not None:
+            preprocess = self.preprocess_logits_for_metrics
+            self.preprocess_logits_for_metrics = lambda predictions, labels: (
+                predictions | {"logits": preprocess(predictions["logits"], labels)}
+            )
         self._check_setup()
 
     args_class = MultimodalTrainingArguments
@@ -126,8 +132,13 @@ class MultimodalTrainer(Trainer):
         if self.args.n_gpu > 1:  # DataParallel gives one loss per GPU
             loss = loss.mean()
         if model.training:
-            self.track(["ce_loss"], loss[None], torch.ones_like(loss)[None])
+            self.track(["ce_loss"], loss[None] / self._loss_scale, torch.ones_like(loss)[None])
         return (loss, outputs) if return_outputs else loss
+
+    @property
+    def _loss_scale(self) -> float:
+        # A loss of `compute_loss_func` is scaled for gradient accumulation; `Trainer` divides any other by the steps.
+        return 1.0 if self.compute_loss_func is None else 1 / self.current_gradient_accumulation_steps
 
     # ---- Named terms: summed on the device, read once per log ----
 
@@ -318,24 +329,21 @@ class PMRTrainer(MultimodalTrainer):
         """The loss of plain `Trainer`, and while training the terms of Eqs. 10-13."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
-            terms = self.rebalance_loss(self.embeddings_fn(outputs), inputs["labels"])
-            if self.compute_loss_func is not None:  # whose loss is scaled for gradient accumulation already
-                terms = terms / self.current_gradient_accumulation_steps
-            loss = loss + terms
+            loss = loss + self._loss_scale * self.rebalance_loss(self.embeddings_fn(outputs), inputs["labels"])
         return (loss, outputs) if return_outputs else loss
 
     def rebalance_loss(self, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13) of embeddings (B, D_m) and labels (B,), a scalar."""
-        names = list(self.prototypes.widths)
-        logits = self.prototypes(embeddings)
-        masks = [self.prototypes.seen(name)[labels] for name in names]  # (B,) each
-        pce = torch.stack([prototypical_cross_entropy(logits[n], labels, mask) for n, mask in zip(names, masks)])
-        entropy = torch.stack([prototypical_entropy(logits[n], mask) for n, mask in zip(names, masks)])
+        prototypes = self.prototypes
+        names = list(prototypes.widths)
+        logits = prototypes(embeddings)
+        # Each modality's logits (B, K) and the samples (B,) whose class has a prototype
+        pairs = [(logits[name], prototypes.seen(name)[labels]) for name in names]
+        pce = torch.stack([prototypical_cross_entropy(values, labels, mask) for values, mask in pairs])
+        entropy = torch.stack([prototypical_entropy(values, mask) for values, mask in pairs])
         with torch.no_grad():
-            counts = torch.stack([mask.sum() for mask in masks]).float()
-            sums = torch.stack(
-                [(true_class_probability(logits[n], labels) * mask).sum() for n, mask in zip(names, masks)]
-            )
+            counts = torch.stack([mask.sum() for _, mask in pairs]).float()
+            sums = torch.stack([(true_class_probability(values, labels) * mask).sum() for values, mask in pairs])
             # (2, M) over the global batch
             total_sums, total_counts = self.accelerator.reduce(torch.stack([sums, counts]), "sum")
             scores = total_sums / total_counts.clamp(min=1)
@@ -406,7 +414,7 @@ class PMRTrainer(MultimodalTrainer):
                 with self.compute_loss_context_manager():
                     embeddings = self.embeddings_fn(self._forward(model, inputs))
                 for name, batch in prototypes.class_sums(embeddings, inputs["labels"]).items():
-                    sums[name] = tuple(total + part for total, part in zip(sums[name], batch))
+                    sums[name] = tuple(total + part for total, part in zip(sums[name], batch, strict=True))
         model.train(was_training)
 
         sums = {name: tuple(self.accelerator.reduce(part, "sum") for part in parts) for name, parts in sums.items()}
@@ -414,6 +422,27 @@ class PMRTrainer(MultimodalTrainer):
             if not total.isfinite().all():
                 self._stop_not_finite(f"{name} embeddings that are not")
         prototypes.momentum_update(sums, self.args.prototype_momentum if momentum is None else momentum)
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset: str | None = None,
+        license: str | None = None,
+        tags: list[str] | None = None,
+    ) -> None:
+        """Write a model card, with a plot of the training dynamics, to `output_dir`; see [`write_model_card`]."""
+        if self.is_world_process_zero():
+            write_model_card(
+                self.args.output_dir,
+                model_name=model_name or os.path.basename(os.path.abspath(self.args.output_dir)),
+                modalities=list(self.prototypes.widths),
+                config=self._bare_model.config,
+                args=self.args,
+                log_history=self.state.log_history,
+                dataset=dataset,
+                license=license,
+                tags=tags,
+            )
 
     @property
     def _hide_progress(self) -> bool:

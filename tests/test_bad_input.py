@@ -1,0 +1,255 @@
+"""Each mistake stops with one sentence: what was expected, what was found, what to do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import NUM_LABELS
+from datasets import ClassLabel, IterableDataset, Value
+from transformers import BertConfig, PreTrainedConfig, ResNetConfig, TrainingArguments
+
+from pmr_hf import (
+    MultimodalCollator,
+    MultimodalConfig,
+    MultimodalModel,
+    MultimodalProcessor,
+    MultimodalTrainingArguments,
+    PMRTrainer,
+    PMRTrainingArguments,
+)
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", ["a.b", "", "2d", "two words", "class", "_hidden", "keys", "type", "train", "forward"])
+def test_modality_names_that_cannot_be_used(name):
+    with pytest.raises(ValueError, match="rename this modality"):
+        MultimodalConfig(backbones={name: BertConfig()})
+
+
+@pytest.mark.parametrize("name", ["labels", "label", "loss", "logits", "input_ids", "return_loss", "embeddings", "eval"])
+def test_modality_names_that_are_taken(name, processor):
+    with pytest.raises(ValueError, match="already taken"):
+        MultimodalConfig(backbones={name: BertConfig()})
+    with pytest.raises(ValueError, match="already taken"):
+        MultimodalProcessor({name: processor.processors["text"]})
+
+
+def test_modalities_that_are_not_the_backbones():
+    with pytest.raises(ValueError, match="to name each backbone once"):
+        MultimodalConfig(backbones={"image": BertConfig()}, modalities=["image", "text"])
+
+
+def test_unknown_fusion(make_model):
+    with pytest.raises(ValueError, match=r"one of \['concat', 'film', 'gated', 'sum'.*got 'nope'"):
+        make_model(fusion="nope")
+
+
+def test_conditioned_fusion_of_one_modality(make_model):
+    with pytest.raises(ValueError, match="at least two modalities"):
+        make_model(fusion="film", backbones={"text": BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1)})
+
+
+def test_a_backbone_of_another_type():
+    import timm
+
+    with pytest.raises(TypeError, match="wrap a timm model as TimmWrapperConfig"):
+        MultimodalModel.from_backbones({"image": timm.create_model("resnet10t")}, num_labels=3)
+
+
+def test_a_backbone_that_does_not_tell_its_width():
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1])
+    backbone = MultimodalModel.from_backbones({"image": config}, num_labels=3).backbones["image"]
+    backbone.config = PreTrainedConfig()
+    with pytest.raises(ValueError, match=r"found no `hidden_size`; set `config.hidden_size`"):
+        MultimodalModel.from_backbones({"image": backbone}, num_labels=3)
+
+
+def test_a_backbone_whose_output_cannot_be_pooled(make_model):
+    from transformers import BertForMaskedLM
+
+    config = BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1, vocab_size=9, intermediate_size=4)
+    model = make_model(backbones={"text": BertForMaskedLM(config)})
+    with pytest.raises(ValueError, match=r"Expected backbone 'text' to give `pooler_output`.*got \['logits'\]"):
+        model(text={"input_ids": torch.zeros(2, 3, dtype=torch.long)})
+
+
+@pytest.mark.parametrize("change", ["lacking", "unknown"])
+def test_a_batch_with_other_modalities(make_trainer, change):
+    trainer = make_trainer()
+    collate = trainer.data_collator
+
+    def other(rows):
+        batch = collate(rows)
+        if change == "lacking":
+            del batch["text"]
+        else:
+            batch["audio"] = batch["text"]
+        return batch
+
+    trainer.data_collator = other
+    with pytest.raises(ValueError, match=r"Expected a batch with the modalities \['image', 'text'\], got"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_missing_column(make_trainer, digits):
+    with pytest.raises(ValueError, match=r"\['caption'\] are not among"):
+        make_trainer(train_dataset=digits.rename_column("caption", "title"))
+    with pytest.raises(ValueError, match=r"\['label'\] are not among"):
+        make_trainer(eval_dataset=digits.rename_column("label", "class"))
+
+
+def test_columns_and_processor_with_other_names(processor):
+    with pytest.raises(ValueError, match=r"Expected a column for each of the processor's modalities"):
+        MultimodalCollator(processor, {"image": "picture"})
+
+
+def test_backbones_and_processor_with_other_names(make_trainer, make_model):
+    model = make_model(backbones={"text": BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1)})
+    with pytest.raises(ValueError, match=r"processor for each of the model's modalities \['text'\]"):
+        make_trainer(model)
+
+
+def test_a_processor_of_another_kind():
+    with pytest.raises(TypeError, match="image processor, a feature extractor or a tokenizer"):
+        MultimodalProcessor({"text": str.split})
+
+
+@pytest.mark.parametrize("bad", [NUM_LABELS, -1])
+def test_labels_outside_the_classes(make_trainer, digits, bad):
+    labels = digits["label"][:]
+    labels[50] = bad
+    data = digits.remove_columns("label").add_column("label", labels)
+    with pytest.raises(ValueError, match=r"Expected labels in 0..3, got labels from"):
+        make_trainer(train_dataset=data)
+    with pytest.raises(ValueError, match=r"Expected labels in 0..3, got labels from"):
+        make_trainer(eval_dataset=data)
+    # A dataset without columns is read batch by batch; the batch is refused before it is trained on.
+    trainer = make_trainer(train_dataset=[data[i] for i in range(48, 56)], num_train_epochs=1, prototype_fraction=1.0)
+    with pytest.raises(ValueError, match=r"Expected labels in 0..3"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("feature", ["float32", "string"])
+def test_labels_that_are_not_integers(make_trainer, digits, feature):
+    data = digits.cast_column("label", Value("int64")).cast_column("label", Value(feature))
+    with pytest.raises(ValueError, match=r"Expected integer labels 0..K-1, got .*class_encode_column"):
+        make_trainer(train_dataset=data)
+
+
+def test_an_empty_dataset(make_trainer, digits):
+    for kwargs in ({"train_dataset": digits.select([])}, {"eval_dataset": {"held_out": digits.select([])}}):
+        with pytest.raises(ValueError, match="with at least one row"):
+            make_trainer(**kwargs)
+
+
+def test_a_training_set_without_a_length(make_trainer, digits):
+    with pytest.raises(ValueError, match="Expected a training set with a length"):
+        make_trainer(train_dataset=digits.to_iterable_dataset(), max_steps=4)
+    assert isinstance(digits.to_iterable_dataset(), IterableDataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prototype_fraction", 0.0),
+        ("prototype_fraction", 1.01),
+        ("prototype_fraction", float("nan")),
+        ("prototype_momentum", 1.0),
+        ("prototype_momentum", -0.1),
+        ("pmr_alpha", -1.0),
+        ("pmr_mu", -1e-3),
+        ("pmr_mu", float("inf")),
+        ("pmr_entropy_epochs", -1.0),
+        ("pmr_weights", "soft"),
+    ],
+)
+def test_arguments_outside_their_range(name, value, tmp_path):
+    with pytest.raises(ValueError, match=rf"Expected `{name}`.*got "):
+        PMRTrainingArguments(str(tmp_path), **{name: value})
+
+
+def test_arguments_that_would_remove_the_columns(tmp_path):
+    with pytest.raises(ValueError, match="remove_unused_columns=False"):
+        MultimodalTrainingArguments(str(tmp_path), remove_unused_columns=True)
+
+
+def test_arguments_of_another_class(make_model, make_args):
+    with pytest.raises(TypeError, match="Expected `args` to be PMRTrainingArguments, got TrainingArguments"):
+        PMRTrainer(model=make_model(), args=make_args(TrainingArguments))
+
+
+def test_prototypes_of_other_widths(make_trainer):
+    trainer = make_trainer()
+    trainer.embeddings_fn = lambda output: {"image": output.embeddings["text"], "text": output.embeddings["image"]}
+    with pytest.raises(ValueError, match=r"Expected one embedding per modality, of shapes .*'image': \('batch', 16\)"):
+        trainer.refresh_prototypes()
+
+
+def test_processes_that_are_not_connected(tmp_path):
+    """`accelerate launch` of two processes on a machine without GPUs, without `--use_cpu`."""
+    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "examples/run_pmr.py"]
+    run = subprocess.run(
+        [sys.executable, *command, "--output_dir", str(tmp_path / "out")],
+        cwd=ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    assert "Expected 2 connected processes" in run.stderr and "add `--use_cpu`" in run.stderr
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+# ---- Losses and weights that are not finite ----
+
+
+def poison_after(trainer, step):
+    """Make a weight NaN when the given step is done."""
+    from transformers import TrainerCallback
+
+    class Poison(TrainerCallback):
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            if state.global_step == step - 1:
+                with torch.no_grad():
+                    next(trainer.model.parameters()).fill_(float("nan"))
+
+    trainer.add_callback(Poison())
+
+
+def test_a_loss_that_is_not_finite_stops_at_the_next_log_and_names_the_terms(make_trainer):
+    trainer = make_trainer(logging_steps=3)
+    poison_after(trainer, 4)
+    with pytest.raises(FloatingPointError, match=r"at step 6, got ce_loss=nan, image_pce_loss=nan"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("poisoned", [6, 7])
+def test_no_checkpoint_that_is_not_finite_is_written(make_trainer, make_model, poisoned):
+    """Without any log: after the 7th step the loss was NaN already; after the 8th only the weights are."""
+    settings = {"logging_strategy": "no", "save_strategy": "steps", "save_steps": 4, "pmr_alpha": 0.5}
+    trainer = make_trainer(**settings)
+    poison_after(trainer, poisoned + 1)
+    with pytest.raises(FloatingPointError, match="ce_loss=nan" if poisoned == 6 else "weights, first backbones"):
+        trainer.train()
+    folder = Path(trainer.args.output_dir)
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-4"]
+    resumed = make_trainer(make_model(seed=5), **settings)
+    resumed.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
+    assert resumed.state.global_step == 16
+
+
+def test_the_log_shows_no_zero_in_place_of_nan(make_trainer, make_model, digits):
+    """The default filter of `Trainer` would."""
+    assert make_trainer().args.logging_nan_inf_filter is False
+
+
+def test_a_class_label_feature_is_fine(make_trainer, digits):
+    assert isinstance(digits.features["label"], ClassLabel)
+    make_trainer(train_dataset=digits)

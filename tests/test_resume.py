@@ -1,0 +1,87 @@
+"""Stopping and resuming, with a ViT backbone, dropout, and a model that was initialised from another seed."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+
+OTHER_SEED = 99
+SETTINGS = {"num_train_epochs": 3, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 4}
+
+
+def state(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different, different
+
+
+@pytest.fixture
+def uninterrupted(make_trainer, make_model):
+    """A run of 24 steps, 8 an epoch, with a checkpoint every 4."""
+    trainer = make_trainer(make_model(dropout=0.2), **SETTINGS)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("step", [8, 16, 4, 12, 20, 24])
+def test_resumed_weights_and_prototypes_are_the_uninterrupted_ones(uninterrupted, make_trainer, make_model, step):
+    resumed = make_trainer(make_model(seed=OTHER_SEED, dropout=0.2), **SETTINGS)
+    resumed.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
+    assert_equal(state(resumed), state(uninterrupted))
+
+
+def test_resume_in_the_middle_of_gradient_accumulation_epochs(make_trainer, make_model):
+    settings = SETTINGS | {"gradient_accumulation_steps": 3, "save_steps": 2, "per_device_train_batch_size": 4}
+    trainer = make_trainer(make_model(dropout=0.2), **settings)
+    trainer.train()
+    for step in (2, 6, 8):
+        resumed = make_trainer(make_model(seed=OTHER_SEED, dropout=0.2), **settings)
+        resumed.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-{step}")
+        assert_equal(state(resumed), state(trainer))
+
+
+def test_plain_trainer_resumes_to_the_bit_too(make_model, make_args, digits, collator):
+    """The control: this model in plain `Trainer`. It fails where weights are saved under legacy names."""
+
+    def trainer_of(model):
+        args = make_args(TrainingArguments, remove_unused_columns=False, **SETTINGS)
+        return Trainer(model=model, args=args, train_dataset=digits, data_collator=collator)
+
+    trainer = trainer_of(make_model(dropout=0.2))
+    trainer.train()
+    resumed = trainer_of(make_model(seed=OTHER_SEED, dropout=0.2))
+    resumed.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-12")
+    assert_equal(state(resumed), state(trainer))
+
+
+def test_the_best_model_is_loaded_whole_also_after_resuming(make_trainer, make_model, tmp_path):
+    settings = SETTINGS | {
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "accuracy",
+        "greater_is_better": False,  # so that the best is an early one
+    }
+    trainer = make_trainer(make_model(dropout=0.2), output_dir=str(tmp_path / "first"), **settings)
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert not best.endswith("checkpoint-24")  # else the last weights would do
+
+    from pmr_hf import MultimodalModel
+
+    saved = MultimodalModel.from_pretrained(best).state_dict()
+    weights = {name: value for name, value in state(trainer).items() if not name.startswith("prototypes.")}
+    assert_equal(weights, {name: saved[name] for name in weights})
+    # ... and the prototypes are those of the best encoders, not of the last ones
+    assert not torch.equal(trainer.prototypes.mean("image"), saved["prototypes.image_mean"])
+
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    resumed = make_trainer(make_model(seed=OTHER_SEED, dropout=0.2), output_dir=str(tmp_path / "second"), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "second" / "checkpoint-8"))
+    assert_equal(state(resumed), state(trainer))

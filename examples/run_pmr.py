@@ -31,7 +31,10 @@ class ScriptArguments:
 
     method: str = field(
         default="pmr",
-        metadata={"help": "'pmr', or 'joint' for alpha = mu = 0: plain training, watched.", "choices": ["pmr", "joint"]},
+        metadata={
+            "help": "'pmr', or 'joint' for alpha = mu = 0: plain training, watched.",
+            "choices": ["pmr", "joint"],
+        },
     )
     fusion: str = field(default="concat", metadata={"help": "Fusion head: concat, sum, film or gated."})
     dataset: str = field(
@@ -42,7 +45,9 @@ class ScriptArguments:
     dataset_name: str | None = field(default=None, metadata={"help": "Hub name or folder of a copy of MNIST."})
     test_correlation: float = field(
         default=0.0,
-        metadata={"help": "Share of validation and test digits in the colour of their own class; the others' is random."},
+        metadata={
+            "help": "Share of validation and test digits in the colour of their own class; the others' is random."
+        },
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep that many training digits."})
 

@@ -12,8 +12,8 @@ class CGMNISTConfig(PreTrainedConfig):
     Configuration of a [`CGMNISTModel`].
 
     Args:
-        num_channels (`int`, *optional*, defaults to 3): 1 for the gray digits, 3 for the colored ones.
-        hidden_size (`int`, *optional*, defaults to 512): width of the embedding.
+        num_channels (`int`, *optional*, defaults to `3`): 1 for the gray digits, 3 for the colored ones.
+        hidden_size (`int`, *optional*, defaults to `512`): width of the embedding.
     """
 
     model_type = "cg_mnist"
@@ -56,7 +56,7 @@ class CGMNISTModel(PreTrainedModel):
             super()._init_weights(module)
 
     def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Images (B, C, H, W) to a feature map `last_hidden_state` (B, 64, h, w) and `pooler_output` (B, hidden_size)."""
+        """From images (B, C, H, W), `last_hidden_state` (B, 64, h, w) and `pooler_output` (B, hidden_size)."""
         first, *others = self.convolutions
         features = F.max_pool2d(F.relu(first(self.norm(pixel_values))), kernel_size=3, stride=2, padding=1)
         for convolution in others:

@@ -2,8 +2,8 @@
 Colored-and-gray digits (CG-MNIST): two pictures of one digit, of which colour gives the training labels away.
 
 The paper's data (PMR, CVPR 2023, section 4.1; the colours follow Kim et al. 2019, "Learning Not to Learn"). Modality
-"gray" is the digit, which takes long to learn and holds in the test; modality "colored" is the same digit in one colour,
-which is learned at once and, in the test, says little.
+"gray" is the digit, which takes long to learn and holds in the test; modality "colored" is the same digit in one
+colour, which is learned at once and, in the test, says little.
 """
 
 import gzip
@@ -47,9 +47,7 @@ def read_sklearn_digits() -> dict[str, Digits]:
     """The 1,797 real 8 x 8 digits that scikit-learn ships: `train` and, a quarter of them, `test`."""
     digits = load_digits()
     images = (digits.images * (255 / 16)).round().astype(np.uint8)
-    train, test = train_test_split(
-        np.arange(len(images)), test_size=0.25, stratify=digits.target, random_state=0
-    )
+    train, test = train_test_split(np.arange(len(images)), test_size=0.25, stratify=digits.target, random_state=0)
     return {name: (images[rows], digits.target[rows]) for name, rows in (("train", train), ("test", test))}
 
 
@@ -69,8 +67,8 @@ def read_mnist(data_dir: str | Path) -> dict[str, Digits]:
     ]
     if missing:
         raise FileNotFoundError(
-            f"Expected the raw MNIST files in {folder}, but {missing} are missing there (with or without .gz); give the "
-            "folder that holds all four as --data_dir."
+            f"Expected the raw MNIST files in {folder}, but {missing} are missing there (with or without .gz); give "
+            "the folder that holds all four as --data_dir."
         )
 
     def read(name: str, header: int) -> np.ndarray:
@@ -89,7 +87,9 @@ def read_dataset(name_or_path: str) -> dict[str, Digits]:
     splits = load_dataset(name_or_path)
     return {
         split: (
-            np.stack([np.asarray(image.convert("L")) for image in tqdm(splits[split]["image"], desc=f"Reading {split}")]),
+            np.stack(
+                [np.asarray(image.convert("L")) for image in tqdm(splits[split]["image"], desc=f"Reading {split}")]
+            ),
             np.asarray(splits[split]["label"]),
         )
         for split in ("train", "test")
@@ -144,12 +144,12 @@ def cg_mnist(
 
     Args:
         digits (`dict[str, Digits]`): `train` and `test` digits.
-        test_correlation (`float`, *optional*, defaults to 0.0): share of the validation and test digits in the colour of
-            their own class, in [0, 1]; the others' is drawn at random, so that 0.0 leaves no correlation. The paper
+        test_correlation (`float`, *optional*, defaults to `0.0`): share of the validation and test digits in the colour
+            of their own class, in [0, 1]; the others' is drawn at random, so that 0.0 leaves no correlation. The paper
             calls its own weak and gives no number.
-        validation_size (`float | int`, *optional*, defaults to 0.1): share or number of the training digits.
+        validation_size (`float | int`, *optional*, defaults to `0.1`): share or number of the training digits.
         max_train_samples (`int`, *optional*): keep that many training digits, class by class in proportion.
-        seed (`int`, *optional*, defaults to 0): seed of the split and the colours.
+        seed (`int`, *optional*, defaults to `0`): seed of the split and the colours.
 
     Raises:
         ValueError: for a `test_correlation` outside [0, 1].

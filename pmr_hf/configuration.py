@@ -8,9 +8,21 @@ from transformers import AutoConfig, PreTrainedConfig
 
 
 # Taken by the batch, by the model's outputs, by `Trainer` or by the log keys built from modality names.
-RESERVED_NAMES = frozenset(
-    "label labels label_ids loss logits embeddings input_ids return_loss num_items_in_batch train eval test predict".split()
-)
+RESERVED_NAMES = {
+    "embeddings",
+    "eval",
+    "input_ids",
+    "label",
+    "label_ids",
+    "labels",
+    "logits",
+    "loss",
+    "num_items_in_batch",
+    "predict",
+    "return_loss",
+    "test",
+    "train",
+}
 
 
 def check_modality_name(name: str) -> None:

@@ -39,8 +39,8 @@ class Fusion(nn.Module):
             TypeError: if this head does not split by modality.
         """
         raise TypeError(
-            f"Expected a fusion head that splits by modality (concat, sum), got {type(self).__name__}, whose logits are "
-            "not a sum over modalities; use the prototype classifiers to see one modality alone."
+            f"Expected a fusion head that splits by modality (concat, sum), got {type(self).__name__}, whose logits "
+            "are not a sum over modalities; use the prototype classifiers to see one modality alone."
         )
 
 
@@ -61,8 +61,8 @@ def build_fusion(name: str, widths: dict[str, int], num_labels: int) -> Fusion:
     """The registered head `name`; raises `ValueError` for an unknown one."""
     if name not in FUSIONS:
         raise ValueError(
-            f"Expected `fusion` to be one of {sorted(FUSIONS)}, got {name!r}; if this is a head of your own, import the "
-            f'module that defines it with `@register_fusion("{name}")` before the model is built or loaded.'
+            f"Expected `fusion` to be one of {sorted(FUSIONS)}, got {name!r}; if this is a head of your own, import "
+            f'the module that defines it with `@register_fusion("{name}")` before the model is built or loaded.'
         )
     return FUSIONS[name](widths, num_labels)
 

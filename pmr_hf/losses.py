@@ -71,7 +71,7 @@ def prototypical_cross_entropy(
 
 
 def prototypical_entropy(logits: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Entropy H(p) of the prototype classifier (Eq. 13): the mean over the samples in `mask` (B,), in [0, log K] nats."""
+    """Entropy H(p) of the prototype classifier (Eq. 13): mean over the samples in `mask` (B,), in [0, log K] nats."""
     log_probabilities = logits.float().log_softmax(1)
     return masked_mean(-(log_probabilities.exp() * log_probabilities).sum(1), mask)
 
@@ -101,7 +101,7 @@ def rebalance_weights(scores: torch.Tensor, present: torch.Tensor | None = None)
 
 
 def imbalance_ratio(scores: torch.Tensor) -> torch.Tensor:
-    """Each modality's score over the least one, rho^m = s^m / min_l s^l (Eq. 8 for M modalities): (M,) to (M,), >= 1."""
+    """Each modality's score over the least, rho^m = s^m / min_l s^l (Eq. 8 for M modalities): (M,) to (M,), >= 1."""
     scores = _positive(scores)
     return scores / scores.min()
 

@@ -43,8 +43,8 @@ class MultimodalModel(PreTrainedModel):
     ```
 
     Args:
-        config (`MultimodalConfig`): the configuration. Building from it loads no weights: [`MultimodalModel.from_backbones`]
-            and `from_pretrained` do.
+        config (`MultimodalConfig`): the configuration. Building from it loads no weights:
+            [`MultimodalModel.from_backbones`] and `from_pretrained` do.
         backbones (`dict[str, PreTrainedModel]`, *optional*): encoders to take as they are, in place of new ones.
     """
 
@@ -167,8 +167,8 @@ def embedding_width(name: str, backbone: PreTrainedModel) -> int:
         if width:
             return width[-1] if isinstance(width, (list, tuple)) else width
     raise ValueError(
-        f"Expected the config of backbone {name!r} ({type(backbone).__name__}) to tell the width of its embedding, found "
-        "no `hidden_size`; set `config.hidden_size` to the width of its pooled output."
+        f"Expected the config of backbone {name!r} ({type(backbone).__name__}) to tell the width of its embedding, "
+        "found no `hidden_size`; set `config.hidden_size` to the width of its pooled output."
     )
 
 

@@ -1,4 +1,4 @@
-"""From raw dataset columns to the nested batch of the model: one Hugging Face processor per modality, and a collator."""
+"""From raw dataset columns to the model's nested batch: one Hugging Face processor per modality, and a collator."""
 
 import json
 import os
@@ -38,7 +38,8 @@ class MultimodalProcessor(PushToHubMixin):
     One Hugging Face processor per modality, under the same names as the model's backbones.
 
     ```python
-    processor = MultimodalProcessor.from_backbones({"image": "google/vit-base-patch16-224", "text": "bert-base-uncased"})
+    names = {"image": "google/vit-base-patch16-224", "text": "bert-base-uncased"}
+    processor = MultimodalProcessor.from_backbones(names)
     batch = processor(image=[picture], text=["a cat"])  # {"image": {"pixel_values": ...}, "text": {"input_ids": ...}}
     ```
 
@@ -95,7 +96,7 @@ class MultimodalProcessor(PushToHubMixin):
         return dict(processor(values, return_tensors="pt"))
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """Save each processor to a folder of its modality's name, and their names and order to `processor_config.json`."""
+        """Save each processor to a folder of its modality's name, and their order to `processor_config.json`."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         for name, processor in self.processors.items():
@@ -162,8 +163,8 @@ class MultimodalCollator:
     ):
         if columns.keys() != processor.processors.keys():
             raise ValueError(
-                f"Expected a column for each of the processor's modalities {list(processor.processors)}, got columns for "
-                f"{list(columns)}; give both the same names."
+                f"Expected a column for each of the processor's modalities {list(processor.processors)}, got columns "
+                f"for {list(columns)}; give both the same names."
             )
         self.processor = processor
         self.columns = dict(columns)
@@ -202,12 +203,12 @@ def integer_labels(labels: Any, num_labels: int | None = None) -> torch.Tensor:
     values = np.asarray(labels)
     if values.dtype.kind not in "iu":
         raise ValueError(
-            f"Expected integer labels 0..K-1, got {labels[0]!r} of type {type(labels[0]).__name__}; map your classes to "
-            "integers, for instance with `dataset.class_encode_column`."
+            f"Expected integer labels 0..K-1, got {labels[0]!r} of type {type(labels[0]).__name__}; map your classes "
+            "to integers, for instance with `dataset.class_encode_column`."
         )
     if num_labels is not None and not 0 <= values.min() <= values.max() < num_labels:
         raise ValueError(
-            f"Expected labels in 0..{num_labels - 1}, got labels from {values.min()} to {values.max()}; set the model's "
-            "`num_labels` to the number of classes, or correct the labels."
+            f"Expected labels in 0..{num_labels - 1}, got labels from {values.min()} to {values.max()}; set the "
+            "model's `num_labels` to the number of classes, or correct the labels."
         )
     return torch.as_tensor(values, dtype=torch.long)

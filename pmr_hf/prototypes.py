@@ -142,7 +142,7 @@ def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
         expected = {f"prototypes.{key}" for key in model.prototypes.state_dict()}
         if saved != expected:
             raise ValueError(
-                f"Expected the weights in {file} to hold {sorted(expected)}, got {sorted(saved)}; was this model trained "
-                "with PMRTrainer, on modalities of these names?"
+                f"Expected the weights in {file} to hold {sorted(expected)}, got {sorted(saved)}; was this model "
+                "trained with PMRTrainer, on modalities of these names?"
             )
         model.prototypes.load_state_dict({key.removeprefix("prototypes."): weights.get_tensor(key) for key in saved})

@@ -67,7 +67,9 @@ def plot_dynamics(log_history: list[dict[str, Any]], modalities: list[str], file
     line(accuracy, evals.values(), "eval_accuracy", "all modalities, fused", color="black")
     for name in modalities:
         line(accuracy, evals.values(), f"eval_{name}_prototype_accuracy", f"{name}, prototypes", color=colors[name])
-        line(accuracy, evals.values(), f"eval_{name}_accuracy", f"{name}, slice of the head", color=colors[name], ls=":")
+        line(
+            accuracy, evals.values(), f"eval_{name}_accuracy", f"{name}, slice of the head", color=colors[name], ls=":"
+        )
     accuracy.set(title="Validation accuracy", ylim=(0, 1.02))
 
     if len(modalities) == 2:
@@ -172,8 +174,8 @@ def write_model_card(
 
 # {model_name}
 
-Trained with [PMR](https://arxiv.org/abs/2211.07089), which keeps every modality learning while another one dominates, on
-{len(modalities)} modalities {model}.
+Trained with [PMR](https://arxiv.org/abs/2211.07089), which keeps every modality learning while another one dominates,
+on {len(modalities)} modalities {model}.
 
 Classes: {", ".join(str(label) for label in config.id2label.values())}.
 {usage}

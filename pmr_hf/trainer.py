@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import datasets
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from .losses import (
@@ -36,14 +37,14 @@ class MultimodalTrainer(Trainer):
     `Trainer` for models of several modalities: joint training with one loss, watched modality by modality.
 
     It logs each named loss term. Evaluation gives `accuracy` and `macro_f1`, or what a `compute_metrics` of your own
-    gives on the fused logits, and `m_accuracy` for each modality m of a fusion head that splits by modality. A loss that
-    is not finite stops the run at the next log, and no weights that are not finite are ever saved.
+    gives on the fused logits, and `m_accuracy` for each modality m of a fusion head that splits by modality. A loss
+    that is not finite stops the run at the next log, and no weights that are not finite are ever saved.
 
     Args:
         model (`MultimodalModel | torch.nn.Module`): the model.
         args (`MultimodalTrainingArguments`): the arguments.
-        kwargs: everything else that `Trainer` takes. `processing_class` is a [`MultimodalProcessor`] and `data_collator`
-            a [`MultimodalCollator`], or your own.
+        kwargs: everything else that `Trainer` takes. `processing_class` is a [`MultimodalProcessor`] and
+            `data_collator` a [`MultimodalCollator`], or your own.
 
     Raises:
         ValueError: before training, for an empty dataset, a missing column, labels that are not integers in 0..K-1, a
@@ -55,15 +56,19 @@ class MultimodalTrainer(Trainer):
         args = self.args_class("tmp_trainer") if args is None else args
         if not isinstance(args, self.args_class):
             raise TypeError(
-                f"Expected `args` to be {self.args_class.__name__}, got {type(args).__name__}; they take the same fields."
+                f"Expected `args` of {self.args_class.__name__}, got {type(args).__name__}; it takes the same fields."
             )
         super().__init__(model=model, args=args, **kwargs)
         world_size = int(os.environ.get("WORLD_SIZE", 1))
         if world_size > 1 and self.args.world_size == 1:
             raise RuntimeError(
-                f"Expected {world_size} connected processes (WORLD_SIZE), but this trainer runs alone, and each process "
-                "would train a model of its own in the same folder; on a machine without GPUs add `--use_cpu`."
+                f"Expected {world_size} connected processes (WORLD_SIZE), but this trainer runs alone, and each "
+                "process would train a model of its own in the same folder; on a machine without GPUs add `--use_cpu`."
             )
+        if isinstance(self._bare_model, PreTrainedModel) and not isinstance(self._bare_model, MultimodalModel):
+            # Under legacy names, the weights of a ViT or AST are lost on resume and in `load_best_model_at_end`.
+            save_pretrained = self._bare_model.save_pretrained
+            self._bare_model.save_pretrained = partial(save_pretrained, save_original_format=False)
         # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._forward_takes_labels = "labels" in inspect.signature(self._bare_model.forward).parameters
@@ -190,9 +195,9 @@ class MultimodalTrainer(Trainer):
 
     def _stop_not_finite(self, found: str) -> None:
         raise FloatingPointError(
-            f"Expected finite losses and weights at step {self.state.global_step}, got {found}; nothing was saved since, "
-            "so resume from the last checkpoint with a lower learning rate or `max_grad_norm`, or look for the inputs "
-            "that are not finite."
+            f"Expected finite losses and weights at step {self.state.global_step}, got {found}; nothing was saved "
+            "since, so resume from the last checkpoint with a lower learning rate or `max_grad_norm`, or look for the "
+            "inputs that are not finite."
         )
 
     # ---- Evaluation ----
@@ -254,8 +259,8 @@ class PMRTrainer(MultimodalTrainer):
     Trainer that accelerates the slow modality and holds back the dominant one with class prototypes (PMR).
 
     To the loss of plain `Trainer` it adds, while training, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13),
-    with the weights of [`~pmr_hf.losses.rebalance_weights`] from the batch of all processes. Under gradient accumulation
-    that is each micro-batch. The prototypes are refreshed before each epoch, and once more after training.
+    with the weights of [`~pmr_hf.losses.rebalance_weights`] from the batch of all processes. Under gradient
+    accumulation that is each micro-batch. The prototypes are refreshed before each epoch, and once more after training.
 
     Train logs have `ce_loss`, `rho` (Eq. 8, first modality over second, for two modalities) and, per modality m,
     `m_pce_loss`, `m_entropy`, `m_score`, `m_pce_weight` and `m_per_weight`, each over the steps since the last log.
@@ -333,7 +338,7 @@ class PMRTrainer(MultimodalTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def rebalance_loss(self, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13) of embeddings (B, D_m) and labels (B,), a scalar."""
+        """alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13) of embeddings (B, D_m), labels (B,): a scalar."""
         prototypes = self.prototypes
         names = list(prototypes.widths)
         logits = prototypes(embeddings)

@@ -11,11 +11,11 @@ class MultimodalTrainingArguments(TrainingArguments):
     Arguments of [`MultimodalTrainer`]: those of [`~transformers.TrainingArguments`], with three other defaults.
 
     Args:
-        remove_unused_columns (`bool`, *optional*, defaults to `False`): must stay `False`. The collator picks the columns;
-            the model's `forward` does not name them.
+        remove_unused_columns (`bool`, *optional*, defaults to `False`): must stay `False`. The collator picks the
+            columns; the model's `forward` does not name them.
         label_names (`list[str]`, *optional*, defaults to `["labels"]`): the batch's key of the labels.
-        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): `True` would log 0.0 in place of a loss that is
-            not finite, and cost a host synchronisation per step.
+        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): `True` would log 0.0 in place of a loss that
+            is not finite, and cost a host synchronisation per step.
 
     Raises:
         ValueError: for `remove_unused_columns=True`.
@@ -46,18 +46,18 @@ class PMRTrainingArguments(MultimodalTrainingArguments):
     Arguments of [`PMRTrainer`]: those of [`MultimodalTrainingArguments`] and the method's own.
 
     Args:
-        pmr_alpha (`float`, *optional*, defaults to 1.0): alpha of Eq. 10, the weight of the prototypical cross entropy;
-            at least 0. The paper uses 1 or 2.
-        pmr_mu (`float`, *optional*, defaults to 0.01): mu of Eq. 13, the weight of the entropy regularisation (PER); at
-            least 0. The paper uses 1e-2 or 1e-3.
-        pmr_entropy_epochs (`float`, *optional*, defaults to 10.0): E_r, PER acts while epoch < E_r; at least 0. The paper
-            gives no number.
-        pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, `"hard"` for 1 wherever
-            those are positive, as in the authors' public code.
-        prototype_momentum (`float`, *optional*, defaults to 0.2): eps of Eq. 12, in [0, 1). The authors' scripts use 0.0
-            or 0.2.
-        prototype_fraction (`float`, *optional*, defaults to 0.1): share of the training set that the prototypes are taken
-            from, in (0, 1]. The paper uses 0.1 (Table 5).
+        pmr_alpha (`float`, *optional*, defaults to `1.0`): alpha of Eq. 10, the weight of the prototypical cross
+            entropy; at least 0. The paper uses 1 or 2.
+        pmr_mu (`float`, *optional*, defaults to `0.01`): mu of Eq. 13, the weight of the entropy regularisation (PER);
+            at least 0. The paper uses 1e-2 or 1e-3.
+        pmr_entropy_epochs (`float`, *optional*, defaults to `10.0`): E_r, PER acts while epoch < E_r; at least 0. The
+            paper gives no number.
+        pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, `"hard"` for 1
+            wherever those are positive, as in the authors' public code.
+        prototype_momentum (`float`, *optional*, defaults to `0.2`): eps of Eq. 12, in [0, 1). The authors' scripts use
+            0.0 or 0.2.
+        prototype_fraction (`float`, *optional*, defaults to `0.1`): share of the training set that the prototypes are
+            taken from, in (0, 1]. The paper uses 0.1 (Table 5).
 
     Raises:
         ValueError: for a value outside its range.

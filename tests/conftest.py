@@ -50,7 +50,8 @@ def digits():
         {
             "picture": [PILImage.fromarray((scan * 15.9).astype("uint8")) for scan in scans.images[:64]],
             "caption": [
-                f"the digit {WORDS[label]}" if i % 5 else WORDS[(label + i) % NUM_LABELS] for i, label in enumerate(labels)
+                f"the digit {WORDS[label]}" if i % 5 else WORDS[(label + i) % NUM_LABELS]
+                for i, label in enumerate(labels)
             ],
             "label": labels,
         },

@@ -31,7 +31,9 @@ def test_modality_names_that_cannot_be_used(name):
         MultimodalConfig(backbones={name: BertConfig()})
 
 
-@pytest.mark.parametrize("name", ["labels", "label", "loss", "logits", "input_ids", "return_loss", "embeddings", "eval"])
+@pytest.mark.parametrize(
+    "name", ["labels", "label", "loss", "logits", "input_ids", "return_loss", "embeddings", "eval"]
+)
 def test_modality_names_that_are_taken(name, processor):
     with pytest.raises(ValueError, match="already taken"):
         MultimodalConfig(backbones={name: BertConfig()})
@@ -51,7 +53,9 @@ def test_unknown_fusion(make_model):
 
 def test_conditioned_fusion_of_one_modality(make_model):
     with pytest.raises(ValueError, match="at least two modalities"):
-        make_model(fusion="film", backbones={"text": BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1)})
+        make_model(
+            fusion="film", backbones={"text": BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1)}
+        )
 
 
 def test_a_backbone_of_another_type():
@@ -181,7 +185,7 @@ def test_arguments_that_would_remove_the_columns(tmp_path):
 
 
 def test_arguments_of_another_class(make_model, make_args):
-    with pytest.raises(TypeError, match="Expected `args` to be PMRTrainingArguments, got TrainingArguments"):
+    with pytest.raises(TypeError, match="Expected `args` of PMRTrainingArguments, got TrainingArguments"):
         PMRTrainer(model=make_model(), args=make_args(TrainingArguments))
 
 

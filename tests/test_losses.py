@@ -37,7 +37,7 @@ def as_lists(embeddings, prototypes, seen, labels):
 
 
 def test_prototype_logits_equal_the_oracle(case):
-    embeddings, prototypes, seen, labels = case
+    embeddings, prototypes, seen, _ = case
     logits = prototype_logits(embeddings, prototypes, seen)
     assert logits.dtype == torch.float32 and logits.shape == (BATCH, CLASSES)
     expected = torch.tensor([oracle.probabilities(z, as_lists(*case)[1]) for z in embeddings.tolist()])

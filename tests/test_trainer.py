@@ -8,7 +8,16 @@ import torch
 from conftest import NUM_LABELS
 from PIL import Image as PILImage
 from torch.utils.data import Dataset as TorchDataset
-from transformers import BertConfig, CLIPConfig, CLIPModel, Trainer, TrainingArguments, set_seed
+from transformers import (
+    BertConfig,
+    CLIPConfig,
+    CLIPModel,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    set_seed,
+)
 
 from pmr_hf import MultimodalTrainer, PMRTrainer, attach_prototypes, load_prototypes
 
@@ -32,14 +41,21 @@ def oracle_inputs(trainer, outputs):
     names = list(trainer.prototypes.widths)
     embeddings = [outputs.embeddings[name].tolist() for name in names]
     prototypes = [
-        [row if seen else None for row, seen in zip(*[t.tolist() for t in (trainer.prototypes.mean(n), trainer.prototypes.seen(n))], strict=True)]
+        [
+            row if seen else None
+            for row, seen in zip(
+                *[t.tolist() for t in (trainer.prototypes.mean(n), trainer.prototypes.seen(n))], strict=True
+            )
+        ]
         for n in names
     ]
     return embeddings, prototypes
 
 
 THREE = {
-    name: BertConfig(vocab_size=16, hidden_size=8 + 4 * i, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    name: BertConfig(
+        vocab_size=16, hidden_size=8 + 4 * i, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
     for i, name in enumerate(["image", "text", "audio"])
 }
 
@@ -79,7 +95,9 @@ def test_loss_of_three_modalities_and_an_unseen_class(make_args, make_model, ran
     trainer = PMRTrainer(model=make_model(backbones=THREE), args=make_args(pmr_mu=0.5))
     generator = torch.Generator().manual_seed(1)
     for i, name in enumerate(THREE):
-        trainer.prototypes.mean(name).copy_(torch.randn(trainer.prototypes.mean(name).shape, generator=generator) / (i + 1))
+        trainer.prototypes.mean(name).copy_(
+            torch.randn(trainer.prototypes.mean(name).shape, generator=generator) / (i + 1)
+        )
         trainer.prototypes.seen(name).copy_(torch.tensor([True, True, True, i == 2]))
     trainer.model.train()
     loss, outputs = trainer.compute_loss(trainer.model, random_batch, return_outputs=True)
@@ -129,7 +147,9 @@ def test_without_its_terms_pmr_is_plain_trainer_to_the_bit(make_trainer, make_mo
 def test_label_smoothing_is_that_of_plain_trainer(make_trainer, make_model, make_args, digits, collator):
     plain = Trainer(
         model=make_model(),
-        args=make_args(TrainingArguments, remove_unused_columns=False, label_names=["labels"], label_smoothing_factor=0.1),
+        args=make_args(
+            TrainingArguments, remove_unused_columns=False, label_names=["labels"], label_smoothing_factor=0.1
+        ),
         train_dataset=digits,
         data_collator=collator,
     )
@@ -423,7 +443,13 @@ class CLIPCollator:
 
 def tiny_clip():
     set_seed(0)
-    text = {"vocab_size": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    text = {
+        "vocab_size": 16,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
     vision = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16, "num_hidden_layers": 1}
     vision |= {"num_attention_heads": 2, "intermediate_size": 8}
     config = CLIPConfig(text_config=text | {"eos_token_id": 0}, vision_config=vision, projection_dim=8)
@@ -467,10 +493,43 @@ def test_a_foreign_model_trains_saves_and_resumes(make_args, digits, processor, 
     assert_equal(resumed.model.state_dict(), trainer.model.state_dict())
 
 
+class ViTCollator(CLIPCollator):
+    def __call__(self, rows):
+        batch = super().__call__(rows)
+        return {"pixel_values": batch["pixel_values"], "labels": batch["labels"], "output_hidden_states": True}
+
+
+def test_a_foreign_vit_resumes_though_its_class_saves_legacy_names(make_args, digits, processor):
+    def trainer_of(seed):
+        set_seed(seed)
+        config = ViTConfig(image_size=8, patch_size=4, num_channels=1, hidden_size=16, num_hidden_layers=1)
+        config.num_attention_heads, config.num_labels = 2, NUM_LABELS
+        model = ViTForImageClassification(config)
+        attach_prototypes(model, {"image": 16}, num_labels=NUM_LABELS)
+        return PMRTrainer(
+            model=model,
+            args=make_args(save_strategy="epoch"),
+            embeddings_fn=lambda output: {"image": output.hidden_states[-1][:, 0]},
+            train_dataset=digits,
+            eval_dataset=digits,
+            data_collator=ViTCollator(processor),
+        )
+
+    trainer, resumed = trainer_of(0), trainer_of(1)
+    trainer.train()
+    resumed.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-8")
+    assert_equal(resumed.model.state_dict(), trainer.model.state_dict())
+    assert "rho" not in trainer.state.log_history[0]  # one modality is in balance with itself
+    assert {"eval_accuracy", "eval_image_prototype_accuracy"} <= trainer.evaluate().keys()
+
+
 def test_a_foreign_model_without_prototypes_is_told_what_to_do(make_args, digits):
     with pytest.raises(ValueError, match=r"call `attach_prototypes\(model, widths, num_labels\)`"):
         PMRTrainer(model=tiny_clip(), args=make_args(), embeddings_fn=clip_embeddings, train_dataset=digits)
 
 
 def test_compute_loss_has_the_signature_of_trainer():
-    assert inspect.signature(PMRTrainer.compute_loss).parameters.keys() == inspect.signature(Trainer.compute_loss).parameters.keys()
+    assert (
+        inspect.signature(PMRTrainer.compute_loss).parameters.keys()
+        == inspect.signature(Trainer.compute_loss).parameters.keys()
+    )

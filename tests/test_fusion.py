@@ -1,0 +1,102 @@
+import pytest
+import torch
+from torch import nn
+
+from pmr_hf import Fusion, MultimodalModel, register_fusion
+from pmr_hf.fusion import FUSIONS, build_fusion
+
+
+WIDTHS = {"image": 3, "text": 5, "audio": 4}
+HEADS = ["concat", "sum", "film", "gated"]
+
+
+def embeddings_of(names, batch=6):
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(batch, WIDTHS[name], generator=generator) for name in names}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("names", [["image", "text"], ["image", "text", "audio"]])
+def test_shape_and_every_embedding_counts(head, names):
+    fusion = build_fusion(head, {name: WIDTHS[name] for name in names}, num_labels=7)
+    embeddings = {name: values.requires_grad_() for name, values in embeddings_of(names).items()}
+    logits = fusion(embeddings)
+    assert logits.shape == (6, 7)
+    logits.square().sum().backward()
+    assert all(values.grad.abs().min() > 0 for values in embeddings.values())
+    assert all(parameter.grad is not None for parameter in fusion.parameters())
+    # the order of the dict does not matter, only that of the widths
+    assert torch.equal(fusion(dict(reversed(embeddings.items()))), logits)
+
+
+def parameters(fusion):
+    return {name: value.detach() for name, value in fusion.named_parameters()}
+
+
+def test_the_papers_forms_for_two_modalities():
+    widths = {"image": 3, "text": 5}
+    z0, z1 = embeddings_of(widths).values()
+
+    def linear(p, name, x):
+        return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    concat = build_fusion("concat", widths, 7)
+    p = parameters(concat)
+    torch.testing.assert_close(concat({"image": z0, "text": z1}), linear(p, "classifier", torch.cat([z0, z1], 1)))
+    sums = build_fusion("sum", widths, 7)
+    p = parameters(sums)
+    expected = linear(p, "classifiers.image", z0) + linear(p, "classifiers.text", z1)
+    torch.testing.assert_close(sums({"image": z0, "text": z1}), expected)
+    film = build_fusion("film", widths, 7)
+    p = parameters(film)
+    modulated = linear(p, "gamma.text", z0) * z1 + linear(p, "beta.text", z0)
+    torch.testing.assert_close(film({"image": z0, "text": z1}), linear(p, "classifier", modulated))
+    gated = build_fusion("gated", widths, 7)
+    p = parameters(gated)
+    modulated = torch.sigmoid(linear(p, "gate.text", z0)) * linear(p, "value.text", z1)
+    torch.testing.assert_close(gated({"image": z0, "text": z1}), linear(p, "classifier", modulated))
+
+
+@pytest.mark.parametrize("head", ["concat", "sum"])
+def test_modality_logits_sum_to_the_fused_ones_and_each_sees_its_modality_alone(head):
+    fusion = build_fusion(head, WIDTHS, num_labels=7)
+    embeddings = embeddings_of(WIDTHS)
+    parts = fusion.modality_logits(embeddings)
+    assert list(parts) == list(WIDTHS)
+    torch.testing.assert_close(sum(parts.values()), fusion(embeddings))
+    changed = fusion.modality_logits(embeddings | {"text": embeddings["text"] + 1})
+    assert [torch.equal(parts[name], changed[name]) for name in WIDTHS] == [True, False, True]
+
+
+@pytest.mark.parametrize("head", ["film", "gated"])
+def test_heads_that_do_not_split_say_so(head):
+    fusion = build_fusion(head, WIDTHS, num_labels=7)
+    assert not fusion.splits_by_modality
+    with pytest.raises(TypeError, match="splits by modality"):
+        fusion.modality_logits(embeddings_of(WIDTHS))
+
+
+@pytest.fixture
+def product_head():
+    @register_fusion("product")
+    class ProductFusion(Fusion):
+        def __init__(self, widths, num_labels):
+            super().__init__()
+            self.heads = nn.ModuleDict({name: nn.Linear(width, num_labels) for name, width in widths.items()})
+
+        def forward(self, embeddings):
+            return torch.stack([head(embeddings[name]) for name, head in self.heads.items()]).prod(0)
+
+    yield
+    FUSIONS.pop("product", None)
+
+
+def test_a_users_head_is_one_class_and_loads_where_it_is_registered(product_head, make_model, tmp_path):
+    model = make_model(fusion="product").eval()
+    model.save_pretrained(tmp_path)
+    batch = {"image": {"pixel_values": torch.rand(2, 1, 8, 8)}, "text": {"input_ids": torch.tensor([[2, 3], [4, 5]])}}
+    expected = model(**batch).logits
+    assert torch.equal(MultimodalModel.from_pretrained(tmp_path).eval()(**batch).logits, expected)
+    FUSIONS.pop("product")
+    with pytest.raises(ValueError, match=r'import the module that defines it with `@register_fusion\("product"\)`'):
+        MultimodalModel.from_pretrained(tmp_path)

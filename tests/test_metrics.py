@@ -1,0 +1,23 @@
+import numpy as np
+import pytest
+
+from pmr_hf import Accuracy, MacroF1
+
+
+def test_hand_worked():
+    predictions, references = [0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 0, 2]
+    assert Accuracy().compute(predictions=predictions, references=references) == {"accuracy": pytest.approx(4 / 6)}
+    # class 0: precision 1/2, recall 1/2; class 1: 1, 1/2; class 2: 2/3, 1
+    expected = (1 / 2 + 2 / 3 + 4 / 5) / 3
+    assert MacroF1().compute(predictions=predictions, references=references) == {"macro_f1": pytest.approx(expected)}
+
+
+def test_a_class_that_is_never_right_counts_as_zero():
+    assert MacroF1().compute(predictions=[0, 0], references=[0, 1])["macro_f1"] == pytest.approx((2 / 3) / 2)
+
+
+def test_batches_add_up():
+    metric = Accuracy()
+    metric.add_batch(predictions=np.array([0, 1]), references=np.array([0, 0]))
+    metric.add_batch(predictions=np.array([2]), references=np.array([2]))
+    assert metric.compute()["accuracy"] == pytest.approx(2 / 3)

@@ -1,0 +1,194 @@
+import json
+
+import pytest
+import torch
+from conftest import NUM_LABELS
+from transformers import (
+    ASTConfig,
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    CLIPVisionConfig,
+    ConvNextConfig,
+    Dinov2Config,
+    DistilBertConfig,
+    ModernBertConfig,
+    ResNetConfig,
+    RobertaConfig,
+    TimmWrapperConfig,
+    ViTConfig,
+)
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+
+from pmr_hf import CGMNISTConfig, CGMNISTModel, MultimodalConfig, MultimodalModel
+from pmr_hf.modeling import pool
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+TEXT = SMALL | {"vocab_size": 20, "max_position_embeddings": 12, "pad_token_id": 0}
+BACKBONES = {
+    "vit": ViTConfig(image_size=8, patch_size=4, **SMALL),
+    "dinov2": Dinov2Config(image_size=8, patch_size=4, **SMALL),
+    "clip_vision": CLIPVisionConfig(image_size=8, patch_size=4, **SMALL),
+    "resnet": ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1]),
+    "convnext": ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2, patch_size=2),
+    "timm": TimmWrapperConfig(architecture="resnet10t"),
+    "cg_mnist": CGMNISTConfig(num_channels=3, hidden_size=10),
+    "bert": BertConfig(**TEXT),
+    "roberta": RobertaConfig(**TEXT),
+    "distilbert": DistilBertConfig(
+        vocab_size=20, dim=16, n_layers=1, n_heads=2, hidden_dim=16, max_position_embeddings=12
+    ),
+    "modernbert": ModernBertConfig(bos_token_id=1, cls_token_id=1, eos_token_id=2, sep_token_id=2, **TEXT),
+    "ast": ASTConfig(num_mel_bins=8, max_length=16, patch_size=4, frequency_stride=4, time_stride=4, **SMALL),
+}
+TEXTS = ("bert", "roberta", "distilbert", "modernbert")
+
+
+def inputs_of(name, batch=3):
+    generator = torch.Generator().manual_seed(0)
+    if name in TEXTS:
+        ids = torch.randint(3, 20, (batch, 6), generator=generator)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if name == "ast":
+        return {"input_values": torch.rand(batch, 16, 8, generator=generator)}
+    size = 32 if name == "timm" else 8
+    return {"pixel_values": torch.rand(batch, 3, size, size, generator=generator)}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_gives_one_embedding_and_survives_saving(name, tmp_path):
+    model = MultimodalModel.from_backbones({"first": BACKBONES[name]}, num_labels=3).eval()
+    for buffer in model.prototypes.buffers():
+        buffer.fill_(1)
+    batch = {"first": inputs_of(name)}
+    output = model(**batch, labels=torch.tensor([0, 1, 2]))
+    assert output.embeddings["first"].shape == (3, model.prototypes.widths["first"])
+    assert output.logits.shape == (3, 3) and output.loss.isfinite()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(loaded, MultimodalModel) and not loaded.training
+    state, saved = loaded.state_dict(), model.state_dict()
+    assert state.keys() == saved.keys()
+    assert [key for key in state if not torch.equal(state[key], saved[key])] == []
+    assert torch.equal(loaded(**batch).logits, output.logits)
+
+
+def test_config_round_trips_to_real_sub_configs_in_the_same_order(tmp_path):
+    config = MultimodalConfig(
+        backbones={"z": BACKBONES["bert"], "a": BACKBONES["vit"], "m": BACKBONES["timm"]},
+        fusion="sum",
+        embedding_dim=6,
+        num_labels=5,
+    )
+    config.save_pretrained(tmp_path)
+    assert list(json.loads((tmp_path / "config.json").read_text())["backbones"]) == [
+        "a",
+        "m",
+        "z",
+    ]  # sorted in the file
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(loaded, MultimodalConfig)
+    assert loaded.modalities == ["z", "a", "m"] and list(loaded.backbones) == ["z", "a", "m"]
+    assert isinstance(loaded.backbones["z"], BertConfig) and isinstance(loaded.backbones["a"], ViTConfig)
+    assert isinstance(loaded.backbones["m"], TimmWrapperConfig) and loaded.backbones["m"].architecture == "resnet10t"
+    assert (loaded.fusion, loaded.embedding_dim, loaded.num_labels) == ("sum", 6, 5)
+    assert loaded.to_dict() == AutoConfig.from_pretrained(tmp_path).to_dict()
+    assert MultimodalConfig().modalities == []  # every field has a default
+
+
+def test_several_modalities_of_one_kind_in_the_order_given(make_model):
+    image = CGMNISTConfig(num_channels=1, hidden_size=4)
+    model = make_model(backbones={"second": image, "first": image})
+    assert list(model.backbones) == list(model.fusion.widths) == list(model.prototypes.widths) == ["second", "first"]
+    pixels = torch.rand(2, 1, 8, 8)
+    output = model.eval()(second={"pixel_values": pixels}, first={"pixel_values": pixels})
+    assert not torch.equal(output.embeddings["first"], output.embeddings["second"])
+
+
+def test_from_backbones_takes_folders_configs_and_models_with_their_weights(tmp_path):
+    text, image = AutoModel.from_config(BACKBONES["bert"]), AutoModel.from_config(BACKBONES["vit"])
+    text.save_pretrained(tmp_path / "text")
+    expected = {name: value.clone() for name, value in image.state_dict().items()}
+    model = MultimodalModel.from_backbones(
+        {"text": str(tmp_path / "text"), "image": image, "new": BACKBONES["cg_mnist"]}, num_labels=3
+    )
+    for name, value in text.state_dict().items():
+        assert torch.equal(model.backbones["text"].state_dict()[name], value), name
+    for name, value in expected.items():
+        assert torch.equal(model.backbones["image"].state_dict()[name], value), name
+    assert isinstance(model.backbones["new"], CGMNISTModel)
+
+
+def test_embedding_dim_projects_for_the_fusion_alone(make_model):
+    model = make_model(embedding_dim=6, fusion="concat").eval()
+    assert model.fusion.classifier.in_features == 12
+    batch = {"image": {"pixel_values": torch.rand(2, 1, 8, 8)}, "text": {"input_ids": torch.tensor([[2, 3], [4, 5]])}}
+    output = model(**batch)
+    assert {name: value.shape[1] for name, value in output.embeddings.items()} == {"image": 16, "text": 12}
+    torch.testing.assert_close(sum(model.modality_logits(output.embeddings).values()), output.logits)
+
+
+def test_loss_is_the_cross_entropy_in_fp32(make_model):
+    model = make_model().eval()
+    batch = {"image": {"pixel_values": torch.rand(2, 1, 8, 8)}, "text": {"input_ids": torch.tensor([[2, 3], [4, 5]])}}
+    labels = torch.tensor([1, 3])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(**batch, labels=labels)
+    assert output.logits.dtype == torch.bfloat16 and output.loss.dtype == torch.float32
+    torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits.float(), labels))
+
+
+def test_prototypes_stay_fp32_when_the_weights_are_loaded_in_bf16(make_model, tmp_path):
+    model = make_model()
+    model.prototypes.mean("image").normal_()
+    model.save_pretrained(tmp_path)
+    loaded = MultimodalModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert loaded.fusion.classifier.weight.dtype == torch.bfloat16
+    assert torch.equal(loaded.prototypes.mean("image"), model.prototypes.mean("image"))
+
+
+def test_pooling():
+    hidden = torch.arange(24.0).reshape(2, 3, 4)
+    pooled = torch.ones(2, 5, 1, 1)
+    assert torch.equal(
+        pool("m", BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)), torch.ones(2, 5)
+    )
+    assert torch.equal(pool("m", BaseModelOutput(last_hidden_state=hidden)), hidden.mean(1))
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    expected = torch.stack([hidden[0, :2].mean(0), hidden[1, 0]])
+    assert torch.equal(pool("m", BaseModelOutput(last_hidden_state=hidden), mask), expected)
+    assert torch.equal(pool("m", BaseModelOutput(last_hidden_state=hidden[:, 0])), hidden[:, 0])
+    feature_map = torch.arange(16.0).reshape(2, 2, 2, 2)
+    assert torch.equal(pool("m", BaseModelOutput(last_hidden_state=feature_map)), feature_map.mean((2, 3)))
+    with pytest.raises(ValueError, match="that matches its attention mask"):
+        pool("m", BaseModelOutput(last_hidden_state=hidden), torch.ones(2, 9))
+
+
+def test_the_cg_mnist_encoder_has_the_papers_layers():
+    model = CGMNISTModel(CGMNISTConfig(num_channels=3)).eval()
+    kernels = [
+        (conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]) for conv in model.convolutions
+    ]
+    assert kernels == [(3, 32, 5, 1), (32, 32, 3, 1), (32, 64, 3, 2), (64, 64, 3, 1)]
+    output = model(torch.rand(2, 3, 28, 28))
+    assert output.last_hidden_state.shape == (2, 64, 7, 7) and output.pooler_output.shape == (2, 512)
+
+
+def test_gradient_checkpointing_reaches_the_backbones(make_model):
+    model = make_model().train()
+    batch = {"image": {"pixel_values": torch.rand(2, 1, 8, 8)}, "text": {"input_ids": torch.tensor([[2, 3], [4, 5]])}}
+    labels = torch.tensor([1, 3])
+    model(**batch, labels=labels).loss.backward()
+    plain = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    model.gradient_checkpointing_enable()
+    assert all(backbone.is_gradient_checkpointing for backbone in model.backbones.values())
+    model(**batch, labels=labels).loss.backward()
+    for name, parameter in model.named_parameters():
+        if name in plain:
+            torch.testing.assert_close(parameter.grad, plain[name])
+
+
+def test_num_labels(make_model):
+    assert make_model().config.num_labels == NUM_LABELS

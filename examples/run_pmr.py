@@ -12,6 +12,7 @@ Every argument of `PMRTrainingArguments`, and so of `TrainingArguments`, can be 
 import logging
 from dataclasses import dataclass, field
 
+import torch
 from transformers import HfArgumentParser, ViTImageProcessor, set_seed
 
 from pmr_hf import (
@@ -73,6 +74,7 @@ def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
         logging_steps=10,
+        dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
     )
     return parser.parse_args_into_dataclasses()
@@ -146,23 +148,19 @@ def main() -> None:
         trainer.push_to_hub(dataset=data_name)
 
     if trainer.is_world_process_zero():
-        ratios = [entry["rho"] for entry in trainer.state.log_history if "rho" in entry]
-        print_table(
-            f"{script_args.method} on {data_name}, {script_args.fusion}",
-            {
-                "test accuracy, fused": f"{test_metrics['test_accuracy']:.3f}",
-                "test accuracy, gray alone (prototypes)": f"{test_metrics['test_gray_prototype_accuracy']:.3f}",
-                "test accuracy, colored alone (prototypes)": f"{test_metrics['test_colored_prototype_accuracy']:.3f}",
-                "ratio gray / colored, first -> last": f"{ratios[0]:.2f} -> {ratios[-1]:.2f}",
-                "training time": f"{train_metrics['train_runtime']:.0f} s",
-                "saved to": training_args.output_dir,
-            },
-        )
-
-
-def print_table(title: str, rows: dict[str, str]) -> None:
-    width = max(map(len, rows))
-    print(f"\n{title}", *(f"  {name:<{width}}  {value}" for name, value in rows.items()), sep="\n")
+        ratios = [f"{entry['rho']:.2f}" for entry in trainer.state.log_history if "rho" in entry]
+        rows = {
+            "test accuracy, fused": f"{test_metrics['test_accuracy']:.3f}",
+            "test accuracy, gray alone (prototypes)": f"{test_metrics['test_gray_prototype_accuracy']:.3f}",
+            "test accuracy, colored alone (prototypes)": f"{test_metrics['test_colored_prototype_accuracy']:.3f}",
+            "ratio gray / colored, least of the logs": min(ratios, default="not logged"),
+            "ratio gray / colored, last": (ratios or ["not logged"])[-1],
+            "training time": f"{train_metrics['train_runtime']:.0f} s",
+            "saved to": training_args.output_dir,
+        }
+        print(f"\n{script_args.method} on {data_name}, {script_args.fusion}")
+        for name, value in rows.items():
+            print(f"  {name:<42}  {value}")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,17 @@ def test_the_saved_model_gives_the_reported_test_accuracy(main_job):
 
 def test_joint_training_and_another_head(tmp_path):
     table = run_pmr(
-        tmp_path, "--method", "joint", "--fusion", "film", "--num_train_epochs", "1", "--max_train_samples", "128"
+        tmp_path,
+        "--method",
+        "joint",
+        "--fusion",
+        "film",
+        "--num_train_epochs",
+        "1",
+        "--max_train_samples",
+        "128",
+        "--logging_steps",
+        "1",
     )
     assert "joint on digits, film" in table
     folder = tmp_path / "outputs" / "digits-film-joint"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
+from PIL.Image import Image as PILImage
 from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
@@ -93,7 +94,10 @@ class MultimodalProcessor(PushToHubMixin):
             return dict(processor(values, padding=True, truncation=True, return_tensors="pt"))
         if isinstance(processor, SequenceFeatureExtractor):
             return dict(processor(values, sampling_rate=processor.sampling_rate, padding=True, return_tensors="pt"))
-        return dict(processor(values, return_tensors="pt"))
+        # Pictures come in any mode: the encoder has as many channels as the processor has means.
+        gray = len(getattr(processor, "image_mean", None) or ()) == 1
+        images = [_as_array(value, gray) if isinstance(value, PILImage) else value for value in values]
+        return dict(processor(images, return_tensors="pt"))
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Save each processor to a folder of its modality's name, and their order to `processor_config.json`."""
@@ -127,6 +131,11 @@ class MultimodalProcessor(PushToHubMixin):
                 for name, kind in modalities.items()
             }
         )
+
+
+def _as_array(image: PILImage, gray: bool) -> np.ndarray:
+    """(1, H, W) or (H, W, 3), uint8."""
+    return np.asarray(image.convert("L"))[None] if gray else np.asarray(image.convert("RGB"))
 
 
 def _kind(name: str, processor: ModalityProcessor) -> str:

@@ -368,7 +368,7 @@ class PMRTrainer(MultimodalTrainer):
                 torch.cat([pce * counts, entropy * counts, sums, pce_weights, per_weights]),
                 torch.cat([counts, counts, counts, ones, ones]),
             )
-        mu = self.args.pmr_mu if self.state.epoch < self.args.pmr_entropy_epochs else 0.0
+        mu = self.args.pmr_mu if (self.state.epoch or 0) < self.args.pmr_entropy_epochs else 0.0
         return (share * (self.args.pmr_alpha * pce_weights * pce - mu * per_weights * entropy)).sum()
 
     def summarize(self, window: dict[str, tuple[float, float]]) -> dict[str, float]:
@@ -393,7 +393,7 @@ class PMRTrainer(MultimodalTrainer):
         Args:
             momentum (`float`, *optional*): eps of Eq. 12; `prototype_momentum` by default.
         """
-        epoch = int(self.state.epoch)
+        epoch = int(self.state.epoch or 0)
         size = len(self.train_dataset)
         generator = torch.Generator().manual_seed(self.args.seed + epoch)
         share = torch.randperm(size, generator=generator)[: math.ceil(self.args.prototype_fraction * size)].tolist()
@@ -462,7 +462,7 @@ class _RefreshPrototypes(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Resuming in the middle of an epoch begins it again, with the prototypes of the checkpoint.
-        if float(state.epoch).is_integer():
+        if float(state.epoch or 0).is_integer():
             self.trainer.refresh_prototypes()
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PILImage
 from transformers import AutoTokenizer, ViTImageProcessor, Wav2Vec2FeatureExtractor
 
 from pmr_hf import MultimodalCollator, MultimodalProcessor
@@ -24,6 +25,15 @@ def test_rows_become_the_nested_batch(collator, digits):
     assert batch["text"]["attention_mask"].sum(1).tolist() == [len(text.split()) for text in digits["caption"][:3]]
     scan = np.asarray(digits[1]["picture"]) / 255
     np.testing.assert_allclose(batch["image"]["pixel_values"][1, 0], (scan - 0.3) / 0.35, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_of_any_mode_take_the_channels_of_the_encoder(mode, channels):
+    image = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5] * channels, image_std=[0.5] * channels)
+    picture = PILImage.new("RGB", (12, 9), (200, 200, 200)).convert(mode)
+    pixels = MultimodalProcessor({"image": image})(image=[picture, picture.resize((5, 8))])["image"]["pixel_values"]
+    assert pixels.shape == (2, channels, 8, 8)
 
 
 def test_audio_is_padded(three):

@@ -135,7 +135,7 @@ class MultimodalProcessor(PushToHubMixin):
 
 def _as_array(image: PILImage, gray: bool) -> np.ndarray:
     """(1, H, W) or (H, W, 3), uint8."""
-    return np.asarray(image.convert("L"))[None] if gray else np.asarray(image.convert("RGB"))
+    return np.array(image.convert("L"))[None] if gray else np.array(image.convert("RGB"))
 
 
 def _kind(name: str, processor: ModalityProcessor) -> str:

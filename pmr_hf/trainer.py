@@ -2,11 +2,11 @@
 
 import inspect
 import math
-import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -32,6 +32,10 @@ from .report import write_model_card
 from .training_args import MultimodalTrainingArguments, PMRTrainingArguments
 
 
+# What is logged of each modality, after its name.
+TERMS = ("pce_loss", "entropy", "score", "pce_weight", "per_weight")
+
+
 class MultimodalTrainer(Trainer):
     """
     `Trainer` for models of several modalities: joint training with one loss, watched modality by modality.
@@ -48,9 +52,11 @@ class MultimodalTrainer(Trainer):
 
     Raises:
         ValueError: before training, for an empty dataset, a missing column, labels that are not integers in 0..K-1, a
-            processor whose modalities differ from the model's, or several processes that are not connected.
+            processor whose modalities differ from the model's.
         FloatingPointError: at a log or a save, for a loss term or a weight that is not finite.
     """
+
+    args_class = MultimodalTrainingArguments
 
     def __init__(self, model: nn.Module | None = None, args: MultimodalTrainingArguments | None = None, **kwargs):
         args = self.args_class("tmp_trainer") if args is None else args
@@ -59,12 +65,6 @@ class MultimodalTrainer(Trainer):
                 f"Expected `args` of {self.args_class.__name__}, got {type(args).__name__}; it takes the same fields."
             )
         super().__init__(model=model, args=args, **kwargs)
-        world_size = int(os.environ.get("WORLD_SIZE", 1))
-        if world_size > 1 and self.args.world_size == 1:
-            raise RuntimeError(
-                f"Expected {world_size} connected processes (WORLD_SIZE), but this trainer runs alone, and each "
-                "process would train a model of its own in the same folder; on a machine without GPUs add `--use_cpu`."
-            )
         if isinstance(self._bare_model, PreTrainedModel) and not isinstance(self._bare_model, MultimodalModel):
             # Under legacy names, the weights of a ViT or AST are lost on resume and in `load_best_model_at_end`.
             save_pretrained = self._bare_model.save_pretrained
@@ -72,7 +72,8 @@ class MultimodalTrainer(Trainer):
         # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._forward_takes_labels = "labels" in inspect.signature(self._bare_model.forward).parameters
-        self._window: dict[str, torch.Tensor] = {}  # name: (sum, count) since the last log, on the device
+        # Names of terms to their sums and counts since the last log, (2, T) on the device
+        self._window: dict[tuple[str, ...], torch.Tensor] = {}
         self._user_metrics = self.compute_metrics
         self.compute_metrics = self._compute_metrics
         if self.preprocess_logits_for_metrics is not None:
@@ -81,8 +82,6 @@ class MultimodalTrainer(Trainer):
                 predictions | {"logits": preprocess(predictions["logits"], labels)}
             )
         self._check_setup()
-
-    args_class = MultimodalTrainingArguments
 
     @property
     def _bare_model(self) -> nn.Module:
@@ -132,12 +131,12 @@ class MultimodalTrainer(Trainer):
         """The loss of plain `Trainer`, logged as `ce_loss`."""
         inputs = dict(inputs)  # `Trainer` pops the labels for label smoothing
         if not self._forward_takes_labels and self.label_smoother is None and self.compute_loss_func is None:
-            inputs.pop("labels")
+            inputs.pop("labels", None)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.args.n_gpu > 1:  # DataParallel gives one loss per GPU
             loss = loss.mean()
         if model.training:
-            self.track(["ce_loss"], loss[None] / self._loss_scale, torch.ones_like(loss)[None])
+            self.track(("ce_loss",), loss[None] / self._loss_scale, torch.ones_like(loss)[None])
         return (loss, outputs) if return_outputs else loss
 
     @property
@@ -147,24 +146,24 @@ class MultimodalTrainer(Trainer):
 
     # ---- Named terms: summed on the device, read once per log ----
 
-    def track(self, names: list[str], sums: torch.Tensor, counts: torch.Tensor) -> None:
+    def track(self, names: tuple[str, ...], sums: torch.Tensor, counts: torch.Tensor) -> None:
         """
         Add to terms that the next log shows as sum / count over its window and all processes.
 
         Args:
-            names (`list[str]`): T log keys.
+            names (`tuple[str, ...]`): T log keys, the same in each step.
             sums (`torch.Tensor`): (T,), each term summed over this batch.
             counts (`torch.Tensor`): (T,), what to divide it by.
         """
-        step = torch.stack([sums.detach().float(), counts.float()], dim=1)
-        for name, pair in zip(names, step, strict=True):
-            self._window[name] = self._window[name] + pair if name in self._window else pair
+        step = torch.stack([sums.detach().float(), counts.float()])
+        self._window[names] = self._window[names] + step if names in self._window else step
 
     def _window_sums(self) -> dict[str, tuple[float, float]]:
         if not self._window:
             return {}
-        sums = self.accelerator.reduce(torch.stack(list(self._window.values())), "sum").tolist()
-        return dict(zip(self._window, sums, strict=True))
+        names = [name for group in self._window for name in group]
+        sums, counts = self.accelerator.reduce(torch.cat(list(self._window.values()), dim=1), "sum").tolist()
+        return {name: (total, count) for name, total, count in zip(names, sums, counts, strict=True)}
 
     def summarize(self, window: dict[str, tuple[float, float]]) -> dict[str, float]:
         """The log entries of a window of tracked terms, name: (sum, count). Override to add what follows from them."""
@@ -298,7 +297,7 @@ class PMRTrainer(MultimodalTrainer):
         embeddings_fn: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
         **kwargs,
     ):
-        self.embeddings_fn = embeddings_fn or (lambda output: output.embeddings)
+        self.embeddings_fn = embeddings_fn or output_embeddings
         super().__init__(model=model, args=args, **kwargs)
         self.add_callback(_RefreshPrototypes(self))
 
@@ -332,6 +331,8 @@ class PMRTrainer(MultimodalTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The loss of plain `Trainer`, and while training the terms of Eqs. 10-13."""
+        if "labels" not in inputs:
+            raise ValueError(f"Expected a batch with `labels`, got {list(inputs)}; let the collator add them.")
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             loss = loss + self._loss_scale * self.rebalance_loss(self.embeddings_fn(outputs), inputs["labels"])
@@ -360,11 +361,7 @@ class PMRTrainer(MultimodalTrainer):
 
             ones = torch.ones_like(counts)
             self.track(
-                [
-                    f"{name}_{key}"
-                    for key in ("pce_loss", "entropy", "score", "pce_weight", "per_weight")
-                    for name in names
-                ],
+                tuple(f"{name}_{term}" for term in TERMS for name in names),
                 torch.cat([pce * counts, entropy * counts, sums, pce_weights, per_weights]),
                 torch.cat([counts, counts, counts, ones, ones]),
             )
@@ -439,7 +436,7 @@ class PMRTrainer(MultimodalTrainer):
         if self.is_world_process_zero():
             write_model_card(
                 self.args.output_dir,
-                model_name=model_name or os.path.basename(os.path.abspath(self.args.output_dir)),
+                model_name=model_name or Path(self.args.output_dir).resolve().name,
                 modalities=list(self.prototypes.widths),
                 config=self._bare_model.config,
                 args=self.args,
@@ -468,6 +465,16 @@ class _RefreshPrototypes(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         # Without momentum: the prototypes that are saved belong to the encoders that are saved.
         self.trainer.refresh_prototypes(momentum=0.0)
+
+
+def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:
+    """The `embeddings` of a model's output; raises `ValueError` if it has none."""
+    if "embeddings" not in output:
+        raise ValueError(
+            f"Expected the model's output to have `embeddings`, got {list(output)}; pass PMRTrainer an `embeddings_fn` "
+            "from the output to a dict of embeddings (batch, width) by modality."
+        )
+    return output["embeddings"]
 
 
 @contextmanager

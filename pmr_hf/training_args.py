@@ -1,5 +1,6 @@
 """Arguments of the trainers."""
 
+import os
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -19,6 +20,7 @@ class MultimodalTrainingArguments(TrainingArguments):
 
     Raises:
         ValueError: for `remove_unused_columns=True`.
+        RuntimeError: for one of several launched processes that is not connected to the others.
     """
 
     remove_unused_columns: bool | None = field(
@@ -37,6 +39,12 @@ class MultimodalTrainingArguments(TrainingArguments):
             raise ValueError(
                 "Expected `remove_unused_columns=False`, got True, which would remove the columns that the collator "
                 "reads; leave it out."
+            )
+        launched = int(os.environ.get("WORLD_SIZE", 1))
+        if launched > 1 and self.world_size == 1:
+            raise RuntimeError(
+                f"Expected {launched} connected processes (WORLD_SIZE), but this one runs alone, and each would train "
+                "a model of its own in the same folder; on a machine without GPUs add `--use_cpu`."
             )
 
 

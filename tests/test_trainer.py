@@ -523,6 +523,24 @@ def test_a_foreign_vit_resumes_though_its_class_saves_legacy_names(make_args, di
     assert {"eval_accuracy", "eval_image_prototype_accuracy"} <= trainer.evaluate().keys()
 
 
+def test_a_foreign_model_without_embeddings_fn_is_told_what_to_do(make_args, digits, processor):
+    model = tiny_clip()
+    attach_prototypes(model, {"image": 8, "text": 8}, num_labels=NUM_LABELS)
+    trainer = PMRTrainer(model=model, args=make_args(), train_dataset=digits, data_collator=CLIPCollator(processor))
+    with pytest.raises(ValueError, match=r"to have `embeddings`, got .*pass PMRTrainer an `embeddings_fn`"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_batch_without_labels(make_trainer, digits, processor):
+    from pmr_hf import MultimodalCollator
+
+    trainer = make_trainer()
+    trainer.data_collator = MultimodalCollator(processor, {"image": "picture", "text": "caption"}, label=None)
+    with pytest.raises(ValueError, match="Expected a batch with `labels`"):
+        trainer.compute_loss(trainer.model, batch_of(trainer, range(8)))
+
+
 def test_a_foreign_model_without_prototypes_is_told_what_to_do(make_args, digits):
     with pytest.raises(ValueError, match=r"call `attach_prototypes\(model, widths, num_labels\)`"):
         PMRTrainer(model=tiny_clip(), args=make_args(), embeddings_fn=clip_embeddings, train_dataset=digits)

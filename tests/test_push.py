@@ -54,15 +54,18 @@ def hub():
 
 
 def test_a_processor_is_pushed_whole(hub, processor, tmp_path):
-    processor.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path / "first")
     code = f"""
 from pmr_hf import MultimodalProcessor
-MultimodalProcessor.from_pretrained({str(tmp_path)!r}).push_to_hub("me/processor")
+processor = MultimodalProcessor.from_pretrained({str(tmp_path / "first")!r})
+processor.push_to_hub("me/processor")
+processor.save_pretrained({str(tmp_path / "second")!r})
 """
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert hub.repository["name"] == "processor"
-    saved = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    folder = tmp_path / "second"
+    saved = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert {"processor_config.json", "image/preprocessor_config.json", "text/tokenizer.json"} <= saved.keys()
     assert {name: content for name, content in hub.files.items() if name != "README.md"} == saved

@@ -75,9 +75,10 @@ class MultimodalConfig(PreTrainedConfig):
             check_modality_name(name)
         if embedding_dim is not None and embedding_dim < 1:
             raise ValueError(f"Expected `embedding_dim` to be a positive width or None, got {embedding_dim}.")
-        self.backbones = {
-            name: AutoConfig.for_model(**backbones[name]) if isinstance(backbones[name], dict) else backbones[name]
-            for name in self.modalities
+        ordered = {name: backbones[name] for name in self.modalities}
+        self.backbones: dict[str, PreTrainedConfig] = {
+            name: AutoConfig.for_model(**config) if isinstance(config, dict) else config
+            for name, config in ordered.items()
         }
         self.fusion = fusion
         self.embedding_dim = embedding_dim
@@ -85,5 +86,5 @@ class MultimodalConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
-        output["backbones"] = {name: config.to_diff_dict() for name, config in self.backbones.items()}
+        output["backbones"] = {name: self.backbones[name].to_diff_dict() for name in self.modalities}
         return output

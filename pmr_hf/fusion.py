@@ -101,7 +101,7 @@ class SumFusion(Fusion):
         self.classifiers = nn.ModuleDict({name: nn.Linear(width, num_labels) for name, width in widths.items()})
 
     def forward(self, embeddings: dict[str, torch.Tensor]) -> torch.Tensor:
-        return sum(self.modality_logits(embeddings).values())
+        return torch.stack(list(self.modality_logits(embeddings).values())).sum(0)
 
     def modality_logits(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: classifier(embeddings[name]) for name, classifier in self.classifiers.items()}

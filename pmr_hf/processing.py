@@ -182,7 +182,9 @@ class MultimodalCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         self.check_columns(rows[0])
-        batch = self.processor(**{name: [row[column] for row in rows] for name, column in self.columns.items()})
+        batch: dict[str, Any] = self.processor(
+            **{name: [row[column] for row in rows] for name, column in self.columns.items()}
+        )
         if self.label is not None:
             batch["labels"] = integer_labels([row[self.label] for row in rows], self.num_labels)
         return batch

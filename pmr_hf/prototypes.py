@@ -139,10 +139,11 @@ def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
         file = hf_hub_download(str(name_or_path), SAFE_WEIGHTS_NAME)
     with safe_open(file, framework="pt") as weights:
         saved = {key for key in weights.keys() if key.startswith("prototypes.")}  # noqa: SIM118
-        expected = {f"prototypes.{key}" for key in model.prototypes.state_dict()}
+        prototypes = model.get_submodule("prototypes")
+        expected = {f"prototypes.{key}" for key in prototypes.state_dict()}
         if saved != expected:
             raise ValueError(
                 f"Expected the weights in {file} to hold {sorted(expected)}, got {sorted(saved)}; was this model "
                 "trained with PMRTrainer, on modalities of these names?"
             )
-        model.prototypes.load_state_dict({key.removeprefix("prototypes."): weights.get_tensor(key) for key in saved})
+        prototypes.load_state_dict({key.removeprefix("prototypes."): weights.get_tensor(key) for key in saved})

@@ -49,7 +49,7 @@ def plot_dynamics(log_history: list[dict[str, Any]], modalities: list[str], file
         modalities (`list[str]`): names of the modalities, in the order of fusion.
         file (`str | Path`): where to write.
     """
-    evals = {}
+    evals: dict[int, dict[str, Any]] = {}
     for entry in log_history:
         if "eval_loss" in entry:
             evals.setdefault(entry["step"], entry)  # not what the best model gave once more after the last step
@@ -132,7 +132,7 @@ def write_model_card(
     plot_dynamics(log_history, modalities, folder / PLOT_NAME)
 
     split = "test" if any("test_loss" in entry for entry in log_history) else "eval"
-    metrics = next((entry for entry in reversed(log_history) if f"{split}_loss" in entry), {})
+    metrics: dict[str, Any] = next((entry for entry in reversed(log_history) if f"{split}_loss" in entry), {})
     names = {"accuracy": "accuracy, all modalities fused", "macro_f1": "macro F1, all modalities fused"}
     for name in modalities:
         names[f"{name}_prototype_accuracy"] = f"accuracy of {name} alone, by its prototypes"

@@ -436,7 +436,7 @@ class PMRTrainer(MultimodalTrainer):
         if self.is_world_process_zero():
             write_model_card(
                 self.args.output_dir,
-                model_name=model_name or Path(self.args.output_dir).resolve().name,
+                model_name=self.hub_model_id or model_name or Path(self.args.output_dir).resolve().name,
                 modalities=list(self.prototypes.widths),
                 config=self._bare_model.config,
                 args=self.args,

@@ -23,7 +23,7 @@ class MultimodalTrainingArguments(TrainingArguments):
         RuntimeError: for one of several launched processes that is not connected to the others.
     """
 
-    remove_unused_columns: bool | None = field(
+    remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator picks the columns."}
     )
     label_names: list[str] | None = field(

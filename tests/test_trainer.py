@@ -168,6 +168,22 @@ def test_identical_runs_are_identical_to_the_bit(make_trainer, make_model):
     assert_equal(run(), run())
 
 
+def test_bf16_autocast_keeps_the_prototypes_and_their_distances_in_fp32(make_trainer):
+    trainer = make_trainer(bf16=True, prototype_fraction=1.0)
+    trainer.train()
+    assert all(log[f"{name}_pce_loss"] > 0 for log in trainer.state.log_history[:-1] for name in ("image", "text"))
+    for name, means in class_means(trainer, range(64)).items():
+        assert trainer.prototypes.mean(name).dtype == torch.float32
+        torch.testing.assert_close(trainer.prototypes.mean(name), torch.tensor(means), atol=2e-2, rtol=2e-2)
+    inputs = batch_of(trainer, range(16))
+    trainer.model.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
+    embeddings, prototypes = oracle_inputs(trainer, outputs)
+    expected = oracle.rebalance_loss(embeddings, prototypes, inputs["labels"].tolist(), 1.0, 0.01)
+    assert loss.item() == pytest.approx(outputs.loss.item() + expected, abs=1e-5)
+
+
 # ---- Gradient accumulation ----
 
 

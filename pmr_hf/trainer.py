@@ -331,8 +331,7 @@ class PMRTrainer(MultimodalTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The loss of plain `Trainer`, and while training the terms of Eqs. 10-13."""
-        if "labels" not in inputs:
-            raise ValueError(f"Expected a batch with `labels`, got {list(inputs)}; let the collator add them.")
+        require_labels(inputs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             loss = loss + self._loss_scale * self.rebalance_loss(self.embeddings_fn(outputs), inputs["labels"])
@@ -412,6 +411,8 @@ class PMRTrainer(MultimodalTrainer):
                 num_workers=self.args.dataloader_num_workers,
             )
             for inputs in tqdm(loader, desc="Prototypes", leave=False, disable=self._hide_progress):
+                require_labels(inputs)
+                integer_labels(inputs["labels"], prototypes.num_labels)  # still on the CPU
                 inputs = self._prepare_inputs(inputs)
                 with self.compute_loss_context_manager():
                     embeddings = self.embeddings_fn(self._forward(model, inputs))
@@ -465,6 +466,12 @@ class _RefreshPrototypes(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         # Without momentum: the prototypes that are saved belong to the encoders that are saved.
         self.trainer.refresh_prototypes(momentum=0.0)
+
+
+def require_labels(inputs: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a batch without labels."""
+    if "labels" not in inputs:
+        raise ValueError(f"Expected a batch with `labels`, got {list(inputs)}; let the collator add them.")
 
 
 def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:

@@ -554,7 +554,24 @@ def test_a_batch_without_labels(make_trainer, digits, processor):
     trainer = make_trainer()
     trainer.data_collator = MultimodalCollator(processor, {"image": "picture", "text": "caption"}, label=None)
     with pytest.raises(ValueError, match="Expected a batch with `labels`"):
+        trainer.train()
+    with pytest.raises(ValueError, match="Expected a batch with `labels`"):
         trainer.compute_loss(trainer.model, batch_of(trainer, range(8)))
+
+
+def test_labels_of_a_users_own_collator(make_args, digits, processor):
+    """Nothing is known of its columns, so the first batches of the prototypes are looked at."""
+    model = tiny_clip()
+    attach_prototypes(model, {"image": 8, "text": 8}, num_labels=NUM_LABELS - 1)
+    trainer = PMRTrainer(
+        model=model,
+        args=make_args(),
+        embeddings_fn=clip_embeddings,
+        train_dataset=digits,
+        data_collator=CLIPCollator(processor),
+    )
+    with pytest.raises(ValueError, match=r"Expected labels in 0..2, got labels from . to 3"):
+        trainer.train()
 
 
 def test_a_foreign_model_without_prototypes_is_told_what_to_do(make_args, digits):

@@ -54,7 +54,10 @@ class ScriptArguments:
 
 
 def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
-    script_args, _ = HfArgumentParser(ScriptArguments).parse_args_into_dataclasses(return_remaining_strings=True)
+    script_parser = HfArgumentParser(ScriptArguments, add_help=False)
+    script_args, _ = script_parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    if script_args.data_dir is not None:
+        script_args.dataset = "cg_mnist"
     parser = HfArgumentParser((ScriptArguments, PMRTrainingArguments))
     data = script_args.dataset_name or script_args.dataset
     parser.set_defaults(
@@ -73,11 +76,12 @@ def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
         save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
-        logging_steps=10,
+        logging_steps=20,
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
     )
-    return parser.parse_args_into_dataclasses()
+    _, training_args = parser.parse_args_into_dataclasses()
+    return script_args, training_args
 
 
 def main() -> None:
@@ -132,7 +136,8 @@ def main() -> None:
     )
 
     # Train
-    train_metrics = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
+    checkpoint = training_args.resume_from_checkpoint
+    train_metrics = trainer.train(resume_from_checkpoint=True if checkpoint == "True" else checkpoint).metrics
     trainer.save_metrics("train", train_metrics)
 
     # Evaluate

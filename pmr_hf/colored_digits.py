@@ -148,20 +148,22 @@ def cg_mnist(
             of their own class, in [0, 1]; the others' is drawn at random, so that 0.0 leaves no correlation. The paper
             calls its own weak and gives no number.
         validation_size (`float | int`, *optional*, defaults to `0.1`): share or number of the training digits.
-        max_train_samples (`int`, *optional*): keep that many training digits, class by class in proportion.
+        max_train_samples (`int`, *optional*): keep that many training digits, at least 1, drawn at random.
         seed (`int`, *optional*, defaults to `0`): seed of the split and the colours.
 
     Raises:
-        ValueError: for a `test_correlation` outside [0, 1].
+        ValueError: for a `test_correlation` outside [0, 1], or `max_train_samples` below 1.
     """
     if not 0 <= test_correlation <= 1:
-        raise ValueError(f"Expected `test_correlation` in [0, 1], got {test_correlation}.")
+        raise ValueError(f"Expected `test_correlation` in [0, 1], got {test_correlation}; 0 leaves no correlation.")
+    if max_train_samples is not None and max_train_samples < 1:
+        raise ValueError(f"Expected `max_train_samples` of at least 1, got {max_train_samples}; leave it out for all.")
     images, labels = digits["train"]
     train, validation = train_test_split(
         np.arange(len(labels)), test_size=validation_size, stratify=labels, random_state=seed
     )
-    if max_train_samples is not None and max_train_samples < len(train):
-        train, _ = train_test_split(train, train_size=max_train_samples, stratify=labels[train], random_state=seed)
+    if max_train_samples is not None:
+        train = np.random.default_rng([seed, len(train)]).permutation(train)[:max_train_samples]
     splits = {
         "train": (images[train], labels[train], 1.0),
         "validation": (images[validation], labels[validation], test_correlation),

@@ -27,7 +27,10 @@ RESERVED_NAMES = {
 
 def check_modality_name(name: str) -> None:
     """Raise `ValueError` unless `name` can be a module name, a keyword argument and a prefix of log keys."""
-    taken = name in RESERVED_NAMES or keyword.iskeyword(name) or hasattr(nn.ModuleDict, name)
+    if not isinstance(name, str):
+        raise ValueError(f"Expected modality names such as 'image' or 'text', got {name!r}; make it a string.")
+    taken = name in RESERVED_NAMES or keyword.iskeyword(name) or hasattr(nn.ModuleDict(), name)
+    taken = taken or name.endswith("_prototype")  # `image_prototype` would claim the metrics of `image`
     if not name.isidentifier() or name.startswith("_") or taken:
         reason = "is already taken" if taken else "is not a plain Python identifier"
         raise ValueError(
@@ -66,13 +69,18 @@ class MultimodalConfig(PreTrainedConfig):
     ):
         backbones = backbones or {}
         self.modalities = list(backbones if modalities is None else modalities)
-        if sorted(self.modalities) != sorted(backbones):
+        if len(set(self.modalities)) < len(self.modalities) or set(self.modalities) != set(backbones):
             raise ValueError(
                 f"Expected `modalities` to name each backbone once, got modalities {self.modalities} and backbones "
                 f"{list(backbones)}; make them the same names."
             )
         for name in self.modalities:
             check_modality_name(name)
+            if isinstance(backbones[name], dict) and "model_type" not in backbones[name]:
+                raise ValueError(
+                    f"Expected the config of backbone {name!r} to have a `model_type`, got {list(backbones[name])}; "
+                    "give a config object or add it."
+                )
         if embedding_dim is not None and embedding_dim < 1:
             raise ValueError(f"Expected `embedding_dim` to be a positive width or None, got {embedding_dim}.")
         ordered = {name: backbones[name] for name in self.modalities}

@@ -72,6 +72,10 @@ class MultimodalModel(PreTrainedModel):
             self.projections.update({name: nn.Linear(width, config.embedding_dim) for name, width in widths.items()})
         self.fusion = build_fusion(config.fusion, fused_widths, config.num_labels)
         self.prototypes = Prototypes(widths, config.num_labels)
+        if not any(parameter.is_meta for parameter in self.parameters()):
+            # Every part has its weights already: `post_init` would draw those of a given encoder or a user's head anew.
+            for module in self.modules():
+                module._is_hf_initialized = True
         self.post_init()
 
     @torch.no_grad()
@@ -135,6 +139,10 @@ class MultimodalModel(PreTrainedModel):
         return self.fusion.modality_logits(self._fused(embeddings))
 
     def _fused(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        # Encoders may be stored in another dtype than the head, and autocast may be over.
+        for parameter in (*self.projections.parameters(), *self.fusion.parameters()):
+            embeddings = {name: embedding.to(parameter.dtype) for name, embedding in embeddings.items()}
+            break
         if self.config.embedding_dim is None:
             return embeddings
         return {name: self.projections[name](embedding) for name, embedding in embeddings.items()}

@@ -78,7 +78,7 @@ class MultimodalProcessor(PushToHubMixin):
             `dict[str, dict[str, torch.Tensor]]`: each modality's encoder inputs, with one row per value.
 
         Raises:
-            ValueError: for a modality without a processor.
+            ValueError: for a modality without a processor, a value that is not in a list, or lists of unequal lengths.
         """
         unknown = modalities.keys() - self.processors.keys()
         if unknown:
@@ -86,6 +86,14 @@ class MultimodalProcessor(PushToHubMixin):
                 f"Expected modalities among {list(self.processors)}, got {sorted(unknown)} too; give the processor and "
                 "the data the same names."
             )
+        for name, values in modalities.items():
+            if isinstance(values, (str, bytes)) or not isinstance(values, Sequence | np.ndarray):
+                raise ValueError(
+                    f"Expected a list of values for {name!r}, got one {type(values).__name__}; put it in a list."
+                )
+        lengths = {name: len(values) for name, values in modalities.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"Expected as many values of each modality, got {lengths}; give one of each per sample.")
         return {name: self._process(self.processors[name], list(values)) for name, values in modalities.items()}
 
     @staticmethod
@@ -119,9 +127,17 @@ class MultimodalProcessor(PushToHubMixin):
         Args:
             name_or_path (`str`): a local folder or Hub name.
             kwargs: `revision`, `token`, `cache_dir`, ... as for any processor from the Hub.
+
+        Raises:
+            FileNotFoundError: if a local folder holds none.
         """
         if os.path.isdir(name_or_path):
             file = os.path.join(name_or_path, cls.config_name)
+            if not os.path.isfile(file):
+                raise FileNotFoundError(
+                    f"Expected a saved MultimodalProcessor in {name_or_path}, found no {cls.config_name} there; make "
+                    "one of several pretrained encoders with `MultimodalProcessor.from_backbones`."
+                )
         else:
             file = hf_hub_download(str(name_or_path), cls.config_name, **kwargs)
         modalities = json.loads(Path(file).read_text(encoding="utf-8"))["modalities"]
@@ -181,7 +197,8 @@ class MultimodalCollator:
         self.num_labels = num_labels
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        self.check_columns(rows[0])
+        for row in rows:
+            self.check_columns(row)
         batch: dict[str, Any] = self.processor(
             **{name: [row[column] for row in rows] for name, column in self.columns.items()}
         )
@@ -213,9 +230,10 @@ def integer_labels(labels: Any, num_labels: int | None = None) -> torch.Tensor:
     """
     values = np.asarray(labels)
     if values.dtype.kind not in "iu":
+        wrong = next((label for label in labels if np.asarray(label).dtype.kind not in "iu"), labels[0])
         raise ValueError(
-            f"Expected integer labels 0..K-1, got {labels[0]!r} of type {type(labels[0]).__name__}; map your classes "
-            "to integers, for instance with `dataset.class_encode_column`."
+            f"Expected integer labels 0..K-1, got {wrong!r} of type {type(wrong).__name__}; map your classes "
+            "to integers before splitting, for instance with `dataset.class_encode_column`, and drop rows without one."
         )
     if num_labels is not None and not 0 <= values.min() <= values.max() < num_labels:
         raise ValueError(

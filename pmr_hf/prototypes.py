@@ -9,6 +9,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from .configuration import check_modality_name
 from .losses import prototype_logits
 
 
@@ -22,10 +23,17 @@ class Prototypes(nn.Module):
     Args:
         widths (`dict[str, int]`): width D_m of each modality's embedding, in the order of the modalities.
         num_labels (`int`): number of classes K.
+
+    Raises:
+        ValueError: for a modality name that is no identifier or is taken, no modality, or no class.
     """
 
     def __init__(self, widths: dict[str, int], num_labels: int):
         super().__init__()
+        if not widths or num_labels < 1:
+            raise ValueError(f"Expected at least one modality and one class, got {widths} and {num_labels} classes.")
+        for name in widths:
+            check_modality_name(name)
         self.widths = dict(widths)
         self.num_labels = num_labels
         for name, width in widths.items():
@@ -43,7 +51,7 @@ class Prototypes(nn.Module):
 
     def seen(self, modality: str) -> torch.Tensor:
         """Which classes have a prototype, (K,) bool."""
-        return self.get_buffer(f"{modality}_seen")
+        return self.get_buffer(f"{modality}_seen").bool()  # loading in half precision makes it a float
 
     def forward(self, embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Prototype logits of every modality (Eq. 7): embeddings (B, D_m) to (B, K) fp32."""
@@ -85,7 +93,16 @@ class Prototypes(nn.Module):
             new = torch.where(seen[:, None], momentum * mean + (1 - momentum) * new, new)
             mean.copy_(torch.where(count[:, None] > 0, new, mean))
             self.count(name).copy_(count)
-            seen |= count > 0
+            self.get_buffer(f"{name}_seen").copy_(seen | (count > 0))
+
+    def _apply(self, fn, recurse: bool = True) -> "Prototypes":
+        # `model.half()` or `model.to(torch.bfloat16)` moves the prototypes, but leaves them in fp32.
+        kept = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in kept.items():
+            moved = self.get_buffer(name)
+            self._buffers[name] = moved.to(buffer.dtype) if buffer.is_meta else buffer.to(moved.device)
+        return self
 
     def check(self, embeddings: Mapping[str, torch.Tensor]) -> None:
         """Raise `ValueError` unless there is an embedding (B, D_m) for each modality and no other."""
@@ -131,15 +148,17 @@ def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
         name_or_path (`str`): the folder or Hub name that it was saved to, with its weights in one safetensors file.
 
     Raises:
-        ValueError: if no prototypes of these modalities were saved there.
+        ValueError: if the model has no prototypes, or none of these modalities were saved there.
     """
     if os.path.isdir(name_or_path):
         file = os.path.join(name_or_path, SAFE_WEIGHTS_NAME)
     else:
         file = hf_hub_download(str(name_or_path), SAFE_WEIGHTS_NAME)
+    if "prototypes" not in dict(model.named_children()):
+        raise ValueError(f"Expected a {type(model).__name__} with prototypes, got one without; attach them first.")
+    prototypes = model.get_submodule("prototypes")
     with safe_open(file, framework="pt") as weights:
         saved = {key for key in weights.keys() if key.startswith("prototypes.")}  # noqa: SIM118
-        prototypes = model.get_submodule("prototypes")
         expected = {f"prototypes.{key}" for key in prototypes.state_dict()}
         if saved != expected:
             raise ValueError(

@@ -33,14 +33,16 @@ from pmr_hf import MultimodalModel, MultimodalProcessor
 
 model = MultimodalModel.from_pretrained("{model_name}").eval()
 processor = MultimodalProcessor.from_pretrained("{model_name}")
-output = model(**processor({inputs}))  # one raw value of each modality
+output = model(**processor({inputs}))  # one raw value of each modality, in a list
 print(model.config.id2label[output.logits.argmax(1).item()])
 print(model.prototypes(output.embeddings))  # the prototype classifier of each modality alone
 ```
 """
 
 
-def plot_dynamics(log_history: list[dict[str, Any]], modalities: list[str], file: str | Path) -> None:
+def plot_dynamics(
+    log_history: list[dict[str, Any]], modalities: list[str], file: str | Path, applied: bool = True
+) -> None:
     """
     Draw accuracy, imbalance ratio and weights over training, side by side, to a PNG file.
 
@@ -48,6 +50,7 @@ def plot_dynamics(log_history: list[dict[str, Any]], modalities: list[str], file
         log_history (`list[dict]`): `trainer.state.log_history` of a [`PMRTrainer`].
         modalities (`list[str]`): names of the modalities, in the order of fusion.
         file (`str | Path`): where to write.
+        applied (`bool`, *optional*, defaults to `True`): whether the weights were applied, or only watched (alpha = 0).
     """
     evals: dict[int, dict[str, Any]] = {}
     for entry in log_history:
@@ -86,17 +89,21 @@ def plot_dynamics(log_history: list[dict[str, Any]], modalities: list[str], file
         ratio.set_title("Imbalance ratio, score over the least score")
     ratio.axhline(1, color="black", lw=0.8, ls="--")
     ratio.set_yscale("log")
-    ratio.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    ratio.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+    if steps:
+        ratio.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ratio.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
 
     for name in modalities:
         line(weights, steps, f"{name}_pce_weight", f"{name}, accelerated", color=colors[name])
         if len(modalities) > 2:  # of two, one is held back with the weight that accelerates the other
             line(weights, steps, f"{name}_per_weight", f"{name}, held back", color=colors[name], ls=":")
-    weights.set(title="Weights of the PMR terms (Eq. 11)", ylim=(-0.02, 1.02))
-    for axes in (accuracy, ratio, weights):
+    title = "Weights of the PMR terms (Eq. 11)"
+    weights.set(title=title if applied else f"{title}, not applied", ylim=(-0.02, 1.02))
+    for axes, entries in ((accuracy, evals), (ratio, steps), (weights, steps)):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
+        if not entries:
+            axes.text(0.5, 0.5, "no logs", ha="center", transform=axes.transAxes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     figure.savefig(file, dpi=110)
@@ -107,6 +114,7 @@ def write_model_card(
     model_name: str,
     modalities: list[str],
     config: PreTrainedConfig,
+    num_labels: int,
     args: PMRTrainingArguments,
     log_history: list[dict[str, Any]],
     dataset: str | None = None,
@@ -121,6 +129,7 @@ def write_model_card(
         model_name (`str`): the Hub name or folder that the code sample loads.
         modalities (`list[str]`): their names, in the order of fusion.
         config (`PreTrainedConfig`): the model's configuration.
+        num_labels (`int`): number of classes.
         args (`PMRTrainingArguments`): the arguments of the run.
         log_history (`list[dict]`): `trainer.state.log_history`, of which the last test entry is reported, else the last
             validation entry.
@@ -129,7 +138,7 @@ def write_model_card(
         tags (`list[str]`, *optional*): further tags.
     """
     folder = Path(folder)
-    plot_dynamics(log_history, modalities, folder / PLOT_NAME)
+    plot_dynamics(log_history, modalities, folder / PLOT_NAME, applied=args.pmr_alpha > 0)
 
     split = "test" if any("test_loss" in entry for entry in log_history) else "eval"
     metrics: dict[str, Any] = next((entry for entry in reversed(log_history) if f"{split}_loss" in entry), {})
@@ -144,7 +153,7 @@ def write_model_card(
         library_name="pmr_hf",
         license=license,
         tags=["multimodal", "prototypical-modal-rebalance", *(tags or [])],
-        metrics=["accuracy", "f1"],
+        metrics=["accuracy", "f1"] if "macro_f1" in results else ["accuracy"],
         eval_results=[
             EvalResult(
                 task_type="other",
@@ -168,16 +177,26 @@ def write_model_card(
     else:
         model = f"in a `{config.model_type}` model: " + ", ".join(modalities)
         usage = ""
+    if args.pmr_alpha or args.pmr_mu:
+        how = "Trained with [PMR](https://arxiv.org/abs/2211.07089), which keeps the slow modality learning"
+    else:
+        how = "Trained jointly, without PMR (α = μ = 0), while class prototypes watched each modality"
+    if len(modalities) == 2:
+        reading = f"A ratio below 1 says that {modalities[0]} is the slow modality, above 1 that {modalities[1]} is."
+    else:
+        reading = "The ratio of a modality is its score over that of the slowest."
+    epochs = f"{args.num_train_epochs:g}"
+    if args.load_best_model_at_end:
+        epochs += f", of which the weights with the best validation {args.metric_for_best_model} were kept"
     card = f"""---
 {data.to_yaml()}
 ---
 
 # {model_name}
 
-Trained with [PMR](https://arxiv.org/abs/2211.07089), which keeps every modality learning while another one dominates,
-on {len(modalities)} modalities {model}.
+{how}, on {len(modalities)} modalities {model}.
 
-Classes: {", ".join(str(label) for label in config.id2label.values())}.
+Classes: {", ".join(map(str, config.id2label.values())) if config.num_labels == num_labels else num_labels}.
 {usage}
 ## Results
 
@@ -189,7 +208,7 @@ On the {"test" if split == "test" else "validation"} split{f" of {dataset}" if d
 
 ![Accuracy, imbalance ratio and weights over training]({PLOT_NAME})
 
-An imbalance ratio above 1 says that the first modality learns faster; PMR then accelerates the other.
+{reading}
 
 ## Training
 
@@ -203,10 +222,8 @@ An imbalance ratio above 1 says that the first modality learns faster; PMR then 
 | share of the training set behind the prototypes | {args.prototype_fraction} |
 | learning rate, optimizer | {args.learning_rate:g}, {args.optim.value} {args.optim_args or ""} |
 | batch size per process x accumulation | {args.per_device_train_batch_size} x {args.gradient_accumulation_steps} |
-| epochs | {args.num_train_epochs:g} |
+| epochs | {epochs} |
 | seed | {args.seed} |
-
-α = μ = 0 is joint training without PMR.
 
 ## Citation
 

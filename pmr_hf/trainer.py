@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,8 +14,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, default_data_collator
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
+from transformers.utils import logging
 
 from .losses import (
     prototypical_cross_entropy,
@@ -31,6 +31,8 @@ from .prototypes import Prototypes
 from .report import write_model_card
 from .training_args import MultimodalTrainingArguments, PMRTrainingArguments
 
+
+logger = logging.get_logger(__name__)
 
 # What is logged of each modality, after its name.
 TERMS = ("pce_loss", "entropy", "score", "pce_weight", "per_weight")
@@ -65,10 +67,9 @@ class MultimodalTrainer(Trainer):
                 f"Expected `args` of {self.args_class.__name__}, got {type(args).__name__}; it takes the same fields."
             )
         super().__init__(model=model, args=args, **kwargs)
-        if isinstance(self._bare_model, PreTrainedModel) and not isinstance(self._bare_model, MultimodalModel):
-            # Under legacy names, the weights of a ViT or AST are lost on resume and in `load_best_model_at_end`.
-            save_pretrained = self._bare_model.save_pretrained
-            self._bare_model.save_pretrained = partial(save_pretrained, save_original_format=False)
+        if self.model_init is None:
+            keep_weight_names(self._bare_model)
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._forward_takes_labels = "labels" in inspect.signature(self._bare_model.forward).parameters
@@ -82,6 +83,15 @@ class MultimodalTrainer(Trainer):
                 predictions | {"logits": preprocess(predictions["logits"], labels)}
             )
         self._check_setup()
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        model = super().call_model_init(trial)
+        keep_weight_names(model)
+        return model
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        self._window = {}  # what a run that failed has left
+        return super().train(*args, **kwargs)
 
     @property
     def _bare_model(self) -> nn.Module:
@@ -97,19 +107,40 @@ class MultimodalTrainer(Trainer):
                     f"Expected a processor for each of the model's modalities {backbones}, got processors for "
                     f"{processors}; give both the same names."
                 )
+        data = self.train_dataset
         if isinstance(collator, MultimodalCollator):
             collator.num_labels = self._num_labels
+        elif data is not None and isinstance(model, MultimodalModel) and collator is default_data_collator:
+            raise ValueError(
+                "Expected a `data_collator`, got none; pass a MultimodalCollator(processor, columns, label)."
+            )
+        if isinstance(data, dict):
+            raise ValueError(
+                f"Expected one training dataset, got a {type(data).__name__} of {list(data)}; pass one of its splits."
+            )
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
-        for name, dataset in {"training": self.train_dataset, **evals}.items():
+        label_names = {}
+        for name, dataset in {"training": data, **evals}.items():
             if dataset is None or not has_length(dataset):
                 continue
             if len(dataset) == 0:
-                raise ValueError(f"Expected a {name} dataset with at least one row, got an empty one; check its split.")
+                raise ValueError(f"Expected the {name} dataset to have at least one row, got none; check its split.")
             raw = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"  # no `with_transform`
-            if raw and isinstance(collator, MultimodalCollator):
+            if isinstance(dataset, list) and isinstance(collator, MultimodalCollator):
+                for row in dataset:
+                    collator.check_columns(row)
+                if collator.label is not None:
+                    integer_labels([row[collator.label] for row in dataset], self._num_labels)
+            elif raw and isinstance(collator, MultimodalCollator):
                 collator.check_columns(dataset.column_names)
                 if collator.label is not None:
                     integer_labels(dataset[collator.label][:], self._num_labels)
+                    if isinstance(dataset.features[collator.label], datasets.ClassLabel):
+                        label_names[name] = dataset.features[collator.label].names
+        if any(names != next(iter(label_names.values())) for names in label_names.values()):
+            raise ValueError(
+                f"Expected the same class names in each dataset, got {label_names}; encode them before splitting."
+            )
 
     @property
     def _num_labels(self) -> int | None:
@@ -180,11 +211,13 @@ class MultimodalTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         self._check_finite(self._window_sums())
-        state = {name: value for name, value in self._bare_model.state_dict().items() if value.is_floating_point()}
-        finite = torch.stack([value.isfinite().all() for value in state.values()])
-        if not finite.all():
-            names = [name for name, ok in zip(state, finite.tolist(), strict=True) if not ok]
-            self._stop_not_finite(f"{len(names)} of {len(state)} weights, first {names[0]}")
+        model = self._bare_model
+        finite = {name: parameter.isfinite().all() for name, parameter in model.named_parameters()}
+        # A buffer may be a mask of -inf.
+        finite |= {name: ~buffer.isnan().any() for name, buffer in model.named_buffers()}
+        if not torch.stack(list(finite.values())).all():
+            names = [name for name, ok in finite.items() if not ok]
+            self._stop_not_finite(f"{len(names)} of {len(finite)} weights, first {names[0]}")
         super().save_model(output_dir, _internal_call)
 
     def _check_finite(self, window: dict[str, tuple[float, float]]) -> None:
@@ -425,6 +458,12 @@ class PMRTrainer(MultimodalTrainer):
             if not total.isfinite().all():
                 self._stop_not_finite(f"{name} embeddings that are not")
         prototypes.momentum_update(sums, self.args.prototype_momentum if momentum is None else momentum)
+        unseen = [k for k in range(prototypes.num_labels) if not all(prototypes.seen(n)[k] for n in prototypes.widths)]
+        if unseen:
+            logger.warning(
+                f"Classes {unseen} have no prototype yet: none of the {len(share)} training samples that were drawn is "
+                "theirs. Their samples count in no PMR term; raise `prototype_fraction`."
+            )
 
     def create_model_card(
         self,
@@ -437,9 +476,10 @@ class PMRTrainer(MultimodalTrainer):
         if self.is_world_process_zero():
             write_model_card(
                 self.args.output_dir,
-                model_name=self.hub_model_id or model_name or Path(self.args.output_dir).resolve().name,
+                model_name=self.hub_model_id or model_name or self.args.output_dir,
                 modalities=list(self.prototypes.widths),
                 config=self._bare_model.config,
+                num_labels=self.prototypes.num_labels,
                 args=self.args,
                 log_history=self.state.log_history,
                 dataset=dataset,
@@ -466,6 +506,15 @@ class _RefreshPrototypes(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         # Without momentum: the prototypes that are saved belong to the encoders that are saved.
         self.trainer.refresh_prototypes(momentum=0.0)
+
+
+def keep_weight_names(model: nn.Module) -> None:
+    """
+    Make a model of another class save its weights under the names that it has while training, as a [`MultimodalModel`]
+    does. Under legacy names those of a ViT or AST are lost on resume and in `load_best_model_at_end`, silently.
+    """
+    if isinstance(model, PreTrainedModel) and not isinstance(model, MultimodalModel):
+        model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
 
 
 def require_labels(inputs: Mapping[str, Any]) -> None:

@@ -9,17 +9,18 @@ from transformers import TrainingArguments
 @dataclass
 class MultimodalTrainingArguments(TrainingArguments):
     """
-    Arguments of [`MultimodalTrainer`]: those of [`~transformers.TrainingArguments`], with three other defaults.
+    Arguments of [`MultimodalTrainer`]: those of [`~transformers.TrainingArguments`], with four other defaults.
 
     Args:
         remove_unused_columns (`bool`, *optional*, defaults to `False`): must stay `False`. The collator picks the
             columns; the model's `forward` does not name them.
         label_names (`list[str]`, *optional*, defaults to `["labels"]`): the batch's key of the labels.
+        logging_steps (`float`, *optional*, defaults to `10`): steps between two logs, so that the dynamics show.
         logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): `True` would log 0.0 in place of a loss that
             is not finite, and cost a host synchronisation per step.
 
     Raises:
-        ValueError: for `remove_unused_columns=True`.
+        ValueError: for `remove_unused_columns=True`, `batch_eval_metrics=True` or `eval_do_concat_batches=False`.
         RuntimeError: for one of several launched processes that is not connected to the others.
     """
 
@@ -29,6 +30,7 @@ class MultimodalTrainingArguments(TrainingArguments):
     label_names: list[str] | None = field(
         default_factory=lambda: ["labels"], metadata={"help": "The batch's key of the labels."}
     )
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two logs."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Log 0.0 in place of a loss that is not finite, at a host sync per step."}
     )
@@ -39,6 +41,11 @@ class MultimodalTrainingArguments(TrainingArguments):
             raise ValueError(
                 "Expected `remove_unused_columns=False`, got True, which would remove the columns that the collator "
                 "reads; leave it out."
+            )
+        if self.batch_eval_metrics or not self.eval_do_concat_batches:
+            raise ValueError(
+                "Expected `batch_eval_metrics=False` and `eval_do_concat_batches=True`, since the metrics of each "
+                "modality need all predictions at once; leave both out."
             )
         launched = int(os.environ.get("WORLD_SIZE", 1))
         if launched > 1 and self.world_size == 1:
@@ -88,7 +95,9 @@ class PMRTrainingArguments(MultimodalTrainingArguments):
         super().__post_init__()
         for name in ("pmr_alpha", "pmr_mu", "pmr_entropy_epochs"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"Expected `{name}` to be finite and at least 0, got {getattr(self, name)}.")
+                raise ValueError(
+                    f"Expected `{name}` to be finite and at least 0, got {getattr(self, name)}; 0 switches it off."
+                )
         if not 0 <= self.prototype_momentum < 1:
             raise ValueError(
                 f"Expected `prototype_momentum` in [0, 1), got {self.prototype_momentum}; 0 takes the new means alone."
@@ -99,4 +108,6 @@ class PMRTrainingArguments(MultimodalTrainingArguments):
                 "training set."
             )
         if self.pmr_weights not in ("clip", "hard"):
-            raise ValueError(f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}.")
+            raise ValueError(
+                f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; 'clip' is the paper's."
+            )

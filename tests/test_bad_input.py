@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import NUM_LABELS
-from datasets import ClassLabel, IterableDataset, Value
+from datasets import ClassLabel, DatasetDict, IterableDataset, Value
 from transformers import BertConfig, PreTrainedConfig, ResNetConfig, TrainingArguments
 
 from pmr_hf import (
@@ -19,13 +19,17 @@ from pmr_hf import (
     MultimodalTrainingArguments,
     PMRTrainer,
     PMRTrainingArguments,
+    Prototypes,
 )
 
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["a.b", "", "2d", "two words", "class", "_hidden", "keys", "type", "train", "forward"])
+NAMES = ["a.b", "", "2d", "two words", "class", "_hidden", "keys", "type", "train", "training", "x_prototype"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_modality_names_that_cannot_be_used(name):
     with pytest.raises(ValueError, match="rename this modality"):
         MultimodalConfig(backbones={name: BertConfig()})
@@ -39,6 +43,55 @@ def test_modality_names_that_are_taken(name, processor):
         MultimodalConfig(backbones={name: BertConfig()})
     with pytest.raises(ValueError, match="already taken"):
         MultimodalProcessor({name: processor.processors["text"]})
+
+
+def test_modality_names_of_prototypes_and_of_another_type():
+    for widths, message in (({"a.b": 3}, "rename"), ({1: 3}, "make it a string"), ({}, "at least one modality")):
+        with pytest.raises(ValueError, match=message):
+            Prototypes(widths, num_labels=3)
+    with pytest.raises(ValueError, match="one class"):
+        Prototypes({"image": 3}, num_labels=0)
+
+
+def test_a_backbone_config_without_its_type():
+    with pytest.raises(ValueError, match=r"to have a `model_type`, got \['hidden_size'\]"):
+        MultimodalConfig(backbones={"image": {"hidden_size": 3}})
+
+
+def test_values_that_are_not_in_lists(processor, digits):
+    with pytest.raises(ValueError, match="Expected a list of values for 'text', got one str"):
+        processor(text="the digit two")
+    with pytest.raises(ValueError, match="Expected a list of values for 'image'"):
+        processor(image=digits[0]["picture"])
+    with pytest.raises(ValueError, match=r"as many values of each modality, got \{'image': 1, 'text': 2\}"):
+        processor(image=digits["picture"][:1], text=digits["caption"][:2])
+
+
+def test_a_folder_without_a_saved_processor(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"found no processor_config.json there"):
+        MultimodalProcessor.from_pretrained(tmp_path)
+
+
+def test_datasets_whose_classes_are_encoded_differently(make_trainer, digits):
+    other = digits.cast_column("label", ClassLabel(names=["zero", "one", "three", "two"]))
+    with pytest.raises(ValueError, match="Expected the same class names in each dataset"):
+        make_trainer(eval_dataset=other)
+
+
+def test_all_splits_in_place_of_one(make_trainer, digits):
+    with pytest.raises(ValueError, match=r"got a DatasetDict of \['train'\]; pass one of its splits"):
+        make_trainer(train_dataset=DatasetDict({"train": digits}))
+
+
+def test_no_collator(make_model, make_args, digits):
+    with pytest.raises(ValueError, match="Expected a `data_collator`, got none"):
+        PMRTrainer(model=make_model(), args=make_args(), train_dataset=digits)
+
+
+@pytest.mark.parametrize("option", [{"batch_eval_metrics": True}, {"eval_do_concat_batches": False}])
+def test_evaluation_options_without_all_predictions(make_args, option):
+    with pytest.raises(ValueError, match="need all predictions at once"):
+        make_args(**option)
 
 
 def test_modalities_that_are_not_the_backbones():
@@ -133,8 +186,19 @@ def test_labels_outside_the_classes(make_trainer, digits, bad):
         make_trainer(train_dataset=data)
     with pytest.raises(ValueError, match=r"Expected labels in 0..3, got labels from"):
         make_trainer(eval_dataset=data)
-    # A dataset without columns is read batch by batch; the batch is refused before it is trained on.
-    trainer = make_trainer(train_dataset=[data[i] for i in range(48, 56)], num_train_epochs=1, prototype_fraction=1.0)
+    with pytest.raises(ValueError, match=r"Expected labels in 0..3, got labels from"):
+        make_trainer(train_dataset=list(data))
+
+    class Lazy(torch.utils.data.Dataset):
+        """Read batch by batch; a batch is refused before it is trained on."""
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, i):
+            return data[48 + i]
+
+    trainer = make_trainer(train_dataset=Lazy(), num_train_epochs=1, prototype_fraction=1.0)
     with pytest.raises(ValueError, match=r"Expected labels in 0..3"):
         trainer.train()
     assert trainer.state.global_step == 0
@@ -149,7 +213,7 @@ def test_labels_that_are_not_integers(make_trainer, digits, feature):
 
 def test_an_empty_dataset(make_trainer, digits):
     for kwargs in ({"train_dataset": digits.select([])}, {"eval_dataset": {"held_out": digits.select([])}}):
-        with pytest.raises(ValueError, match="with at least one row"):
+        with pytest.raises(ValueError, match="to have at least one row"):
             make_trainer(**kwargs)
 
 
@@ -247,6 +311,25 @@ def test_no_checkpoint_that_is_not_finite_is_written(make_trainer, make_model, p
     resumed = make_trainer(make_model(seed=5), **settings)
     resumed.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
     assert resumed.state.global_step == 16
+
+
+def test_training_goes_on_after_the_weights_are_mended(make_trainer):
+    trainer = make_trainer(logging_strategy="no", save_strategy="steps", save_steps=4, num_train_epochs=1, optim="sgd")
+    good = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    poison_after(trainer, 2)
+    with pytest.raises(FloatingPointError):
+        trainer.train()
+    trainer.model.load_state_dict(good)
+    trainer.callback_handler.callbacks.pop()
+    trainer.train()
+    assert trainer.state.global_step == 8
+
+
+def test_a_mask_of_minus_infinity_is_no_reason_to_stop(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.model.register_buffer("causal_mask", torch.full((2,), float("-inf")))
+    trainer.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
 
 
 def test_the_log_shows_no_zero_in_place_of_nan(make_trainer, make_model, digits):

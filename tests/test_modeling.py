@@ -19,7 +19,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
-from pmr_hf import CGMNISTConfig, CGMNISTModel, MultimodalConfig, MultimodalModel
+from pmr_hf import CGMNISTConfig, CGMNISTModel, Fusion, MultimodalConfig, MultimodalModel, register_fusion
+from pmr_hf.fusion import FUSIONS
 from pmr_hf.modeling import pool
 
 
@@ -144,6 +145,47 @@ def test_prototypes_stay_fp32_when_the_weights_are_loaded_in_bf16(make_model, tm
     loaded = MultimodalModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert loaded.fusion.classifier.weight.dtype == torch.bfloat16
     assert torch.equal(loaded.prototypes.mean("image"), model.prototypes.mean("image"))
+
+
+def test_weights_that_are_given_are_kept(make_model):
+    """Those of a module put into an encoder, and those that a head of the user's sets itself."""
+    text = AutoModel.from_config(BACKBONES["bert"])
+    text.pooler.dense = torch.nn.Linear(16, 16)
+    expected = text.pooler.dense.weight.clone()
+
+    @register_fusion("zeros")
+    class ZeroFusion(Fusion):
+        def __init__(self, widths, num_labels):
+            super().__init__()
+            self.head = torch.nn.Linear(widths["text"], num_labels)
+            torch.nn.init.zeros_(self.head.weight)
+
+        def forward(self, embeddings):
+            return self.head(embeddings["text"])
+
+    model = make_model(backbones={"text": text}, fusion="zeros")
+    FUSIONS.pop("zeros")
+    assert torch.equal(model.backbones["text"].pooler.dense.weight, expected)
+    assert model.fusion.head.weight.abs().max() == 0
+
+
+def test_a_head_in_fp32_over_an_encoder_stored_in_bf16(tmp_path):
+    AutoModel.from_config(BACKBONES["bert"]).to(torch.bfloat16).save_pretrained(tmp_path)
+    model = MultimodalModel.from_backbones({"text": tmp_path, "image": BACKBONES["vit"]}, num_labels=3)
+    assert model.backbones["text"].dtype == torch.bfloat16 and model.fusion.classifier.weight.dtype == torch.float32
+    output = model(text=inputs_of("bert"), image=inputs_of("vit"), labels=torch.tensor([0, 1, 2]))
+    output.loss.backward()
+    assert output.logits.dtype == torch.float32
+
+
+def test_prototypes_stay_fp32_when_the_model_is_cast_or_moved(make_model):
+    model = make_model()
+    expected = model.prototypes.mean("image").normal_().clone()
+    model.to(torch.bfloat16)
+    assert model.fusion.classifier.weight.dtype == torch.bfloat16
+    assert torch.equal(model.prototypes.mean("image"), expected)
+    assert model.prototypes.state_dict()["image_seen"].dtype == torch.bool
+    assert model.to("meta").prototypes.mean("image").is_meta
 
 
 def test_pooling():

@@ -102,6 +102,11 @@ def test_attached_prototypes_are_saved_with_the_model_and_loaded_again(tmp_path,
         assert torch.equal(other.prototypes.state_dict()[name], value)
 
 
+def test_loading_prototypes_into_a_model_without(tmp_path):
+    with pytest.raises(ValueError, match="got one without; attach them first"):
+        load_prototypes(nn.Linear(2, 2), tmp_path)
+
+
 def test_loading_prototypes_that_were_not_saved(tmp_path):
     from safetensors.torch import save_file
 

@@ -19,7 +19,7 @@ from transformers import (
     set_seed,
 )
 
-from pmr_hf import MultimodalTrainer, PMRTrainer, attach_prototypes, load_prototypes
+from pmr_hf import MultimodalModel, MultimodalTrainer, PMRTrainer, attach_prototypes, load_prototypes
 
 
 def weights(model):
@@ -182,6 +182,16 @@ def test_bf16_autocast_keeps_the_prototypes_and_their_distances_in_fp32(make_tra
     embeddings, prototypes = oracle_inputs(trainer, outputs)
     expected = oracle.rebalance_loss(embeddings, prototypes, inputs["labels"].tolist(), 1.0, 0.01)
     assert loss.item() == pytest.approx(outputs.loss.item() + expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("full_eval", [False, True])
+def test_weights_in_bf16_train_and_evaluate(make_trainer, make_model, tmp_path, full_eval):
+    make_model().save_pretrained(tmp_path / "model")
+    model = MultimodalModel.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    trainer = make_trainer(model, bf16=True, bf16_full_eval=full_eval, num_train_epochs=1)
+    trainer.train()
+    assert {"eval_image_accuracy", "eval_image_prototype_accuracy"} <= trainer.evaluate().keys()
+    assert trainer.prototypes.mean("image").dtype == torch.float32 and trainer.prototypes.seen("image").all()
 
 
 # ---- Gradient accumulation ----
@@ -434,6 +444,15 @@ def test_an_augmenting_dataset_trains_as_with_plain_trainer(make_trainer, make_m
     assert_equal(weights(trainer.model), weights(plain.model))
 
 
+def test_classes_without_a_prototype_are_named(make_trainer, digits, monkeypatch):
+    messages = []
+    monkeypatch.setattr("pmr_hf.trainer.logger.warning", messages.append)
+    trainer = make_trainer(train_dataset=digits.filter(lambda label: label != 2, input_columns="label"))
+    trainer.args.prototype_fraction = 1.0
+    trainer.refresh_prototypes()
+    assert len(messages) == 1 and "Classes [2] have no prototype yet" in messages[0]
+
+
 def test_prototypes_never_see_evaluation_data(make_trainer, digits):
     train, held_out = Watched(digits.select(range(40))), Watched(digits.select(range(40, 64)))
     trainer = make_trainer(train_dataset=train, eval_dataset=held_out, prototype_fraction=1.0)
@@ -515,15 +534,23 @@ class ViTCollator(CLIPCollator):
         return {"pixel_values": batch["pixel_values"], "labels": batch["labels"], "output_hidden_states": True}
 
 
-def test_a_foreign_vit_resumes_though_its_class_saves_legacy_names(make_args, digits, processor):
-    def trainer_of(seed):
-        set_seed(seed)
+@pytest.mark.parametrize("model_init", [False, True])
+def test_a_foreign_vit_resumes_though_its_class_saves_legacy_names(make_args, digits, processor, model_init):
+    def model_of(seed):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return new_model()
+
+    def new_model():
         config = ViTConfig(image_size=8, patch_size=4, num_channels=1, hidden_size=16, num_hidden_layers=1)
         config.num_attention_heads, config.num_labels = 2, NUM_LABELS
         model = ViTForImageClassification(config)
         attach_prototypes(model, {"image": 16}, num_labels=NUM_LABELS)
+        return model
+
+    def trainer_of(seed):
         return PMRTrainer(
-            model=model,
+            **({"model_init": lambda: model_of(seed)} if model_init else {"model": model_of(seed)}),
             args=make_args(save_strategy="epoch"),
             embeddings_fn=lambda output: {"image": output.hidden_states[-1][:, 0]},
             train_dataset=digits,

@@ -3,7 +3,7 @@ Train PMR, or plain joint training, on colored-and-gray digits.
 
     accelerate launch examples/run_pmr.py                                            # scikit-learn's real digits
     accelerate launch examples/run_pmr.py --method joint                             # the same without PMR
-    accelerate launch examples/run_pmr.py --dataset cg_mnist --data_dir mnist        # raw MNIST files
+    accelerate launch examples/run_pmr.py --data_dir mnist                           # raw MNIST files
     accelerate launch examples/run_pmr.py --dataset_name ylecun/mnist                # a copy on the Hub
 
 Every argument of `PMRTrainingArguments`, and so of `TrainingArguments`, can be given too.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
@@ -215,6 +216,29 @@ class MultimodalCollator:
                 f"Expected the dataset columns {needed}, but {missing} are not among {list(found)}; correct the "
                 "collator's `columns` and `label`, or rename the dataset's columns."
             )
+
+    def check_dataset(self, dataset: Any) -> list[str] | None:
+        """
+        Check the columns and labels of a whole `datasets.Dataset` or list of rows. Any other dataset, or one with a
+        transform, is checked batch by batch when it is read.
+
+        Returns:
+            `list[str] | None`: the names of the classes, if the label column is a `ClassLabel`.
+        """
+        class_names, labels = None, None
+        if isinstance(dataset, list):
+            for row in dataset:
+                self.check_columns(row)
+            labels = [row[self.label] for row in dataset] if self.label is not None else None
+        elif isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
+            self.check_columns(dataset.column_names)
+            if self.label is not None:
+                labels = dataset[self.label][:]
+                feature = dataset.features[self.label]
+                class_names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        if labels is not None:
+            integer_labels(labels, self.num_labels)
+        return class_names
 
 
 def integer_labels(labels: Any, num_labels: int | None = None) -> torch.Tensor:

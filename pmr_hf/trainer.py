@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch import nn
@@ -119,27 +118,18 @@ class MultimodalTrainer(Trainer):
                 f"Expected one training dataset, got a {type(data).__name__} of {list(data)}; pass one of its splits."
             )
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
-        label_names = {}
+        class_names = {}
         for name, dataset in {"training": data, **evals}.items():
             if dataset is None or not has_length(dataset):
                 continue
             if len(dataset) == 0:
                 raise ValueError(f"Expected the {name} dataset to have at least one row, got none; check its split.")
-            raw = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"  # no `with_transform`
-            if isinstance(dataset, list) and isinstance(collator, MultimodalCollator):
-                for row in dataset:
-                    collator.check_columns(row)
-                if collator.label is not None:
-                    integer_labels([row[collator.label] for row in dataset], self._num_labels)
-            elif raw and isinstance(collator, MultimodalCollator):
-                collator.check_columns(dataset.column_names)
-                if collator.label is not None:
-                    integer_labels(dataset[collator.label][:], self._num_labels)
-                    if isinstance(dataset.features[collator.label], datasets.ClassLabel):
-                        label_names[name] = dataset.features[collator.label].names
-        if any(names != next(iter(label_names.values())) for names in label_names.values()):
+            if isinstance(collator, MultimodalCollator):
+                class_names[name] = collator.check_dataset(dataset)
+        known = [names for names in class_names.values() if names is not None]
+        if any(names != known[0] for names in known):
             raise ValueError(
-                f"Expected the same class names in each dataset, got {label_names}; encode them before splitting."
+                f"Expected the same class names in each dataset, got {class_names}; encode them before splitting."
             )
 
     @property

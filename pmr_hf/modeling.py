@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import nn
@@ -140,9 +141,9 @@ class MultimodalModel(PreTrainedModel):
 
     def _fused(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         # Encoders may be stored in another dtype than the head, and autocast may be over.
-        for parameter in (*self.projections.parameters(), *self.fusion.parameters()):
-            embeddings = {name: embedding.to(parameter.dtype) for name, embedding in embeddings.items()}
-            break
+        head = next(chain(self.projections.parameters(), self.fusion.parameters()), None)
+        if head is not None:
+            embeddings = {name: embedding.to(head.dtype) for name, embedding in embeddings.items()}
         if self.config.embedding_dim is None:
             return embeddings
         return {name: self.projections[name](embedding) for name, embedding in embeddings.items()}

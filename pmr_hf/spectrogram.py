@@ -1,0 +1,104 @@
+"""Log spectrograms of fixed size, the audio input of the paper's ResNet18 encoders (PMR, CVPR 2023, section 4.1)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.signal import spectrogram
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import TensorType
+
+
+class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
+    """
+    Turns mono waveforms into log spectrograms, pictures of one channel: frequencies from 0 to half the rate by frames.
+
+    As in the authors' code: each clip is repeated or cut to `seconds`, then log(P + 1e-7), where P is the power density
+    of `scipy.signal.spectrogram` (Tukey windows, each less its mean, in squared amplitude per Hz; no padding). The
+    defaults give 257 x 299 (the paper's CREMA-D), `seconds=10` gives 257 x 1004 (its AVE).
+
+    Args:
+        sampling_rate (`int`, *optional*, defaults to 16000): of the waveforms, in Hz.
+        seconds (`float`, *optional*, defaults to 3.0): length of every clip.
+        window (`int`, *optional*, defaults to 512): samples per frame.
+        overlap (`int`, *optional*, defaults to 353): samples that a frame shares with the next.
+        do_normalize (`bool`, *optional*, defaults to `False`): shift and scale each spectrogram to mean 0 and deviation
+            1, as the authors' code does (the paper does not say so).
+
+    Raises:
+        ValueError: unless 0 <= `overlap` < `window`, and a clip has at least one window.
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(
+        self,
+        sampling_rate: int = 16000,
+        seconds: float = 3.0,
+        window: int = 512,
+        overlap: int = 353,
+        do_normalize: bool = False,
+        **kwargs,
+    ):
+        # What else `SequenceFeatureExtractor` saves follows from the arguments, and comes back with a saved file.
+        super().__init__(
+            **kwargs | {"feature_size": window // 2 + 1, "sampling_rate": sampling_rate, "padding_value": 0.0}
+        )
+        if not 0 <= overlap < window:
+            raise ValueError(f"Expected `overlap` in [0, {window}), the window, got {overlap}; the paper has 353.")
+        if round(seconds * sampling_rate) < window:
+            raise ValueError(
+                f"Expected clips of at least one window of {window} samples, got {seconds} s at {sampling_rate} Hz; "
+                "raise `seconds` or shorten `window`."
+            )
+        self.seconds = seconds
+        self.window = window
+        self.overlap = overlap
+        self.do_normalize = do_normalize
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments, for the saved file. The base class drops `window`, which elsewhere is a large array."""
+        return super().to_dict() | {"window": self.window}
+
+    def __call__(
+        self,
+        raw_speech: np.ndarray | Sequence[np.ndarray],
+        sampling_rate: int | None = None,
+        return_tensors: str | TensorType | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """
+        Args:
+            raw_speech (`list[np.ndarray]`): B waveforms, 1-d, of any lengths, in [-1, 1]; or a single one.
+            sampling_rate (`int`, *optional*): of these waveforms, to check that it is the extractor's own.
+            return_tensors (`str`, *optional*): "pt" or "np".
+            kwargs: ignored; `padding` and the like have no meaning for clips of one length.
+
+        Returns:
+            `BatchFeature`: `pixel_values`, (B, 1, window // 2 + 1, frames), float32.
+
+        Raises:
+            ValueError: for another sampling rate, or a waveform that is empty or not 1-d.
+        """
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"Expected waveforms at {self.sampling_rate} Hz, got {sampling_rate} Hz; resample them, or make the "
+                f"extractor with sampling_rate={sampling_rate}."
+            )
+        if isinstance(raw_speech, np.ndarray):
+            raw_speech = [raw_speech]
+        clips = [np.asarray(clip, np.float32) for clip in raw_speech]
+        for i, clip in enumerate(clips):
+            if clip.ndim != 1 or not clip.size:
+                raise ValueError(
+                    f"Expected waveforms of shape (samples,), got {clip.shape} for number {i}; average the channels of "
+                    "stereo sound, and leave out clips without sound."
+                )
+        # `np.resize` repeats or cuts.
+        waves = np.stack([np.resize(clip, round(self.seconds * self.sampling_rate)) for clip in clips])
+        _, _, power = spectrogram(waves, self.sampling_rate, nperseg=self.window, noverlap=self.overlap)
+        pixels = np.log(power + 1e-7)[:, None]
+        if self.do_normalize:
+            mean, deviation = (f(pixels, axis=(-2, -1), keepdims=True) for f in (np.mean, np.std))
+            pixels = (pixels - mean) / (deviation + 1e-9)
+        return BatchFeature({"pixel_values": pixels.astype(np.float32)}, tensor_type=return_tensors)

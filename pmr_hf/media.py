@@ -1,0 +1,221 @@
+"""Reads pictures, sound and video from what a dataset holds: paths, bytes, arrays, PIL images, `datasets` features."""
+
+import io
+import os
+import sys
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+
+class UnreadableError(ValueError):
+    """A value that cannot be read as what its modality needs. Its message says what was found and what is expected."""
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for an absent modality: `None`, NaN, an empty string, list or array, no bytes."""
+    if value is None:
+        return True
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, float):
+        return value != value
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        return not value["bytes"] and not value["path"]
+    if isinstance(value, (bytes, list, tuple, np.ndarray)):
+        return len(value) == 0 or (isinstance(value, (list, tuple)) and all(is_missing(part) for part in value))
+    return False
+
+
+def describe(value: Any) -> str:
+    """A few words on a value for error messages: its file, or else its type and size."""
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        value = value["path"] or value["bytes"]
+    if isinstance(value, (str, os.PathLike)):
+        return f"file {os.fspath(value)!r}"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return f"an array of shape {tuple(value.shape)} and type {value.dtype}"
+    return f"a {type(value).__name__}"
+
+
+def open_file(value: Any) -> BinaryIO | None:
+    """A stream of the bytes behind a path, bytes or `{"bytes", "path"}`; `None` for a value of another kind."""
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        value = value["bytes"] or value["path"]
+    if isinstance(value, bytes):
+        return io.BytesIO(value)
+    if isinstance(value, (str, os.PathLike)):
+        try:
+            return open(value, "rb")
+        except OSError as error:
+            raise UnreadableError(f"cannot open {describe(value)} ({error.strerror})") from error
+    return None
+
+
+def read_image(value: Any) -> Image.Image:
+    """
+    A PIL image, of any mode.
+
+    Args:
+        value: a path, the bytes of an image file, `{"bytes", "path"}`, a PIL image, or an array (H, W), (H, W, C) or
+            (C, H, W) with C of 1, 3 or 4: integers in 0..255, or floats in [0, 1].
+
+    Raises:
+        UnreadableError: for anything else.
+    """
+    if isinstance(value, Image.Image):
+        return value
+    if isinstance(value, (np.ndarray, torch.Tensor, list)):
+        return _image_of_array(np.asarray(value))
+    stream = open_file(value)
+    if stream is None:
+        raise UnreadableError(f"{describe(value)} is no image")
+    with stream:
+        try:
+            image = ImageOps.exif_transpose(Image.open(stream))
+            image.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UnreadableError(f"{describe(value)} is no image that can be read ({_first_line(error)})") from error
+    if image.mode.startswith("I;16"):  # else Pillow cuts everything above 255
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    return image
+
+
+def _image_of_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    shape = array.shape
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    numeric = array.dtype.kind in "uif" and array.size > 0
+    top = 1 if array.dtype.kind == "f" else 255
+    if not numeric or not (array.ndim == 2 or shape[2:] in ((3,), (4,))) or not 0 <= array.min() <= array.max() <= top:
+        raise UnreadableError(
+            f"an array of shape {shape} and type {array.dtype} is no image: (H, W), (H, W, C) or (C, H, W) with 1, 3 "
+            "or 4 channels, of integers in 0..255 or floats in [0, 1]"
+        )
+    return Image.fromarray((array * (255 / top)).round().astype(np.uint8))
+
+
+def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
+    """
+    A mono waveform (samples,) in fp32 at `sampling_rate`. Channels are averaged.
+
+    Args:
+        value: a path or the bytes of an audio or video file, `{"bytes", "path"}`, `{"array", "sampling_rate"}`, a
+            torchcodec decoder (as `datasets.Audio` gives), or an array (samples,) or (channels, samples) that is
+            already at `sampling_rate`.
+        sampling_rate (`int`): in Hz.
+
+    Raises:
+        UnreadableError: for anything else, and for a file without sound.
+    """
+    stream = open_file(value)
+    if stream is not None:
+        with stream:
+            wave, rate = _decode_audio(stream, value)
+    elif isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys():
+        wave, rate = np.asarray(value["array"], dtype=np.float32), value["sampling_rate"]
+    elif _is_torchcodec(value, "AudioDecoder"):
+        samples = value.get_all_samples()
+        wave, rate = samples.data.numpy(), samples.sample_rate
+    elif isinstance(value, (np.ndarray, torch.Tensor, list)):
+        wave, rate = np.asarray(value, dtype=np.float32), sampling_rate
+    else:
+        raise UnreadableError(f"{describe(value)} is no sound")
+    if wave.ndim == 2:
+        wave = wave.mean(0)
+    if wave.ndim != 1 or wave.size == 0 or not np.isfinite(wave).all():
+        raise UnreadableError(f"{describe(value)} is no sound: finite samples, (samples,) or (channels, samples)")
+    return wave.astype(np.float32) if rate == sampling_rate else _resample(wave.astype(np.float32), rate, sampling_rate)
+
+
+def _decode_audio(stream: BinaryIO, value: Any) -> tuple[np.ndarray, int]:
+    try:
+        with av.open(stream) as container:
+            if not container.streams.audio:
+                raise UnreadableError(f"{describe(value)} has no sound track")
+            to_float = av.AudioResampler(format="fltp")
+            frames = [part.to_ndarray() for frame in container.decode(audio=0) for part in to_float.resample(frame)]
+            rate = container.streams.audio[0].codec_context.sample_rate
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, UnreadableError):
+            raise
+        raise UnreadableError(f"{describe(value)} is no sound that can be read ({_first_line(error)})") from error
+    if not frames:
+        raise UnreadableError(f"{describe(value)} has an empty sound track")
+    return np.concatenate(frames, axis=1), rate
+
+
+def _resample(wave: np.ndarray, rate: int, sampling_rate: int) -> np.ndarray:
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=sampling_rate)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[None]), format="fltp", layout="mono")
+    frame.sample_rate = rate
+    parts = [part.to_ndarray()[0] for part in [*resampler.resample(frame), *resampler.resample(None)]]
+    return np.concatenate(parts)
+
+
+def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
+    """
+    Frames of a video, evenly spaced: each is the middle one of `num_frames` equal stretches.
+
+    Args:
+        value: a path or the bytes of a video file, `{"bytes", "path"}`, a torchcodec decoder (as `datasets.Video`
+            gives), an array (T, H, W, C) or (T, C, H, W), or a list of images, see [`read_image`].
+        num_frames (`int`, *optional*): how many; a shorter video repeats some. All that a list or array has by default.
+
+    Raises:
+        UnreadableError: for anything else, and for a file without pictures.
+        ValueError: if a file comes without `num_frames`.
+    """
+    if isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 4):
+        rows = range(len(value)) if num_frames is None else evenly(len(value), num_frames)
+        return [read_image(value[i]) for i in rows]
+    if num_frames is None:
+        raise ValueError(f"Expected `num_frames` for {describe(value)}, got none; say how many frames to take of it.")
+    if _is_torchcodec(value, "VideoDecoder"):
+        return [read_image(frame) for frame in value.get_frames_at(indices=evenly(len(value), num_frames)).data]
+    stream = open_file(value)
+    if stream is None:
+        raise UnreadableError(f"{describe(value)} is no video")
+    with stream:
+        try:
+            return _decode_frames(stream, num_frames)
+        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+            raise UnreadableError(f"{describe(value)} is no video that can be read ({_first_line(error)})") from error
+
+
+def _decode_frames(stream: BinaryIO, num_frames: int) -> list[Image.Image]:
+    with av.open(stream) as container:
+        total = sum(packet.size > 0 for packet in container.demux(video=0))  # headers may not tell
+    stream.seek(0)
+    with av.open(stream) as container:
+        rows, images = evenly(total, num_frames), {}
+        for i, frame in enumerate(container.decode(video=0)):
+            last = frame
+            if i in rows:
+                images[i] = frame.to_image()
+            if i == rows[-1]:
+                break
+    # A damaged file may decode to fewer frames than it has packets.
+    return [images[i] if i in images else last.to_image() for i in rows]
+
+
+def evenly(total: int, count: int) -> list[int]:
+    """`count` indices into `total` items, the middles of equal stretches: evenly(10, 2) is [2, 7]."""
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def _is_torchcodec(value: Any, name: str) -> bool:
+    # `datasets` imports torchcodec to make such a value; it is no dependency of ours.
+    decoders = sys.modules.get("torchcodec.decoders")
+    return decoders is not None and isinstance(value, getattr(decoders, name))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0] or type(error).__name__

@@ -1,0 +1,146 @@
+"""Numbers as a modality: a standardising processor and a small multi-layer perceptron as their encoder."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from .media import UnreadableError
+
+
+class NumericProcessor(FeatureExtractionMixin):
+    """
+    Standardises vectors, or sequences of vectors, by the mean and deviation of the training data.
+
+    ```python
+    processor = NumericProcessor.fit([row["vitals"] for row in train])
+    processor([[36.6, 80.0], [39.1, None]])  # {"values": (2, 2)}
+    ```
+
+    Args:
+        mean (`list[float]`): of each of the D features.
+        std (`list[float]`): deviation of each feature; one that never varies has 1.
+    """
+
+    model_input_names = ["values"]
+
+    def __init__(self, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), **kwargs):
+        super().__init__(**kwargs)
+        self.mean = [float(value) for value in mean]
+        self.std = [float(value) for value in std]
+
+    @classmethod
+    def fit(cls, values: Iterable[Any]) -> "NumericProcessor":
+        """
+        The processor for values like these training values: vectors (D,), or sequences (T, D) with T varying. Numbers
+        that are `None` or NaN are left out of the statistics.
+
+        Raises:
+            ValueError: without any values, or if their widths differ.
+        """
+        rows = [np.atleast_2d(_floats(value)) for value in values]
+        widths = {row.shape[1] for row in rows}
+        if len(widths) != 1:
+            raise ValueError(f"Expected vectors of one width to fit, got widths {sorted(widths)}; correct the data.")
+        known = np.ma.masked_invalid(np.concatenate(rows))
+        mean, std = known.mean(0).filled(0.0), known.std(0).filled(1.0)
+        return cls(mean.tolist(), np.where(std > 1e-12 * np.abs(mean).clip(1), std, 1.0).tolist())
+
+    def __call__(self, values: Sequence[Any]) -> BatchFeature:
+        """
+        Args:
+            values: B vectors (D,) or B sequences (T, D), as lists or arrays. A `None` or NaN among the numbers takes
+                the training mean.
+
+        Returns:
+            `BatchFeature`: `values` (B, D), or for sequences `values` (B, T, D) padded with zeros and `attention_mask`
+            (B, T), in fp32.
+
+        Raises:
+            UnreadableError: for values that are no numbers or have another width.
+        """
+        standard = [(self.read(value) - self.mean) / self.std for value in values]
+        arrays = [torch.tensor(np.nan_to_num(array, nan=0.0), dtype=torch.float32) for array in standard]
+        if all(array.dim() == 1 for array in arrays):
+            return BatchFeature({"values": torch.stack(arrays)})
+        arrays = [torch.atleast_2d(array) for array in arrays]
+        mask = nn.utils.rnn.pad_sequence([torch.ones(len(array), dtype=torch.long) for array in arrays], True)
+        return BatchFeature({"values": nn.utils.rnn.pad_sequence(arrays, True), "attention_mask": mask})
+
+    def read(self, value: Any) -> np.ndarray:
+        """The numbers of one value, (D,) or (T, D) fp64, NaN where there is none; raises as calling does."""
+        array = _floats(value)
+        if array.ndim not in (1, 2) or array.shape[-1] != len(self.mean):
+            raise UnreadableError(
+                f"an array of shape {array.shape} is no vector ({len(self.mean)},) or sequence (T, {len(self.mean)})"
+            )
+        return array
+
+
+def _floats(value: Any) -> np.ndarray:
+    try:
+        return np.array(value, dtype=np.float64)  # None becomes NaN
+    except (TypeError, ValueError) as error:
+        raise UnreadableError(f"{value!r:.80} is no vector of numbers") from error
+
+
+class NumericConfig(PreTrainedConfig):
+    """
+    Configuration of a [`NumericModel`].
+
+    Args:
+        num_features (`int`, *optional*, defaults to 1): D, numbers per vector.
+        hidden_size (`int`, *optional*, defaults to 128): width of every layer and of the embedding.
+        num_hidden_layers (`int`, *optional*, defaults to 2): at least 1.
+        dropout (`float`, *optional*, defaults to 0.1): after each layer but the last.
+    """
+
+    model_type = "pmr_numeric"
+
+    def __init__(
+        self,
+        num_features: int = 1,
+        hidden_size: int = 128,
+        num_hidden_layers: int = 2,
+        dropout: float = 0.1,
+        **kwargs,
+    ):
+        self.num_features = num_features
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.dropout = dropout
+        super().__init__(**kwargs)
+
+
+class NumericModel(PreTrainedModel):
+    """A multi-layer perceptron over vectors (B, D), or over each vector of sequences (B, T, D)."""
+
+    config_class = NumericConfig
+    base_model_prefix = "numeric"
+    main_input_name = "values"
+
+    def __init__(self, config: NumericConfig):
+        super().__init__(config)
+        widths = [config.num_features] + [config.hidden_size] * config.num_hidden_layers
+        layers: list[nn.Module] = []
+        for width, next_width in pairwise(widths):
+            layers += [nn.Linear(width, next_width), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.layers = nn.Sequential(*layers[:-2])
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+    def forward(self, values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> BaseModelOutput:
+        """From `values` (B, D) or (B, T, D), `last_hidden_state` of the same shape but for the width. The mask (B, T)
+        serves the pooling that follows."""
+        return BaseModelOutput(last_hidden_state=self.layers(values.to(self.dtype)))

@@ -7,8 +7,10 @@ from .configuration import MultimodalConfig
 from .fusion import Fusion, register_fusion
 from .metrics import Accuracy, MacroF1
 from .modeling import MultimodalModel, MultimodalOutput
+from .numeric import NumericConfig, NumericModel, NumericProcessor
 from .processing import MultimodalCollator, MultimodalProcessor
 from .prototypes import Prototypes, attach_prototypes, load_prototypes
+from .spectrogram import SpectrogramFeatureExtractor
 from .trainer import MultimodalTrainer, PMRTrainer
 from .training_args import MultimodalTrainingArguments, PMRTrainingArguments
 from .version import __version__
@@ -16,6 +18,8 @@ from .version import __version__
 
 AutoConfig.register(CGMNISTConfig.model_type, CGMNISTConfig)
 AutoModel.register(CGMNISTConfig, CGMNISTModel)
+AutoConfig.register(NumericConfig.model_type, NumericConfig)
+AutoModel.register(NumericConfig, NumericModel)
 AutoConfig.register(MultimodalConfig.model_type, MultimodalConfig)
 AutoModel.register(MultimodalConfig, MultimodalModel)
 
@@ -32,9 +36,13 @@ __all__ = [
     "MultimodalProcessor",
     "MultimodalTrainer",
     "MultimodalTrainingArguments",
+    "NumericConfig",
+    "NumericModel",
+    "NumericProcessor",
     "PMRTrainer",
     "PMRTrainingArguments",
     "Prototypes",
+    "SpectrogramFeatureExtractor",
     "__version__",
     "attach_prototypes",
     "load_prototypes",

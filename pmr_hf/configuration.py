@@ -24,6 +24,9 @@ RESERVED_NAMES = {
     "train",
 }
 
+# How an encoder's tokens become one embedding
+POOLINGS = ("auto", "cls", "mean", "max")
+
 
 def check_modality_name(name: str) -> None:
     """Raise `ValueError` unless `name` can be a module name, a keyword argument and a prefix of log keys."""
@@ -50,14 +53,22 @@ class MultimodalConfig(PreTrainedConfig):
         fusion (`str`, *optional*, defaults to `"concat"`): name of a registered fusion head, see [`Fusion`].
         embedding_dim (`int`, *optional*): project every modality to this width before the fusion. `None`, the default,
             fuses the encoders' own widths.
+        pooling (`str | dict[str, str]`, *optional*, defaults to `"auto"`): how an encoder's tokens become one
+            embedding, for all modalities or by name: `"auto"`, `"cls"`, `"mean"` or `"max"`, see
+            [`~pmr_hf.backbones.pool`].
+        modality_dropout (`float`, *optional*, defaults to 0.0): probability, in [0, 1), that a training sample goes
+            without a modality, drawn for each; never all of them. It trains for samples that lack some.
+        lora (`dict[str, dict]`, *optional*): by modality, arguments of `peft.LoraConfig`, such as `{"r": 8}`. These
+            encoders are frozen but for their LoRA layers.
         kwargs: fields of every config, such as `num_labels` or `id2label`.
 
     Raises:
-        ValueError: for a name that is no identifier or is taken, or if `modalities` and `backbones` differ.
+        ValueError: for a name that is no identifier or is taken, if `modalities` and `backbones` differ, or for a value
+            outside its range.
     """
 
     model_type = "pmr_multimodal"
-    keys_to_ignore_at_inference = ["embeddings"]
+    keys_to_ignore_at_inference = ["embeddings", "present"]
 
     def __init__(
         self,
@@ -65,6 +76,9 @@ class MultimodalConfig(PreTrainedConfig):
         modalities: list[str] | None = None,
         fusion: str = "concat",
         embedding_dim: int | None = None,
+        pooling: str | dict[str, str] = "auto",
+        modality_dropout: float = 0.0,
+        lora: dict[str, dict[str, Any]] | None = None,
         **kwargs,
     ):
         backbones = backbones or {}
@@ -90,6 +104,19 @@ class MultimodalConfig(PreTrainedConfig):
         }
         self.fusion = fusion
         self.embedding_dim = embedding_dim
+        given = dict.fromkeys(self.modalities, pooling) if isinstance(pooling, str) else pooling
+        self.pooling = dict.fromkeys(self.modalities, "auto") | given
+        self.modality_dropout = modality_dropout
+        self.lora = lora or {}
+        for field in ("pooling", "lora"):
+            unknown = [name for name in getattr(self, field) if name not in self.modalities]
+            if unknown:
+                raise ValueError(f"Expected `{field}` to name modalities among {self.modalities}, got {unknown} too.")
+        wrong = {name: value for name, value in self.pooling.items() if value not in POOLINGS}
+        if wrong:
+            raise ValueError(f"Expected `pooling` to be one of {POOLINGS}, got {wrong}; 'auto' suits most encoders.")
+        if not 0 <= modality_dropout < 1:
+            raise ValueError(f"Expected `modality_dropout` in [0, 1), got {modality_dropout}; 0 switches it off.")
         super().__init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from itertools import chain
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, TimmWrapperModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .backbones import add_lora, embedding_width, encode, load_backbone, new_backbone, train_lora_only
 from .configuration import MultimodalConfig
 from .fusion import build_fusion
 from .prototypes import Prototypes
@@ -24,17 +25,23 @@ class MultimodalOutput(ModelOutput):
     Args:
         loss (`torch.Tensor`, *optional*): scalar cross entropy of the fused logits, if labels were given.
         logits (`torch.Tensor`): fused logits, (B, K).
-        embeddings (`dict[str, torch.Tensor]`): each encoder's pooled embedding before the fusion, (B, D_m).
+        embeddings (`dict[str, torch.Tensor]`): each encoder's pooled embedding before the fusion, (B, D_m); zeros
+            where a sample has no such modality.
+        present (`dict[str, torch.Tensor]`, *optional*): which samples count as having each modality, (B,) bool; `None`
+            if all have all.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     embeddings: dict[str, torch.Tensor] | None = None
+    present: dict[str, torch.Tensor] | None = None
 
 
 class MultimodalModel(PreTrainedModel):
     """
     Any encoders, one per modality, fused by any head, with a prototype classifier per modality.
+
+    Samples may lack modalities: a learned vector takes the place of an absent embedding in the fusion.
 
     ```python
     model = MultimodalModel.from_backbones(
@@ -63,8 +70,10 @@ class MultimodalModel(PreTrainedModel):
             raise ValueError(
                 "Expected a config with at least one backbone, got none; use `MultimodalModel.from_backbones`."
             )
-        backbones = backbones or {name: AutoModel.from_config(config.backbones[name]) for name in config.modalities}
+        backbones = backbones or {name: new_backbone(config.backbones[name]) for name in config.modalities}
         self.backbones = nn.ModuleDict({name: backbones[name] for name in config.modalities})
+        for name, settings in config.lora.items():
+            add_lora(name, self.backbones[name], settings)
         widths = {name: embedding_width(name, backbone) for name, backbone in self.backbones.items()}
         fused_widths = widths
         self.projections = nn.ModuleDict()
@@ -72,6 +81,7 @@ class MultimodalModel(PreTrainedModel):
             fused_widths = dict.fromkeys(widths, config.embedding_dim)
             self.projections.update({name: nn.Linear(width, config.embedding_dim) for name, width in widths.items()})
         self.fusion = build_fusion(config.fusion, fused_widths, config.num_labels)
+        self.absent = nn.ParameterDict({name: torch.zeros(width) for name, width in fused_widths.items()})
         self.prototypes = Prototypes(widths, config.num_labels)
         if not any(parameter.is_meta for parameter in self.parameters()):
             # Every part has its weights already: `post_init` would draw those of a given encoder or a user's head anew.
@@ -84,9 +94,9 @@ class MultimodalModel(PreTrainedModel):
         # Linear layers keep torch's own initialisation, which the paper's learning rates were tuned for.
         if isinstance(module, nn.Linear):
             module.reset_parameters()
-        elif isinstance(module, Prototypes):
-            for buffer in module.buffers():
-                init.zeros_(buffer)
+        elif isinstance(module, (Prototypes, nn.ParameterDict)):
+            for tensor in [*module.buffers(), *module.parameters()]:
+                init.zeros_(tensor)
         else:
             super()._init_weights(module)
 
@@ -99,54 +109,117 @@ class MultimodalModel(PreTrainedModel):
 
         Args:
             backbones (`dict[str, str | os.PathLike | PreTrainedConfig | PreTrainedModel]`): by modality, a Hub name or
-                local folder (weights are loaded), a config (weights are new), or a loaded model (taken as it is).
-                timm models go by their Hub names or a `TimmWrapperConfig`.
+                local folder (weights are loaded), a config (weights are new), or a loaded model. Task heads and
+                decoders are dropped. timm models go by their Hub names or a `TimmWrapperConfig`.
             num_labels (`int`): number of classes.
             kwargs: further fields of [`MultimodalConfig`], such as `fusion`.
 
         Raises:
             TypeError: for a backbone of another type, such as a bare `timm.create_model(...)`.
-            ValueError: for a modality name that is taken, or a backbone whose width cannot be told.
+            ValueError: for a modality name that is taken, a backbone that `AutoModel` could not build again, or one
+                whose width cannot be told.
         """
-        loaded = {name: _load_backbone(name, backbone) for name, backbone in backbones.items()}
-        configs = {name: model.config for name, model in loaded.items()}
+        loaded = {name: load_backbone(name, backbone) for name, backbone in backbones.items()}
+        configs = {name: config for name, (_, config) in loaded.items()}
         config = cls.config_class(backbones=configs, num_labels=num_labels, **kwargs)
-        return cls(config, backbones=loaded)
+        return cls(config, backbones={name: model for name, (model, _) in loaded.items()})
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As of any `PreTrainedModel`; the encoders under LoRA are frozen but for their LoRA layers."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name in model.config.lora:
+            train_lora_only(model.backbones[name])
+        return loaded
 
     def forward(self, labels: torch.Tensor | None = None, **modalities: dict[str, torch.Tensor]) -> MultimodalOutput:
         """
         Args:
             labels (`torch.Tensor`, *optional*): (B,) int64 classes in 0..K-1.
-            modalities: for each modality of the config, its encoder's keyword arguments, each with B rows.
+            modalities: by modality, its encoder's keyword arguments, each with B rows. With `present` (B,) bool among
+                them, only those rows are encoded. A modality that is left out is absent from all samples.
 
         Raises:
-            ValueError: if a modality is missing or unknown.
+            ValueError: if a modality is unknown, or none is given.
         """
-        if modalities.keys() != self.backbones.keys():
+        if not modalities or modalities.keys() - self.backbones.keys():
             raise ValueError(
-                f"Expected a batch with the modalities {list(self.backbones)}, got {list(modalities)}; make the "
-                "collator's columns and the model's backbones the same."
+                f"Expected a batch with some of the modalities {list(self.backbones)}, got {list(modalities)}; make "
+                "the collator's columns and the model's backbones the same."
             )
-        embeddings = {}
-        for name, backbone in self.backbones.items():
-            inputs = modalities[name]
-            embeddings[name] = pool(name, backbone(**inputs), inputs.get("attention_mask"))
-        logits = self.fusion(self._fused(embeddings))
+        size = len(next(iter(next(iter(modalities.values())).values())))
+        device = next(self.parameters()).device
+        encoded = {
+            name: self._encode(name, modalities.get(name, {"present": torch.zeros(size, device=device)}))
+            for name in self.backbones
+        }
+        embeddings = {name: embedding for name, (embedding, _) in encoded.items()}
+        present = {name: mask for name, (_, mask) in encoded.items()}
+        complete = all(mask is None for mask in present.values())
+        if not complete or (self.training and self.config.modality_dropout):
+            full = torch.ones(size, dtype=torch.bool, device=device)
+            present = {name: full if mask is None else mask for name, mask in present.items()}
+            if self.training and self.config.modality_dropout:
+                present = drop_modalities(present, self.config.modality_dropout)
+        else:
+            present = None
+        logits = self.fusion(self._fused(embeddings, present))
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
-        return MultimodalOutput(loss=loss, logits=logits, embeddings=embeddings)
+        return MultimodalOutput(loss=loss, logits=logits, embeddings=embeddings, present=present)
 
-    def modality_logits(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _encode(self, name: str, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings (B, D) of a modality, and which samples have it (B,), or `None` if all do."""
+        backbone, pooling = self.backbones[name], self.config.pooling[name]
+        if "present" not in inputs:
+            return encode(name, backbone, inputs, pooling), None
+        present = inputs["present"].bool()
+        rows = present.nonzero()[:, 0]
+        if len(rows) == 0:
+            empty = torch.zeros(len(present), self.prototypes.widths[name], device=present.device)
+            return empty.to(next(self.parameters()).dtype), present
+        inputs = {key: value[rows] for key, value in inputs.items() if key != "present"}
+        embeddings = encode(name, backbone, inputs, pooling)
+        return embeddings.new_zeros(len(present), embeddings.shape[1]).index_copy(0, rows, embeddings), present
+
+    def train(self, mode: bool = True) -> "MultimodalModel":
+        """Training mode, but for frozen encoders: their dropout and running statistics stay as in evaluation."""
+        super().train(mode)
+        for backbone in self.backbones.values():
+            if not any(parameter.requires_grad for parameter in backbone.parameters()):
+                backbone.eval()
+        return self
+
+    def freeze(self, modalities: list[str]) -> None:
+        """Freeze the encoders of these modalities; raises `ValueError` for one that the model does not have."""
+        unknown = [name for name in modalities if name not in self.backbones]
+        if unknown:
+            raise ValueError(f"Expected `freeze` to name modalities among {list(self.backbones)}, got {unknown} too.")
+        for name in modalities:
+            self.backbones[name].requires_grad_(False)
+        self.train(self.training)
+
+    def modality_logits(
+        self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
         """Each modality's share of the fused logits, (B, K); `TypeError` if the head does not split, see [`Fusion`]."""
-        return self.fusion.modality_logits(self._fused(embeddings))
+        return self.fusion.modality_logits(self._fused(embeddings, present))
 
-    def _fused(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _fused(
+        self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
         # Encoders may be stored in another dtype than the head, and autocast may be over.
         head = next(chain(self.projections.parameters(), self.fusion.parameters()), None)
         if head is not None:
             embeddings = {name: embedding.to(head.dtype) for name, embedding in embeddings.items()}
-        if self.config.embedding_dim is None:
+        if self.config.embedding_dim is not None:
+            embeddings = {name: self.projections[name](embedding) for name, embedding in embeddings.items()}
+        if present is None:
             return embeddings
-        return {name: self.projections[name](embedding) for name, embedding in embeddings.items()}
+        return {
+            name: torch.where(present[name][:, None], embedding, self.absent[name].to(embedding.dtype))
+            for name, embedding in embeddings.items()
+        }
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         # Under their legacy names, the weights of a ViT or AST inside this model are lost when `Trainer` resumes.
@@ -154,57 +227,9 @@ class MultimodalModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
-def _load_backbone(name: str, backbone: str | os.PathLike | PreTrainedConfig | PreTrainedModel) -> PreTrainedModel:
-    if isinstance(backbone, PreTrainedModel):
-        return backbone
-    if isinstance(backbone, PreTrainedConfig):
-        return AutoModel.from_config(backbone)
-    if isinstance(backbone, (str, os.PathLike)):
-        return AutoModel.from_pretrained(backbone)
-    raise TypeError(
-        f"Expected the backbone of {name!r} to be a Hub name, a local folder, a config or a PreTrainedModel, got "
-        f"{type(backbone).__name__}; wrap a timm model as TimmWrapperConfig(architecture=...)."
-    )
-
-
-def embedding_width(name: str, backbone: PreTrainedModel) -> int:
-    """Width of a backbone's pooled embedding; raises `ValueError` if its config does not tell."""
-    if isinstance(backbone, TimmWrapperModel):
-        return backbone.timm_model.num_features
-    for field in ("hidden_size", "hidden_sizes", "hidden_dim"):
-        width = getattr(backbone.config, field, None)
-        if width:
-            return width[-1] if isinstance(width, (list, tuple)) else width
-    raise ValueError(
-        f"Expected the config of backbone {name!r} ({type(backbone).__name__}) to tell the width of its embedding, "
-        "found no `hidden_size`; set `config.hidden_size` to the width of its pooled output."
-    )
-
-
-def pool(name: str, output: ModelOutput, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """
-    One embedding per sample, (B, D), of an encoder's output: its own pooled output if it has one, else the mean of
-    `last_hidden_state` over the tokens in `mask` (B, T), or over the positions of a feature map (B, D, H, W).
-
-    Raises:
-        ValueError: if the output has neither.
-    """
-    pooled = output.get("pooler_output")
-    if pooled is not None:
-        return pooled.flatten(1)  # some convolutional encoders give (B, D, 1, 1)
-    hidden = output.get("last_hidden_state")
-    shape = None if hidden is None else tuple(hidden.shape)
-    if hidden is not None and hidden.dim() == 2:
-        return hidden
-    if hidden is not None and hidden.dim() == 4:
-        return hidden.mean((2, 3))
-    if hidden is not None and hidden.dim() == 3 and mask is None:
-        return hidden.mean(1)
-    if hidden is not None and hidden.dim() == 3 and mask.shape == hidden.shape[:2]:
-        mask = mask[:, :, None].to(hidden.dtype)
-        return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-    raise ValueError(
-        f"Expected backbone {name!r} to give `pooler_output` or a `last_hidden_state` of shape (batch, tokens, width) "
-        f"that matches its attention mask, got {list(output)} with `last_hidden_state` {shape} and a mask "
-        f"{None if mask is None else tuple(mask.shape)}; use an encoder without its task head."
-    )
+def drop_modalities(present: dict[str, torch.Tensor], probability: float) -> dict[str, torch.Tensor]:
+    """Presence (B,) by modality with each one dropped at random; a sample that would lose all it has keeps all."""
+    before = torch.stack(list(present.values()))  # (modalities, B)
+    after = before & (torch.rand(before.shape, device=before.device) >= probability)
+    after = torch.where(after.any(0), after, before)
+    return dict(zip(present, after, strict=True))

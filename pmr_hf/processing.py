@@ -1,43 +1,64 @@
-"""From raw dataset columns to the model's nested batch: one Hugging Face processor per modality, and a collator."""
+"""From raw dataset columns to the model's nested batch: one processor per modality, and a collator."""
 
+import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from PIL.Image import Image as PILImage
+from safetensors.torch import load, save
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
+    AutoConfig,
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoProcessor,
     AutoTokenizer,
+    AutoVideoProcessor,
     BaseImageProcessor,
+    BaseVideoProcessor,
+    DataCollatorWithPadding,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
     SequenceFeatureExtractor,
 )
-from transformers.utils import PushToHubMixin
+from transformers.utils import PushToHubMixin, logging
 
 from .configuration import check_modality_name
+from .media import UnreadableError, describe, is_missing, read_audio, read_frames, read_image
+from .numeric import NumericProcessor
+from .spectrogram import SpectrogramFeatureExtractor
 
 
-ModalityProcessor = BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTokenizerBase
+logger = logging.get_logger(__name__)
 
-# How each kind is named in the saved file, and loaded again.
+ModalityProcessor = BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTokenizerBase | NumericProcessor
+Features = dict[str, torch.Tensor]  # an encoder's inputs for one sample, without a batch dimension
+AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.DatasetDict)
+
+# How each kind is named in the saved file, and loaded again. A subclass stands before its base.
 KINDS = {
+    "numbers": (NumericProcessor, NumericProcessor),
+    "spectrogram": (SpectrogramFeatureExtractor, SpectrogramFeatureExtractor),
+    "video_processor": (BaseVideoProcessor, AutoVideoProcessor),
     "image_processor": (BaseImageProcessor, AutoImageProcessor),
     "feature_extractor": (SequenceFeatureExtractor, AutoFeatureExtractor),
     "tokenizer": (PreTrainedTokenizerBase, AutoTokenizer),
 }
+ROW = "source_row"  # the column that tells where a row comes from, for messages
+CACHED = "_features"  # after a modality's name: the column of its extracted features
 
 
 class MultimodalProcessor(PushToHubMixin):
     """
-    One Hugging Face processor per modality, under the same names as the model's backbones.
+    One processor per modality, under the same names as the model's backbones.
 
     ```python
     names = {"image": "google/vit-base-patch16-224", "text": "bert-base-uncased"}
@@ -46,40 +67,73 @@ class MultimodalProcessor(PushToHubMixin):
     ```
 
     Args:
-        processors (`dict[str, ModalityProcessor]`): an image processor, feature extractor or tokenizer per modality.
+        processors (`dict[str, ModalityProcessor]`): an image or video processor, feature extractor, tokenizer or
+            [`NumericProcessor`] per modality.
+        num_frames (`dict[str, int]`, *optional*): by modality, how many evenly spaced frames to take of each video. A
+            modality of pictures that stands here takes videos, or lists of pictures. Without, a list gives all it has.
 
     Raises:
         TypeError: for a processor of another kind.
-        ValueError: for a modality name that is no identifier or is taken.
+        ValueError: for a modality name that is no identifier or is taken, or `num_frames` of another modality.
     """
 
     config_name = "processor_config.json"
 
-    def __init__(self, processors: dict[str, ModalityProcessor]):
+    def __init__(self, processors: dict[str, ModalityProcessor], num_frames: dict[str, int] | None = None):
         for name, processor in processors.items():
             check_modality_name(name)
             _kind(name, processor)
         self.processors = dict(processors)
+        self.num_frames = dict(num_frames or {})
+        pictures = [name for name in processors if isinstance(processors[name], BaseImageProcessor)]
+        if not self.num_frames.keys() <= set(pictures) or any(count < 1 for count in self.num_frames.values()):
+            raise ValueError(
+                f"Expected `num_frames` of at least 1 for modalities among {pictures}, which see pictures, got "
+                f"{self.num_frames}."
+            )
 
     @classmethod
-    def from_backbones(cls, backbones: dict[str, str | os.PathLike | ModalityProcessor]) -> "MultimodalProcessor":
-        """The processors of pretrained encoders: Hub names, local folders, or processors to take as they are."""
-        return cls(
-            {
-                name: AutoProcessor.from_pretrained(backbone) if isinstance(backbone, (str, os.PathLike)) else backbone
-                for name, backbone in backbones.items()
-            }
-        )
-
-    def __call__(self, **modalities: Sequence[Any]) -> dict[str, dict[str, torch.Tensor]]:
+    def from_backbones(
+        cls, backbones: dict[str, str | os.PathLike | ModalityProcessor], num_frames: dict[str, int] | None = None
+    ) -> "MultimodalProcessor":
         """
-        Process a list of raw values per modality: images, texts, or mono waveforms at the extractor's own rate.
+        The processors of pretrained encoders: Hub names, local folders, or processors to take as they are.
+
+        Of a processor for several modalities, such as CLIP's, the part for pictures or sound is taken, as
+        [`MultimodalModel.from_backbones`] does. A tokenizer that does not know how much its encoder can read is told,
+        and a video encoder named here gets as many frames as it was built for.
+        """
+        processors, frames = {}, {}
+        for name, backbone in backbones.items():
+            if not isinstance(backbone, (str, os.PathLike)):
+                processors[name] = backbone
+                continue
+            processor = AutoProcessor.from_pretrained(backbone)
+            if isinstance(processor, ProcessorMixin):
+                parts = [getattr(processor, part) for part in processor.get_attributes()]
+                processor = next((part for part in parts if not isinstance(part, PreTrainedTokenizerBase)), processor)
+            processors[name] = processor
+            if os.path.isdir(backbone) and not os.path.isfile(os.path.join(backbone, "config.json")):
+                continue  # the folder of a processor alone
+            config = AutoConfig.from_pretrained(backbone)
+            if isinstance(processor, PreTrainedTokenizerBase) and processor.model_max_length > 10**9:
+                processor.model_max_length = _max_tokens(config) or processor.model_max_length
+            if isinstance(processor, BaseImageProcessor) and "num_frames" in config:
+                frames[name] = config.num_frames
+        return cls(processors, num_frames=frames | (num_frames or {}))
+
+    def __call__(self, **modalities: Sequence[Any]) -> dict[str, Features]:
+        """
+        Process a list of raw values per modality: texts, vectors of numbers, or anything that [`~pmr_hf.media`] reads
+        as a picture, a waveform or frames. A `None` or an empty string stands for a modality that a sample lacks.
 
         Returns:
-            `dict[str, dict[str, torch.Tensor]]`: each modality's encoder inputs, with one row per value.
+            `dict[str, dict[str, torch.Tensor]]`: each modality's encoder inputs, with one row per value, and `present`
+            (B,) bool if some are missing.
 
         Raises:
-            ValueError: for a modality without a processor, a value that is not in a list, or lists of unequal lengths.
+            ValueError: for a modality without a processor, a value that is not in a list or cannot be read, or lists of
+                unequal lengths.
         """
         unknown = modalities.keys() - self.processors.keys()
         if unknown:
@@ -95,18 +149,86 @@ class MultimodalProcessor(PushToHubMixin):
         lengths = {name: len(values) for name, values in modalities.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"Expected as many values of each modality, got {lengths}; give one of each per sample.")
-        return {name: self._process(self.processors[name], list(values)) for name, values in modalities.items()}
+        return {
+            name: self.collate(name, self.extract(name, [self.read(name, value) for value in values]))
+            for name, values in modalities.items()
+        }
 
-    @staticmethod
-    def _process(processor: ModalityProcessor, values: list[Any]) -> dict[str, torch.Tensor]:
+    def read(self, name: str, value: Any) -> Any:
+        """
+        What a value of this modality holds: a text, a PIL image, a list of them, a waveform (samples,) at the rate of
+        the extractor, or numbers; `None` if it is missing.
+
+        Raises:
+            UnreadableError: if it cannot be read.
+        """
+        if is_missing(value):
+            return None
+        processor = self.processors[name]
         if isinstance(processor, PreTrainedTokenizerBase):
-            return dict(processor(values, padding=True, truncation=True, return_tensors="pt"))
+            if not isinstance(value, (str, int, float)):
+                raise UnreadableError(f"{describe(value)} is no text")
+            return str(value)
+        if isinstance(processor, NumericProcessor):
+            return processor.read(value)
         if isinstance(processor, SequenceFeatureExtractor):
-            return dict(processor(values, sampling_rate=processor.sampling_rate, padding=True, return_tensors="pt"))
+            return read_audio(value, processor.sampling_rate)
+        if name in self.num_frames or isinstance(value, (list, tuple)) or isinstance(processor, BaseVideoProcessor):
+            images = read_frames(value, self.num_frames.get(name))
+        else:
+            images = [read_image(value)]
         # Pictures come in any mode: the encoder has as many channels as the processor has means.
         gray = len(getattr(processor, "image_mean", None) or ()) == 1
-        images = [_as_array(value, gray) if isinstance(value, PILImage) else value for value in values]
-        return dict(processor(images, return_tensors="pt"))
+        images = [image.convert("L" if gray else "RGB") for image in images]
+        return images if name in self.num_frames or isinstance(value, (list, tuple)) else images[0]
+
+    def extract(self, name: str, values: list[Any]) -> list[Features | None]:
+        """The encoder's inputs for each value that [`MultimodalProcessor.read`] gave, one by one and not padded."""
+        known = [value for value in values if value is not None]
+        extracted = iter(self._extract(self.processors[name], known) if known else ())
+        return [None if value is None else next(extracted) for value in values]
+
+    @staticmethod
+    def _extract(processor: ModalityProcessor, values: list[Any]) -> list[Features]:
+        if isinstance(processor, PreTrainedTokenizerBase):
+            return _rows(processor(values, truncation=True))
+        if isinstance(processor, NumericProcessor):
+            return [_rows(processor([value]))[0] for value in values]
+        if isinstance(processor, SequenceFeatureExtractor):
+            options = {"sampling_rate": processor.sampling_rate, "return_attention_mask": True}
+            return [_rows(processor(value, **options))[0] for value in values]
+        if isinstance(values[0], list):
+            return [_video(processor, value) for value in values]
+        gray = values[0].mode == "L"
+        arrays = [np.array(image)[None] if gray else np.array(image) for image in values]
+        return _rows(processor(arrays, return_tensors="pt"))
+
+    def collate(self, name: str, features: list[Features | None]) -> Features:
+        """
+        One batch of extracted features: stacked, padded where they differ in length, and `present` (B,) bool if some
+        are missing. The rows of those are zeros.
+        """
+        present = torch.tensor([row is not None for row in features])
+        known = [row for row in features if row is not None]
+        if not known:
+            return {"present": present}
+        processor = self.processors[name]
+        if isinstance(processor, PreTrainedTokenizerBase):
+            batch = dict(DataCollatorWithPadding(processor)([{k: v.tolist() for k, v in row.items()} for row in known]))
+        else:
+            fill = getattr(processor, "padding_value", 0.0)
+            batch = {
+                key: pad_sequence([row[key] for row in known], True, 0.0 if key.endswith("mask") else fill)
+                if known[0][key].dim()
+                else torch.stack([row[key] for row in known])
+                for key in known[0]
+            }
+        if len(known) == len(features):
+            return batch
+        full = {key: value.new_zeros(len(features), *value.shape[1:]) for key, value in batch.items()}
+        for key, value in batch.items():
+            full[key][present] = value
+        return full | {"present": present}
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Save each processor to a folder of its modality's name, and their order to `processor_config.json`."""
@@ -115,7 +237,7 @@ class MultimodalProcessor(PushToHubMixin):
         for name, processor in self.processors.items():
             processor.save_pretrained(folder / name)
         kinds = {name: _kind(name, processor) for name, processor in self.processors.items()}
-        config = {"processor_class": type(self).__name__, "modalities": kinds}
+        config = {"processor_class": type(self).__name__, "modalities": kinds, "num_frames": self.num_frames}
         (folder / self.config_name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
@@ -141,18 +263,39 @@ class MultimodalProcessor(PushToHubMixin):
                 )
         else:
             file = hf_hub_download(str(name_or_path), cls.config_name, **kwargs)
-        modalities = json.loads(Path(file).read_text(encoding="utf-8"))["modalities"]
-        return cls(
-            {
-                name: KINDS[kind][1].from_pretrained(name_or_path, subfolder=name, **kwargs)
-                for name, kind in modalities.items()
-            }
-        )
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
+        processors = {
+            name: KINDS[kind][1].from_pretrained(name_or_path, subfolder=name, **kwargs)
+            for name, kind in config["modalities"].items()
+        }
+        return cls(processors, num_frames=config.get("num_frames"))
 
 
-def _as_array(image: PILImage, gray: bool) -> np.ndarray:
-    """(1, H, W) or (H, W, 3), uint8."""
-    return np.array(image.convert("L"))[None] if gray else np.array(image.convert("RGB"))
+def _rows(batch: Any) -> list[Features]:
+    columns = {key: [torch.as_tensor(value) for value in values] for key, values in batch.items()}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _to_bytes(row: Features) -> bytes:
+    return save({key: value.contiguous() for key, value in row.items()})
+
+
+def _video(processor: BaseImageProcessor, frames: list[PILImage]) -> Features:
+    """A video encoder's clip (T, C, H, W), or frames (T, C, H, W) for an image encoder, with a `frame_mask` (T,)."""
+    if isinstance(processor, BaseVideoProcessor):
+        return _rows(processor([frames], return_tensors="pt"))[0]
+    pixels = processor([frames], return_tensors="pt")["pixel_values"]
+    if pixels.dim() == 5:
+        return {"pixel_values": pixels[0]}
+    return {"pixel_values": pixels, "frame_mask": torch.ones(len(pixels), dtype=torch.bool)}
+
+
+def _max_tokens(config: Any) -> int | None:
+    """How many tokens an encoder with learned positions can read."""
+    if "max_position_embeddings" not in config:
+        return None
+    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return config.max_position_embeddings - offset
 
 
 def _kind(name: str, processor: ModalityProcessor) -> str:
@@ -171,45 +314,128 @@ class MultimodalCollator:
 
     Args:
         processor (`MultimodalProcessor`): processes each modality.
-        columns (`dict[str, str]`): the dataset column of each modality.
+        columns (`dict[str, str | list[str]]`): the dataset column of each modality, or several that hold its numbers.
         label (`str`, *optional*, defaults to `"label"`): the column of integer classes; `None` for unlabelled data.
         num_labels (`int`, *optional*): number of classes K, to check the labels of each batch. The trainer sets it.
+        on_error (`str`, *optional*, defaults to `"raise"`): `"missing"` takes a value that cannot be read as missing,
+            with a warning.
 
     Raises:
-        ValueError: if `columns` and `processor` name different modalities, or, when called, if rows lack a column or
-            have labels that are no integers or outside 0..K-1.
+        ValueError: if `columns` and `processor` name different modalities, or, when called, if rows lack a column, have
+            labels that are no integers or outside 0..K-1, or a value that cannot be read.
     """
 
     def __init__(
         self,
         processor: MultimodalProcessor,
-        columns: dict[str, str],
+        columns: dict[str, str | list[str]],
         label: str | None = "label",
         num_labels: int | None = None,
+        on_error: str = "raise",
     ):
         if columns.keys() != processor.processors.keys():
             raise ValueError(
                 f"Expected a column for each of the processor's modalities {list(processor.processors)}, got columns "
                 f"for {list(columns)}; give both the same names."
             )
+        if on_error not in ("raise", "missing"):
+            raise ValueError(f"Expected `on_error` to be 'raise' or 'missing', got {on_error!r}.")
         self.processor = processor
         self.columns = dict(columns)
         self.label = label
         self.num_labels = num_labels
+        self.on_error = on_error
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for row in rows:
             self.check_columns(row)
-        batch: dict[str, Any] = self.processor(
-            **{name: [row[column] for row in rows] for name, column in self.columns.items()}
-        )
+        batch: dict[str, Any] = {
+            name: self.processor.collate(
+                name,
+                [None if row[name + CACHED] is None else load(row[name + CACHED]) for row in rows]
+                if name + CACHED in rows[0]
+                else self.extract(name, rows),
+            )
+            for name in self.columns
+        }
         if self.label is not None:
             batch["labels"] = integer_labels([row[self.label] for row in rows], self.num_labels)
         return batch
 
+    def extract(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Features | None]:
+        """Read and extract one modality of some rows; `None` where it is missing."""
+        return self.processor.extract(name, [self._read(name, i, row) for i, row in enumerate(rows)])
+
+    def _read(self, name: str, i: int, row: dict[str, Any]) -> Any:
+        column = self.columns[name]
+        value = row[column] if isinstance(column, str) else [row[part] for part in column]
+        try:
+            return self.processor.read(name, value)
+        except UnreadableError as error:
+            place = f"{row.get(ROW, f'row {i} of this batch')}, column {column!r}"
+            if self.on_error == "missing":
+                logger.warning(f"Taking {name!r} as missing in {place}: {error}.")
+                return None
+            raise UnreadableError(
+                f"Expected {name!r} in {place}, but {error}; correct it, or set on_error='missing' to train without it."
+            ) from error
+
+    def cache(self, dataset: AnyDataset, num_proc: int | None = None) -> AnyDataset:
+        """
+        Extract every modality of a dataset once, with a progress bar, into files that `datasets` keeps and finds again.
+
+        The collator makes the same batches of the result as of the dataset itself, without the time to read files and
+        extract. A change of the data, of its files or of the processor extracts anew.
+
+        Args:
+            dataset (`datasets.Dataset | datasets.DatasetDict`): with this collator's columns.
+            num_proc (`int`, *optional*): processes to extract in.
+        """
+        if isinstance(dataset, datasets.DatasetDict):
+            return datasets.DatasetDict({split: self.cache(part, num_proc) for split, part in dataset.items()})
+        self.check_columns(dataset.column_names)
+        raw = {part for column in self.columns.values() for part in ([column] if isinstance(column, str) else column)}
+        kept = {name: feature for name, feature in dataset.features.items() if name not in raw or name == self.label}
+
+        def extract(rows: dict[str, list[Any]]) -> dict[str, list[bytes | None]]:
+            rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+            return {
+                name + CACHED: [None if row is None else _to_bytes(row) for row in self.extract(name, rows)]
+                for name in self.columns
+            }
+
+        return dataset.map(
+            extract,
+            batched=True,
+            batch_size=16,
+            writer_batch_size=16,  # a clip of video takes 10 MB
+            num_proc=num_proc,
+            remove_columns=[name for name in dataset.column_names if name not in kept],
+            features=datasets.Features(kept | {name + CACHED: datasets.Value("binary") for name in self.columns}),
+            new_fingerprint=self._fingerprint(dataset, raw),
+            desc="Extracting features",
+        )
+
+    def _fingerprint(self, dataset: datasets.Dataset, raw: set[str]) -> str:
+        """A digest of the dataset, of the files that it names, and of how they are processed."""
+        digest = hashlib.sha256(f"{dataset._fingerprint} {self.columns} {self.on_error}".encode())
+        with tempfile.TemporaryDirectory() as folder:
+            self.processor.save_pretrained(folder)
+            for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+                digest.update(file.read_bytes())
+        for column in sorted(raw):
+            if dataset.features[column] == datasets.Value("string"):
+                for value in dataset[column]:
+                    if value and os.path.isfile(value):
+                        digest.update(f"{os.path.getmtime(value)} {os.path.getsize(value)}".encode())
+        return digest.hexdigest()[:32]
+
     def check_columns(self, found: Sequence[str] | dict[str, Any]) -> None:
         """Raise `ValueError` unless the columns found, or the keys of a row, include each one that is needed."""
-        needed = [*self.columns.values(), *([] if self.label is None else [self.label])]
+        needed = [] if self.label is None else [self.label]
+        for name, column in self.columns.items():
+            if name + CACHED not in found:
+                needed += [column] if isinstance(column, str) else column
         missing = [column for column in needed if column not in found]
         if missing:
             raise ValueError(

@@ -59,21 +59,27 @@ class Prototypes(nn.Module):
         return {name: prototype_logits(embeddings[name], self.mean(name), self.seen(name)) for name in self.widths}
 
     def class_sums(
-        self, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor
+        self,
+        embeddings: Mapping[str, torch.Tensor],
+        labels: torch.Tensor,
+        present: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """
-        Sums (K, D_m) and counts (K,) per class and modality of one batch, in fp32. They add up over batches and
-        processes; [`Prototypes.momentum_update`] divides once.
+        Sums (K, D_m) and counts (K,) per class and modality of one batch, in fp32, over the samples that have the
+        modality by the masks (B,) of `present`; over all by default. They add up over batches and processes;
+        [`Prototypes.momentum_update`] divides once.
         """
         self.check(embeddings)
-        ones = torch.ones_like(labels, dtype=torch.float32)
-        return {
-            name: (
-                torch.zeros_like(self.mean(name), dtype=torch.float32).index_add_(0, labels, embeddings[name].float()),
+        output = {}
+        for name in self.widths:
+            values, ones = embeddings[name].float(), torch.ones_like(labels, dtype=torch.float32)
+            if present is not None:
+                values, ones = torch.where(present[name][:, None], values, 0), present[name].float()
+            output[name] = (
+                torch.zeros_like(self.mean(name), dtype=torch.float32).index_add_(0, labels, values),
                 torch.zeros_like(self.count(name), dtype=torch.float32).index_add_(0, labels, ones),
             )
-            for name in self.widths
-        }
+        return output
 
     @torch.no_grad()
     def momentum_update(self, sums: Mapping[str, tuple[torch.Tensor, torch.Tensor]], momentum: float) -> None:

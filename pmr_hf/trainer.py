@@ -24,7 +24,7 @@ from .losses import (
     true_class_probability,
 )
 from .metrics import Accuracy, MacroF1
-from .modeling import MultimodalModel
+from .modeling import MultimodalModel, MultimodalOutput
 from .processing import MultimodalCollator, MultimodalProcessor, integer_labels
 from .prototypes import Prototypes
 from .report import write_model_card
@@ -82,11 +82,36 @@ class MultimodalTrainer(Trainer):
                 predictions | {"logits": preprocess(predictions["logits"], labels)}
             )
         self._check_setup()
+        if self.model_init is None:
+            self._freeze(self._bare_model)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         model = super().call_model_init(trial)
         keep_weight_names(model)
+        self._freeze(model)
         return model
+
+    def _freeze(self, model: nn.Module) -> None:
+        if self.args.freeze:
+            _require_multimodal(model, "freeze").freeze(self.args.freeze)
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        """The optimizer of plain `Trainer`, with the encoders of `modality_learning_rates` in groups of their own."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rates = self.args.modality_learning_rates or {}
+        backbones = _require_multimodal(self._bare_model, "modality_learning_rates").backbones if rates else {}
+        for name, rate in rates.items():
+            if name not in backbones:
+                raise ValueError(
+                    f"Expected `modality_learning_rates` to name modalities among {list(backbones)}, got {name!r}."
+                )
+            own = set(backbones[name].parameters())
+            for group in list(optimizer.param_groups):
+                chosen = [parameter for parameter in group["params"] if parameter in own]
+                if chosen:
+                    group["params"] = [parameter for parameter in group["params"] if parameter not in own]
+                    optimizer.add_param_group({**group, "params": chosen, "lr": rate})
+        return optimizer
 
     def train(self, *args, **kwargs) -> TrainOutput:
         self._window = {}  # what a run that failed has left
@@ -225,12 +250,15 @@ class MultimodalTrainer(Trainer):
     # ---- Evaluation ----
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
-        """Predicted classes (B,) of each modality alone, by the key of their accuracy. Override to add some."""
+        """
+        Predicted classes (B,) of each modality alone, by the key of their accuracy, with -1 where it is absent.
+        Override to add some.
+        """
         model = self._bare_model
         if not isinstance(model, MultimodalModel) or not model.fusion.splits_by_modality:
             return {}
-        logits = model.modality_logits(outputs.embeddings)
-        return {f"{name}_accuracy": values.argmax(1) for name, values in logits.items()}
+        logits = model.modality_logits(outputs.embeddings, outputs.present)
+        return {f"{name}_accuracy": _classes(name, values, outputs) for name, values in logits.items()}
 
     def prediction_step(
         self,
@@ -272,7 +300,9 @@ class MultimodalTrainer(Trainer):
             metrics |= Accuracy().compute(predictions=classes, references=labels)
             metrics |= MacroF1().compute(predictions=classes, references=labels)
         for key, classes in predictions.items():
-            metrics[key] = Accuracy().compute(predictions=classes, references=labels)["accuracy"]
+            has = classes >= 0  # samples with this modality
+            if has.any():
+                metrics[key] = Accuracy().compute(predictions=classes[has], references=labels[has])["accuracy"]
         return metrics
 
 
@@ -357,16 +387,32 @@ class PMRTrainer(MultimodalTrainer):
         require_labels(inputs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
-            loss = loss + self._loss_scale * self.rebalance_loss(self.embeddings_fn(outputs), inputs["labels"])
+            terms = self.rebalance_loss(self.embeddings_fn(outputs), inputs["labels"], _present(outputs))
+            loss = loss + self._loss_scale * terms
         return (loss, outputs) if return_outputs else loss
 
-    def rebalance_loss(self, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13) of embeddings (B, D_m), labels (B,): a scalar."""
+    def rebalance_loss(
+        self,
+        embeddings: Mapping[str, torch.Tensor],
+        labels: torch.Tensor,
+        present: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """
+        alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13), a scalar.
+
+        Args:
+            embeddings (`Mapping[str, torch.Tensor]`): (B, D_m) of each modality.
+            labels (`torch.Tensor`): (B,).
+            present (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool, the samples that count in each modality's
+                score and terms; all of them by default.
+        """
         prototypes = self.prototypes
         names = list(prototypes.widths)
         logits = prototypes(embeddings)
-        # Each modality's logits (B, K) and the samples (B,) whose class has a prototype
+        # Each modality's logits (B, K) and the samples (B,) that have it and whose class has a prototype
         pairs = [(logits[name], prototypes.seen(name)[labels]) for name in names]
+        if present is not None:
+            pairs = [(values, mask & present[name]) for name, (values, mask) in zip(names, pairs, strict=True)]
         pce = torch.stack([prototypical_cross_entropy(values, labels, mask) for values, mask in pairs])
         entropy = torch.stack([prototypical_entropy(values, mask) for values, mask in pairs])
         with torch.no_grad():
@@ -392,7 +438,7 @@ class PMRTrainer(MultimodalTrainer):
 
     def summarize(self, window: dict[str, tuple[float, float]]) -> dict[str, float]:
         logs = super().summarize(window)
-        scores = [window[f"{name}_score"][0] for name in self.prototypes.widths if f"{name}_score" in window]
+        scores = [logs[f"{name}_score"] for name in self.prototypes.widths if f"{name}_score" in logs]
         if len(scores) == 2 and scores[1] > 0:
             logs["rho"] = scores[0] / scores[1]
         return logs
@@ -400,7 +446,9 @@ class PMRTrainer(MultimodalTrainer):
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
         logits = self.prototypes(self.embeddings_fn(outputs))
         return super().modality_predictions(outputs) | {
-            f"{name}_prototype_accuracy": logits[name].argmax(1) for name in logits if self.prototypes.seen(name).any()
+            f"{name}_prototype_accuracy": _classes(name, logits[name], outputs)
+            for name in logits
+            if self.prototypes.seen(name).any()
         }
 
     def refresh_prototypes(self, momentum: float | None = None) -> None:
@@ -438,8 +486,9 @@ class PMRTrainer(MultimodalTrainer):
                 integer_labels(inputs["labels"], prototypes.num_labels)  # still on the CPU
                 inputs = self._prepare_inputs(inputs)
                 with self.compute_loss_context_manager():
-                    embeddings = self.embeddings_fn(self._forward(model, inputs))
-                for name, batch in prototypes.class_sums(embeddings, inputs["labels"]).items():
+                    outputs = self._forward(model, inputs)
+                batches = prototypes.class_sums(self.embeddings_fn(outputs), inputs["labels"], _present(outputs))
+                for name, batch in batches.items():
                     sums[name] = tuple(total + part for total, part in zip(sums[name], batch, strict=True))
         model.train(was_training)
 
@@ -448,12 +497,13 @@ class PMRTrainer(MultimodalTrainer):
             if not total.isfinite().all():
                 self._stop_not_finite(f"{name} embeddings that are not")
         prototypes.momentum_update(sums, self.args.prototype_momentum if momentum is None else momentum)
-        unseen = [k for k in range(prototypes.num_labels) if not all(prototypes.seen(n)[k] for n in prototypes.widths)]
-        if unseen:
-            logger.warning(
-                f"Classes {unseen} have no prototype yet: none of the {len(share)} training samples that were drawn is "
-                "theirs. Their samples count in no PMR term; raise `prototype_fraction`."
-            )
+        for name in prototypes.widths:
+            unseen = (~prototypes.seen(name)).nonzero()[:, 0].tolist()
+            if unseen:
+                logger.warning(
+                    f"Classes {unseen} have no prototype of {name!r} yet: none of the {len(share)} training samples "
+                    "that were drawn has both. Their samples count in no PMR term of it; raise `prototype_fraction`."
+                )
 
     def create_model_card(
         self,
@@ -521,6 +571,24 @@ def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:
             "from the output to a dict of embeddings (batch, width) by modality."
         )
     return output["embeddings"]
+
+
+def _present(outputs: Any) -> Mapping[str, torch.Tensor] | None:
+    return outputs.present if isinstance(outputs, MultimodalOutput) else None
+
+
+def _classes(name: str, logits: torch.Tensor, outputs: Any) -> torch.Tensor:
+    """Predicted classes (B,), -1 for samples without the modality."""
+    present, classes = _present(outputs), logits.argmax(1)
+    return classes if present is None else torch.where(present[name], classes, -1)
+
+
+def _require_multimodal(model: nn.Module, argument: str) -> MultimodalModel:
+    if not isinstance(model, MultimodalModel):
+        raise ValueError(
+            f"Expected a MultimodalModel for `{argument}`, got a {type(model).__name__}; set its parameters yourself."
+        )
+    return model
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Arguments of the trainers."""
 
+import json
 import os
 from dataclasses import dataclass, field
 
@@ -9,21 +10,35 @@ from transformers import TrainingArguments
 @dataclass
 class MultimodalTrainingArguments(TrainingArguments):
     """
-    Arguments of [`MultimodalTrainer`]: those of [`~transformers.TrainingArguments`], with four other defaults.
+    Arguments of [`MultimodalTrainer`]: those of [`~transformers.TrainingArguments`], two for single modalities, and
+    five other defaults.
 
     Args:
+        freeze (`list[str]`, *optional*, defaults to `None`): modalities whose encoders are not trained, and
+            stay in evaluation mode.
+        modality_learning_rates (`dict`, *optional*, defaults to `None`): learning rates of single encoders, in place of
+            `learning_rate`; as JSON on the command line. The schedule scales them alike.
         remove_unused_columns (`bool`, *optional*, defaults to `False`): must stay `False`. The collator picks the
             columns; the model's `forward` does not name them.
         label_names (`list[str]`, *optional*, defaults to `["labels"]`): the batch's key of the labels.
         logging_steps (`float`, *optional*, defaults to `10`): steps between two logs, so that the dynamics show.
         logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): `True` would log 0.0 in place of a loss that
             is not finite, and cost a host synchronisation per step.
+        ddp_find_unused_parameters (`bool`, *optional*, defaults to `True`): so that a process may meet a batch that
+            lacks a modality.
 
     Raises:
-        ValueError: for `remove_unused_columns=True`, `batch_eval_metrics=True` or `eval_do_concat_batches=False`.
+        ValueError: for `remove_unused_columns=True`, `batch_eval_metrics=True`, `eval_do_concat_batches=False`, or
+            learning rates that are no positive numbers.
         RuntimeError: for one of several launched processes that is not connected to the others.
     """
 
+    freeze: list[str] | None = field(
+        default=None, metadata={"help": "Modalities whose encoders are not trained, and stay in evaluation mode."}
+    )
+    modality_learning_rates: dict[str, float] | str | None = field(
+        default=None, metadata={"help": "Learning rates of single encoders, as JSON: '{\"text\": 1e-5}'."}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator picks the columns."}
     )
@@ -34,9 +49,22 @@ class MultimodalTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Log 0.0 in place of a loss that is not finite, at a host sync per step."}
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "So that a process may meet a batch that lacks a modality."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        if isinstance(self.modality_learning_rates, str):
+            self.modality_learning_rates = json.loads(self.modality_learning_rates)
+        rates = self.modality_learning_rates or {}
+        if not isinstance(rates, dict) or not all(
+            isinstance(rate, (int, float)) and 0 < rate < float("inf") for rate in rates.values()
+        ):
+            raise ValueError(
+                "Expected `modality_learning_rates` to map modalities to positive numbers, such as "
+                f'{{"text": 1e-5}}, got {rates}; `freeze` keeps an encoder as it is.'
+            )
         if self.remove_unused_columns:
             raise ValueError(
                 "Expected `remove_unused_columns=False`, got True, which would remove the columns that the collator "

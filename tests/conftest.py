@@ -22,7 +22,7 @@ NUM_LABELS = 4
 
 @pytest.fixture(autouse=True, scope="session")
 def two_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", 2))))
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,9 @@ from transformers import (
     TimmWrapperConfig,
     ViTConfig,
 )
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from pmr_hf import CGMNISTConfig, CGMNISTModel, Fusion, MultimodalConfig, MultimodalModel, register_fusion
 from pmr_hf.fusion import FUSIONS
-from pmr_hf.modeling import pool
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -186,23 +184,6 @@ def test_prototypes_stay_fp32_when_the_model_is_cast_or_moved(make_model):
     assert torch.equal(model.prototypes.mean("image"), expected)
     assert model.prototypes.state_dict()["image_seen"].dtype == torch.bool
     assert model.to("meta").prototypes.mean("image").is_meta
-
-
-def test_pooling():
-    hidden = torch.arange(24.0).reshape(2, 3, 4)
-    pooled = torch.ones(2, 5, 1, 1)
-    assert torch.equal(
-        pool("m", BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)), torch.ones(2, 5)
-    )
-    assert torch.equal(pool("m", BaseModelOutput(last_hidden_state=hidden)), hidden.mean(1))
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    expected = torch.stack([hidden[0, :2].mean(0), hidden[1, 0]])
-    assert torch.equal(pool("m", BaseModelOutput(last_hidden_state=hidden), mask), expected)
-    assert torch.equal(pool("m", BaseModelOutput(last_hidden_state=hidden[:, 0])), hidden[:, 0])
-    feature_map = torch.arange(16.0).reshape(2, 2, 2, 2)
-    assert torch.equal(pool("m", BaseModelOutput(last_hidden_state=feature_map)), feature_map.mean((2, 3)))
-    with pytest.raises(ValueError, match="that matches its attention mask"):
-        pool("m", BaseModelOutput(last_hidden_state=hidden), torch.ones(2, 9))
 
 
 def test_the_cg_mnist_encoder_has_the_papers_layers():

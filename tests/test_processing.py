@@ -1,10 +1,28 @@
+import copy
+import os
+
 import numpy as np
 import pytest
 import torch
+from conftest import WORDS
+from datasets import Dataset
+from media_files import write_video, write_wav
 from PIL import Image as PILImage
-from transformers import AutoTokenizer, ViTImageProcessor, Wav2Vec2FeatureExtractor
+from transformers import (
+    AutoTokenizer,
+    BaseImageProcessor,
+    BertConfig,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPProcessor,
+    VideoMAEConfig,
+    VideoMAEImageProcessor,
+    ViTImageProcessor,
+    Wav2Vec2FeatureExtractor,
+)
 
-from pmr_hf import MultimodalCollator, MultimodalProcessor
+from pmr_hf import MultimodalCollator, MultimodalProcessor, NumericProcessor, SpectrogramFeatureExtractor
+from pmr_hf.media import UnreadableError
 
 
 @pytest.fixture
@@ -76,3 +94,176 @@ def test_labels_of_any_integer_type(processor, digits):
     for bad in (True, 1.0, None, "one"):
         with pytest.raises(ValueError, match="Expected integer labels"):
             collator([{**digits[0], "label": bad}])
+
+
+@pytest.fixture
+def media(tmp_path, processor):
+    """Rows of every kind, on disk, with holes; and a collator for them."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for i in range(6):
+        PILImage.fromarray(generator.integers(0, 256, (9, 7 + i, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        write_wav(tmp_path / f"{i}.wav", generator.normal(0, 0.1, 400 + 100 * i), 8000)
+        write_video(tmp_path / f"{i}.mp4", generator.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8), 5)
+        rows.append(
+            {
+                "img": str(tmp_path / f"{i}.png") if i else None,
+                "clip": str(tmp_path / f"{i}.mp4"),
+                "caption": f"the digit {WORDS[i]}" if i % 2 else "",
+                "speech": str(tmp_path / f"{i}.wav"),
+                "age": float(i),
+                "weight": None if i == 4 else 2.0 * i,
+                "label": i % 3,
+            }
+        )
+    small = {"size": {"height": 8, "width": 8}}
+    audio = Wav2Vec2FeatureExtractor(feature_size=1, sampling_rate=16000)
+    collator = MultimodalCollator(
+        MultimodalProcessor(
+            {
+                "image": ViTImageProcessor(**small),
+                "frames": ViTImageProcessor(**small),
+                "video": VideoMAEImageProcessor(size={"shortest_edge": 8}, crop_size=8),
+                "text": processor.processors["text"],
+                "speech": audio,
+                "spectrum": SpectrogramFeatureExtractor(seconds=0.1, window=64, overlap=32),
+                "vitals": NumericProcessor([1.0, 2.0], [2.0, 1.0]),
+            },
+            num_frames={"frames": 3, "video": 4},
+        ),
+        {
+            "image": "img",
+            "frames": "clip",
+            "video": "clip",
+            "text": "caption",
+            "speech": "speech",
+            "spectrum": "speech",
+            "vitals": ["age", "weight"],
+        },
+    )
+    return Dataset.from_list(rows), collator
+
+
+def test_every_kind_in_one_batch(media):
+    dataset, collator = media
+    batch = collator(list(dataset))
+    shapes = {
+        name: {key: tuple(value.shape) for key, value in inputs.items()}
+        for name, inputs in batch.items()
+        if name != "labels"
+    }
+    assert shapes == {
+        "image": {"pixel_values": (6, 3, 8, 8), "present": (6,)},
+        "frames": {"pixel_values": (6, 3, 3, 8, 8), "frame_mask": (6, 3)},
+        "video": {"pixel_values": (6, 4, 3, 8, 8)},
+        "text": {"input_ids": (6, 3), "attention_mask": (6, 3), "present": (6,)},
+        "speech": {"input_values": (6, 1800), "attention_mask": (6, 1800)},
+        "spectrum": {"pixel_values": (6, 1, 33, 49)},
+        "vitals": {"values": (6, 2)},
+    }
+    # 8 kHz clips at the extractor's 16 kHz
+    assert batch["speech"]["attention_mask"].sum(1).tolist() == [800 + 200 * i for i in range(6)]
+    assert batch["vitals"]["values"][4].tolist() == [1.5, 0.0]
+
+
+def test_cached_features_make_the_same_batches(media, tmp_path):
+    dataset, collator = media
+    dataset.save_to_disk(tmp_path / "saved")
+    dataset = Dataset.load_from_disk(tmp_path / "saved")
+    cached = collator.cache(dataset)
+    assert "clip" not in cached.column_names and cached["label"][:] == dataset["label"][:]
+    expected, found = collator(list(dataset)), collator(list(cached))
+    assert torch.equal(expected.pop("labels"), found.pop("labels")) and expected.keys() == found.keys()
+    for name, inputs in expected.items():
+        assert inputs.keys() == found[name].keys()
+        for key, value in inputs.items():
+            assert value.dtype == found[name][key].dtype and torch.equal(value, found[name][key]), (name, key)
+
+
+def test_the_cache_is_found_again_and_left_when_something_changes(media, tmp_path):
+    dataset, collator = media
+    dataset.save_to_disk(tmp_path / "saved")
+    dataset = Dataset.load_from_disk(tmp_path / "saved")
+
+    def files(collator):
+        return collator.cache(dataset).cache_files
+
+    first = files(collator)
+    os.utime(first[0]["filename"], (1, 1))
+    assert files(collator) == first and os.path.getmtime(first[0]["filename"]) == 1  # read, not written
+    os.utime(dataset["clip"][2], (1, 1))
+    second = files(collator)
+    assert second != first
+    collator.processor.processors["vitals"].mean[0] = 7.0
+    assert files(collator) not in (first, second)
+
+
+def test_a_file_that_cannot_be_read(media, tmp_path, caplog):
+    dataset, collator = media
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    rows = [{**row, "source_row": f"train.csv, row {i + 1}"} for i, row in enumerate(dataset)]
+    message = r"Expected 'image' in train.csv, row 4, column 'img', but file '.*3.png' is no image that can be read"
+    with pytest.raises(UnreadableError, match=message):
+        collator(rows)
+    with pytest.raises(UnreadableError, match=r"in row 3 of this batch, column 'img'"):
+        collator(list(dataset))
+    tolerant = MultimodalCollator(collator.processor, collator.columns, on_error="missing")
+    batch = tolerant(rows)
+    assert batch["image"]["present"].tolist() == [False, True, True, False, True, True]
+    assert "Taking 'image' as missing in train.csv, row 4, column 'img'" in caplog.text
+    with pytest.raises(ValueError, match="Expected `on_error` to be"):
+        MultimodalCollator(collator.processor, collator.columns, on_error="ignore")
+
+
+def test_a_value_of_another_kind(media):
+    dataset, collator = media
+    for column, value, message in [
+        ("caption", ["a", "b"], "a list is no text"),
+        ("speech", 3, "a int is no sound"),
+        ("age", "old", "is no vector of numbers"),
+    ]:
+        with pytest.raises(UnreadableError, match=message):
+            collator([{**dataset[1], column: value}])
+
+
+def test_numbers_are_texts_too(processor):
+    tokens = processor.processors["text"]
+    assert processor(text=[7, "two"])["text"]["input_ids"].tolist() == tokens(["7", "two"])["input_ids"]
+
+
+def test_lists_of_pictures_of_any_length(media):
+    _, collator = media
+    pictures = [PILImage.new("RGB", (8, 8), (40 * i, 0, 0)) for i in range(4)]
+    free = MultimodalProcessor({"image": collator.processor.processors["image"]})
+    batch = free(image=[pictures[:3], pictures[3:], None])["image"]
+    assert batch["frame_mask"].tolist() == [[True] * 3, [True, False, False], [False] * 3]
+    assert batch["present"].tolist() == [True, True, False]
+    one = free(image=pictures)["image"]["pixel_values"]
+    assert torch.equal(batch["pixel_values"][0], one[:3]) and torch.equal(batch["pixel_values"][1, 0], one[3])
+    two = MultimodalProcessor(free.processors, num_frames={"image": 2})
+    assert torch.equal(two(image=[pictures])["image"]["pixel_values"][0], one[[1, 3]])
+
+
+def test_num_frames_is_saved_and_checked(media, tmp_path):
+    _, collator = media
+    collator.processor.save_pretrained(tmp_path)
+    assert MultimodalProcessor.from_pretrained(tmp_path).num_frames == {"frames": 3, "video": 4}
+    for wrong in ({"text": 3}, {"video": 0}, {"nothing": 1}):
+        with pytest.raises(ValueError, match="Expected `num_frames` of at least 1 for modalities among"):
+            MultimodalProcessor(collator.processor.processors, num_frames=wrong)
+
+
+def test_processors_of_encoders_by_name(processor, tmp_path):
+    """A video encoder's frames, an encoder's longest text, and the pictures' part of CLIP's processor."""
+    VideoMAEConfig(num_frames=6).save_pretrained(tmp_path / "video")
+    VideoMAEImageProcessor().save_pretrained(tmp_path / "video")
+    text = copy.deepcopy(processor.processors["text"])
+    text.model_max_length = 10**30  # what a tokenizer says that was never told
+    BertConfig(max_position_embeddings=5).save_pretrained(tmp_path / "text")
+    text.save_pretrained(tmp_path / "text")
+    CLIPConfig().save_pretrained(tmp_path / "clip")
+    CLIPProcessor(CLIPImageProcessor(), text).save_pretrained(tmp_path / "clip")
+    loaded = MultimodalProcessor.from_backbones({name: tmp_path / name for name in ("video", "text", "clip")})
+    assert loaded.num_frames == {"video": 6}
+    assert loaded(text=["the digit two one zero three four five"])["text"]["input_ids"].shape == (1, 5)
+    assert isinstance(loaded.processors["clip"], BaseImageProcessor)

@@ -1,0 +1,190 @@
+"""Tables of any kind, from files, folders or the Hub, as labelled train, validation and test splits."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Value
+from transformers.utils import logging
+
+from .processing import ROW
+
+
+logger = logging.get_logger(__name__)
+
+BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+MEDIA = (datasets.Image, datasets.Audio, datasets.Video)
+
+
+def load_table(
+    columns: dict[str, str | list[str]],
+    label: str = "label",
+    dataset_name: str | None = None,
+    config_name: str | None = None,
+    files: dict[str, str] | None = None,
+    files_in: Sequence[str] = (),
+    check_files: bool = True,
+    validation_size: float = 0.1,
+    seed: int = 0,
+) -> DatasetDict:
+    """
+    The splits `train`, `validation` and, where there is one, `test`, ready for a [`MultimodalCollator`].
+
+    Labels of any type become a `ClassLabel`, with the sorted values of the training split as its names. Pictures, sound
+    and video are left undecoded: the collator reads them. A relative path is taken from the folder of its table.
+    Without a validation split, one is cut from the training split, stratified by label. Each row says in `source_row`
+    where it comes from.
+
+    Args:
+        columns (`dict[str, str | list[str]]`): the column, or columns of numbers, of each modality.
+        label (`str`, *optional*, defaults to `"label"`): the column of classes.
+        dataset_name (`str`, *optional*): a Hub name, a folder with `train.csv` (or .tsv, .jsonl, .parquet; and
+            `validation`, `test`), a folder that `datasets` saved, or any other that `datasets.load_dataset` takes.
+        config_name (`str`, *optional*): the configuration of a dataset on the Hub.
+        files (`dict[str, str]`, *optional*): in place of a name, the table of each split.
+        files_in (`Sequence[str]`, *optional*): modalities whose strings are paths of files.
+        check_files (`bool`, *optional*, defaults to `True`): look for all of those files now.
+        validation_size (`float`, *optional*, defaults to 0.1): share of each class to cut, in (0, 1).
+        seed (`int`, *optional*, defaults to 0): seed of that cut.
+
+    Raises:
+        FileNotFoundError: for a table or a file that is not there.
+        ValueError: for a column that is not there, a table of another type, a row without label, a class that the
+            training split lacks, or a dataset without a training split.
+    """
+    folder = Path(dataset_name) if dataset_name is not None and os.path.isdir(dataset_name) else None
+    files = files or (_tables_in(folder) if folder is not None else {})
+    if files:
+        splits = {name: _read_table(Path(file)) for name, file in files.items()}
+        sources = {name: (Path(file).name, Path(file).parent) for name, file in files.items()}
+    else:
+        splits = _load(dataset_name, config_name, folder)
+        sources = {name: (f"split {name!r}", folder or Path()) for name in splits}
+    splits = {name: splits[given] for name, names in SPLITS.items() for given in names if given in splits}
+    sources = {name: sources[given] for name, names in SPLITS.items() for given in names if given in sources}
+    if "train" not in splits:
+        raise ValueError(f"Expected a training split, got {list(sources)}; name one 'train', or give --train_file.")
+
+    used = {part for column in columns.values() for part in ([column] if isinstance(column, str) else column)}
+    paths = {columns[name] for name in files_in if isinstance(columns[name], str)}
+    output = {}
+    for name, split in splits.items():
+        missing = sorted((used | {label}) - set(split.column_names))
+        if missing:
+            raise ValueError(
+                f"Expected the columns {sorted(used)} and the label {label!r} in {sources[name][0]}, but {missing} are "
+                f"not among {split.column_names}; correct --columns and --label_column."
+            )
+        split = split.select_columns(sorted(used | {label}))
+        split = split.add_column(ROW, [f"{sources[name][0]}, row {i + 1}" for i in range(len(split))])
+        for column, feature in split.features.items():
+            if isinstance(feature, MEDIA):
+                split = split.cast_column(column, type(feature)(decode=False))
+        output[name] = _absolute(split, paths, sources[name][1], check_files)
+    output = _encode_labels(output, label)
+    if "validation" not in output:
+        train, validation = _stratified_cut(output["train"], label, validation_size, seed)
+        logger.warning(f"No validation split: {len(validation)} of {len(output['train'])} training rows are taken.")
+        output = {"train": train, "validation": validation, **{name: output[name] for name in output if name == "test"}}
+    return DatasetDict(output)
+
+
+def _tables_in(folder: Path) -> dict[str, str]:
+    names = {name for group in SPLITS.values() for name in group}
+    return {
+        path.stem: str(path)
+        for path in sorted(folder.iterdir())
+        if path.stem in names and path.suffix in BUILDERS and path.is_file()
+    }
+
+
+def _read_table(file: Path) -> Dataset:
+    if file.suffix not in BUILDERS:
+        raise ValueError(f"Expected a table of type {sorted(BUILDERS)}, got {file}; convert it.")
+    if not file.is_file():
+        raise FileNotFoundError(f"Expected a table {file}, found none there; correct the path.")
+    options: dict[str, Any] = {"sep": "\t"} if file.suffix == ".tsv" else {}
+    return datasets.load_dataset(BUILDERS[file.suffix], data_files=str(file), split="train", **options)
+
+
+def _load(dataset_name: str | None, config_name: str | None, folder: Path | None) -> dict[str, Dataset]:
+    if dataset_name is None:
+        raise ValueError("Expected a dataset name or files, got neither; give --dataset_name or --train_file.")
+    if folder is not None and any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        loaded = datasets.load_from_disk(dataset_name)
+    else:
+        loaded = datasets.load_dataset(dataset_name, config_name)
+    return dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
+
+
+def _absolute(split: Dataset, columns: set[str], folder: Path, check: bool) -> Dataset:
+    """Relative paths become absolute; with `check`, every file must be there."""
+    for column in sorted(columns):
+        if split.features[column] not in (Value("string"), Value("large_string")):
+            continue
+        values = [value and str((folder / value.strip()).absolute()) for value in split[column]]
+        lost = [i for i, value in enumerate(values) if check and value and not os.path.isfile(value)]
+        if lost:
+            shown = "; ".join(f"{split[ROW][i]}: {values[i]}" for i in lost[:3])
+            raise FileNotFoundError(
+                f"Expected the files that column {column!r} names, but {len(lost)} of {len(values)} are not there, "
+                f"first {shown}; correct the paths, or set --on_error missing to train without them."
+            )
+        split = split.remove_columns(column).add_column(column, values, feature=Value("string"))
+    return split
+
+
+def _encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
+    """The same `ClassLabel` in each split; a test split without labels is left out."""
+    values = {name: split[label][:] for name, split in splits.items()}
+    feature = splits["train"].features[label]
+    unlabelled = {name for name, labels in values.items() if all(_no_label(value, feature) for value in labels)}
+    for name in unlabelled & {"test"}:
+        logger.warning("The test split has no labels: it is left out.")
+        del splits[name]
+    for name, split in splits.items():
+        without = [i for i, value in enumerate(values[name]) if _no_label(value, feature)]
+        if without:
+            raise ValueError(
+                f"Expected a label in column {label!r} of every row, but {len(without)} have none, first "
+                f"{split[ROW][without[0]]}; drop these rows."
+            )
+    if isinstance(feature, ClassLabel):
+        return splits
+    if not isinstance(feature, Value):
+        raise ValueError(f"Expected one label per row in column {label!r}, got {feature}; name a column of classes.")
+    classes = sorted(set(values["train"]))
+    if len(classes) > 1000 and len(classes) > len(values["train"]) // 2:
+        raise ValueError(f"Expected classes in column {label!r}, got {len(classes)} different values; name another.")
+    for name, labels in values.items():
+        unknown = sorted(set(labels) - set(classes)) if name in splits else []
+        if unknown:
+            raise ValueError(
+                f"Expected the classes of the training split in {name}, got {unknown[:5]} too; add training rows of "
+                "them or drop these rows."
+            )
+    ids = {value: i for i, value in enumerate(classes)}
+    names = ClassLabel(names=[str(value) for value in classes])
+    return {
+        name: split.remove_columns(label).add_column(label, [ids[value] for value in values[name]], feature=names)
+        for name, split in splits.items()
+    }
+
+
+def _no_label(value: Any, feature: Any) -> bool:
+    return value is None or value != value or value == "" or (isinstance(feature, ClassLabel) and value == -1)
+
+
+def _stratified_cut(dataset: Dataset, label: str, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The rest, and `share` of each class but at least one row; a class of one row stays in the rest."""
+    labels, cut = np.asarray(dataset[label]), []
+    generator = np.random.default_rng(seed)
+    for value in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == value))
+        cut.append(rows[: max(round(share * len(rows)), 1) if len(rows) > 1 else 0])
+    chosen = np.sort(np.concatenate(cut))
+    return dataset.select(np.setdiff1d(np.arange(len(labels)), chosen)), dataset.select(chosen)

@@ -1,0 +1,152 @@
+import json
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PILImage
+
+from pmr_hf.data import load_table
+
+
+COLUMNS = {"image": "img", "text": "caption"}
+
+
+@pytest.fixture
+def table(tmp_path):
+    """40 rows with pictures on disk, of the classes cat, dog and, once, eel."""
+    (tmp_path / "pictures").mkdir()
+    rows = []
+    for i in range(40):
+        PILImage.new("L", (8, 8), i).save(tmp_path / "pictures" / f"{i}.png")
+        kind = "eel" if i == 7 else ("dog", "cat")[i % 2]
+        rows.append({"img": f"pictures/{i}.png", "caption": f"number {i}", "kind": kind, "extra": i})
+    return pd.DataFrame(rows)
+
+
+def write(table, file):
+    if file.suffix == ".parquet":
+        table.to_parquet(file)
+    elif file.suffix == ".jsonl":
+        table.to_json(file, orient="records", lines=True)
+    else:
+        table.to_csv(file, index=False, sep="\t" if file.suffix == ".tsv" else ",")
+    return str(file)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_table_with_string_labels_and_relative_paths(table, tmp_path, suffix):
+    file = write(table, tmp_path / f"all{suffix}")
+    splits = load_table(COLUMNS, label="kind", files={"train": file}, files_in=["image"])
+    train, validation = splits["train"], splits["validation"]
+    assert train.features["kind"].names == ["cat", "dog", "eel"] == validation.features["kind"].names
+    assert set(train.column_names) == {"img", "caption", "kind", "source_row"}
+    for row in [*train, *validation]:
+        i = int(row["caption"].split()[1])
+        assert row["source_row"] == f"all{suffix}, row {i + 1}"
+        assert row["img"] == str(tmp_path / "pictures" / f"{i}.png")
+        assert train.features["kind"].int2str(row["kind"]) == table["kind"][i]
+
+
+def test_the_cut_is_stratified_disjoint_and_the_same_again(table, tmp_path, caplog):
+    file = write(table, tmp_path / "all.csv")
+    splits = load_table(COLUMNS, label="kind", files={"train": file}, validation_size=0.2, seed=1)
+    assert "No validation split: 8 of 40 training rows are taken" in caplog.text
+    rows = {name: set(split["source_row"]) for name, split in splits.items()}
+    assert len(rows["train"]) == 32 and not rows["train"] & rows["validation"]
+    counts = np.bincount(splits["validation"]["kind"], minlength=3).tolist()
+    assert counts == [4, 4, 0]  # a class of one row stays in training
+    again = load_table(COLUMNS, label="kind", files={"train": file}, validation_size=0.2, seed=1)
+    other = load_table(COLUMNS, label="kind", files={"train": file}, validation_size=0.2, seed=2)
+    assert set(again["validation"]["source_row"]) == rows["validation"] != set(other["validation"]["source_row"])
+
+
+def test_a_folder_of_tables_beside_its_pictures(table, tmp_path):
+    write(table[:30], tmp_path / "train.jsonl")
+    write(table[30:35], tmp_path / "dev.jsonl")
+    write(table[35:], tmp_path / "test.jsonl")
+    splits = load_table(COLUMNS, label="kind", dataset_name=str(tmp_path), files_in=["image"])
+    assert {name: len(split) for name, split in splits.items()} == {"train": 30, "validation": 5, "test": 5}
+    assert splits["test"]["img"][0] == str(tmp_path / "pictures" / "35.png")
+
+
+def test_what_datasets_saved_stays_undecoded(table, tmp_path):
+    features = Features({"img": Image(), "caption": Value("string"), "kind": ClassLabel(names=["dog", "cat"])})
+    rows = {
+        "img": [PILImage.new("L", (8, 8), i) for i in range(10)],
+        "caption": ["a"] * 10,
+        "kind": ["cat", "dog"] * 5,
+    }
+    DatasetDict({"train": Dataset.from_dict(rows, features)}).save_to_disk(tmp_path / "saved")
+    splits = load_table(COLUMNS, label="kind", dataset_name=str(tmp_path / "saved"))
+    row = splits["train"][0]
+    assert set(row["img"]) == {"bytes", "path"} and splits["train"].features["kind"].names == ["dog", "cat"]
+
+
+@pytest.mark.parametrize("labels", [[3, 5, 9], [True, False, True], [0.5, 1.0, 2.0], ["b", "a", "c"]])
+def test_labels_of_any_type(labels, tmp_path):
+    rows = pd.DataFrame({"caption": [f"{i}" for i in range(30)], "label": labels * 10})
+    file = write(rows, tmp_path / "a.jsonl")
+    splits = load_table({"text": "caption"}, files={"train": file, "validation": file})
+    assert splits["train"].features["label"].names == [str(value) for value in sorted(set(labels))]
+    names = splits["train"].features["label"].int2str(splits["train"]["label"][:])
+    assert names == [str(value) for value in labels * 10]
+
+
+def test_a_test_split_without_labels_is_left_out(table, tmp_path, caplog):
+    files = {"train": write(table, tmp_path / "a.csv"), "test": write(table.assign(kind=None), tmp_path / "b.csv")}
+    assert "test" not in load_table(COLUMNS, label="kind", files=files)
+    assert "The test split has no labels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda t: t.assign(kind=t["kind"].where(t["extra"] != 3)), ValueError, r"1 have none, first a.csv, row 4"),
+        (lambda t: t.drop(columns="caption"), ValueError, r"\['caption'\] are not among"),
+        (lambda t: t.assign(img="gone.png"), FileNotFoundError, r"40 of 40 are not there, first a.csv, row 1: .*gone.png"),
+    ],
+)
+def test_bad_tables(table, tmp_path, change, error, message):
+    file = write(change(table), tmp_path / "a.csv")
+    with pytest.raises(error, match=message):
+        load_table(COLUMNS, label="kind", files={"train": file}, files_in=["image"])
+
+
+def test_a_class_that_training_lacks(table, tmp_path):
+    files = {"train": write(table[:5], tmp_path / "a.csv"), "test": write(table, tmp_path / "b.csv")}
+    with pytest.raises(ValueError, match=r"Expected the classes of the training split in test, got \['eel'\] too"):
+        load_table(COLUMNS, label="kind", files=files)
+
+
+def test_what_is_not_there(table, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Expected a table .*none.csv, found none"):
+        load_table(COLUMNS, files={"train": str(tmp_path / "none.csv")})
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ValueError, match="Expected a table of type"):
+        load_table(COLUMNS, files={"train": str(tmp_path / "a.txt")})
+    with pytest.raises(ValueError, match="Expected a dataset name or files"):
+        load_table(COLUMNS)
+    with pytest.raises(ValueError, match=r"Expected a training split, got \['test'\]"):
+        load_table(COLUMNS, label="kind", files={"test": write(table, tmp_path / "b.csv")})
+
+
+def test_missing_values_stay(table, tmp_path):
+    """A hole in a column of paths, and a file that is not there where that is allowed."""
+    table.loc[2, "img"] = None
+    table.loc[3, "img"] = "gone.png"
+    file = write(table, tmp_path / "a.jsonl")
+    assert json.loads(open(file).readlines()[2])["img"] is None
+    splits = load_table(
+        COLUMNS, label="kind", files={"train": file, "validation": file}, files_in=["image"], check_files=False
+    )
+    assert splits["train"]["img"][2] is None and splits["train"]["img"][3] == str(tmp_path / "gone.png")
+
+
+def test_sound_and_video_columns_need_no_decoder(tmp_path):
+    rows = {"sound": [{"bytes": b"x", "path": ""}] * 4, "clip": [{"bytes": b"y", "path": ""}] * 4, "label": [*"abab"]}
+    features = Features({"sound": datasets.Audio(), "clip": datasets.Video(), "label": Value("string")})
+    Dataset.from_dict(rows).cast(features).save_to_disk(tmp_path / "saved")
+    splits = load_table({"audio": "sound", "video": "clip"}, dataset_name=str(tmp_path / "saved"))
+    assert (splits["train"][0]["sound"]["bytes"], splits["train"][0]["clip"]["bytes"]) == (b"x", b"y")

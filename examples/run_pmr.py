@@ -1,29 +1,60 @@
 """
-Train PMR, or plain joint training, on colored-and-gray digits.
+Train PMR, or plain joint training, on any dataset of several modalities.
 
-    accelerate launch examples/run_pmr.py                                            # scikit-learn's real digits
-    accelerate launch examples/run_pmr.py --method joint                             # the same without PMR
-    accelerate launch examples/run_pmr.py --data_dir mnist                           # raw MNIST files
-    accelerate launch examples/run_pmr.py --dataset_name ylecun/mnist                # a copy on the Hub
+    accelerate launch examples/run_pmr.py                                # colored-and-gray digits of scikit-learn
+    accelerate launch examples/run_pmr.py --dataset cg_mnist --data_dir mnist            # raw MNIST files
+    accelerate launch examples/run_pmr.py --dataset crema_d --data_dir CREMA-D           # or ave: the raw downloads
+    accelerate launch examples/run_pmr.py --dataset_name user/posts \\
+        --columns image=picture text=title --label_column topic \\
+        --backbones image=google/vit-base-patch16-224 text=bert-base-uncased             # your own data
 
 Every argument of `PMRTrainingArguments`, and so of `TrainingArguments`, can be given too.
 """
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from transformers import HfArgumentParser, ViTImageProcessor, set_seed
+from datasets import Dataset, DatasetDict
+from transformers import (
+    HfArgumentParser,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    ResNetConfig,
+    ViTImageProcessor,
+    set_seed,
+)
 
 from pmr_hf import (
     CGMNISTConfig,
     MultimodalCollator,
     MultimodalModel,
     MultimodalProcessor,
+    NumericConfig,
+    NumericProcessor,
     PMRTrainer,
     PMRTrainingArguments,
+    SpectrogramFeatureExtractor,
 )
-from pmr_hf.colored_digits import NAMES, cg_mnist, read_dataset, read_mnist, read_sklearn_digits
+from pmr_hf.ave import read_ave
+from pmr_hf.colored_digits import cg_mnist, read_dataset, read_mnist, read_sklearn_digits
+from pmr_hf.crema_d import read_crema_d
+from pmr_hf.data import load_table
+from pmr_hf.media import is_missing
+from pmr_hf.processing import ModalityProcessor
+
+
+# Encoders with new weights that can stand in place of a pretrained one's name
+NEW = ("numbers", "resnet18", "spectrogram", "cg_mnist", "cg_mnist_gray")
+PAIRS = {"metavar": "modality=..."}
+# Columns, encoders and frames of the paper's sets
+PAPER = {
+    "digits": ({"gray": "gray", "colored": "colored"}, {"gray": "cg_mnist_gray", "colored": "cg_mnist"}, {}),
+    "cg_mnist": ({"gray": "gray", "colored": "colored"}, {"gray": "cg_mnist_gray", "colored": "cg_mnist"}, {}),
+    "crema_d": ({"audio": "audio", "visual": "video"}, {"audio": "spectrogram", "visual": "resnet18"}, {"visual": 3}),
+    "ave": ({"audio": "audio", "visual": "video"}, {"audio": "spectrogram", "visual": "resnet18"}, {"visual": 4}),
+}
 
 
 @dataclass
@@ -37,39 +68,101 @@ class ScriptArguments:
             "choices": ["pmr", "joint"],
         },
     )
-    fusion: str = field(default="concat", metadata={"help": "Fusion head: concat, sum, film or gated."})
+    # The data
     dataset: str = field(
         default="digits",
-        metadata={"help": "'digits' of scikit-learn, or 'cg_mnist'.", "choices": ["digits", "cg_mnist"]},
+        metadata={
+            "help": "One of the paper's sets, or 'digits' of scikit-learn.",
+            "choices": ["digits", "cg_mnist", "crema_d", "ave"],
+        },
     )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the raw MNIST files, for cg_mnist."})
-    dataset_name: str | None = field(default=None, metadata={"help": "Hub name or folder of a copy of MNIST."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the raw download of that set."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub name or folder of your own data (with cg_mnist, of a copy of MNIST)."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration on the Hub."})
+    train_file: str | None = field(default=None, metadata={"help": "In place of a name: csv, tsv, jsonl or parquet."})
+    validation_file: str | None = field(default=None, metadata={"help": "A tenth of the training rows by default."})
+    test_file: str | None = field(default=None, metadata={"help": "Touched once, after training."})
+    columns: list[str] | None = field(
+        default=None, metadata={"help": "Column of each modality: image=picture text=title vitals=age,weight", **PAIRS}
+    )
+    label_column: str = field(default="label", metadata={"help": "Column of the classes."})
+    on_error: str = field(
+        default="raise",
+        metadata={"help": "What to make of a file that cannot be read.", "choices": ["raise", "missing"]},
+    )
+    preprocess: str = field(
+        default="on_the_fly",
+        metadata={"help": "Extract features once to disk, or batch by batch.", "choices": ["on_the_fly", "cached"]},
+    )
+    preprocess_workers: int | None = field(default=None, metadata={"help": "Processes that extract to disk."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Keep that many training samples."})
     test_correlation: float = field(
         default=0.0,
         metadata={
-            "help": "Share of validation and test digits in the colour of their own class; the others' is random."
+            "help": "cg_mnist and digits: share of test digits in the colour of their class; the others' is random."
         },
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Keep that many training digits."})
+    split: str = field(
+        default="public",
+        metadata={"help": "crema_d: 'public', or 'speaker' for actors apart.", "choices": ["public", "speaker"]},
+    )
+    # The model
+    backbones: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Encoder of each modality: Hub name, folder, or new weights: {', '.join(NEW)}.",
+            **PAIRS,
+        },
+    )
+    fusion: str = field(default="concat", metadata={"help": "Fusion head: concat, sum, film or gated."})
+    embedding_dim: int | None = field(default=None, metadata={"help": "Project every modality to this width."})
+    pooling: list[str] | None = field(
+        default=None, metadata={"help": "Pooling of a modality: auto, cls, mean or max.", **PAIRS}
+    )
+    num_frames: list[str] | None = field(
+        default=None, metadata={"help": "Frames to take of each video of a modality.", **PAIRS}
+    )
+    modality_dropout: float = field(default=0.0, metadata={"help": "Probability to drop a modality in training."})
+    lora: list[str] | None = field(default=None, metadata={"help": "Rank of a modality's LoRA: text=8", **PAIRS})
+
+    def __post_init__(self):
+        for name in ("columns", "backbones", "pooling", "num_frames", "lora"):
+            pairs = getattr(self, name) or []
+            wrong = [pair for pair in pairs if not all(pair.partition("="))]
+            if wrong:
+                raise ValueError(f"Expected --{name} as modality=value, got {wrong}.")
+            setattr(self, name, dict(pair.split("=", 1) for pair in pairs))
+        self.columns = {name: column.split(",") if "," in column else column for name, column in self.columns.items()}
+        self.num_frames = {name: int(count) for name, count in self.num_frames.items()}
+        self.lora = {name: {"r": int(rank)} for name, rank in self.lora.items()}
+        if not self.own_data:
+            self.label_column = "label"
+            columns, backbones, frames = PAPER[self.dataset]
+            self.columns, self.backbones = columns, backbones | self.backbones
+            self.num_frames = frames | self.num_frames
+        if not self.backbones or self.columns.keys() != self.backbones.keys():
+            raise ValueError(
+                f"Expected --columns and --backbones for the same modalities, got columns for {list(self.columns)} and "
+                f"backbones for {list(self.backbones)}."
+            )
+
+    @property
+    def own_data(self) -> bool:
+        return self.train_file is not None or (self.dataset_name is not None and self.dataset != "cg_mnist")
+
+    @property
+    def data_name(self) -> str:
+        return (self.dataset_name or self.train_file or self.dataset).rstrip("/")
 
 
 def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
     script_parser = HfArgumentParser(ScriptArguments, add_help=False)
     script_args, _ = script_parser.parse_args_into_dataclasses(return_remaining_strings=True)
-    if script_args.data_dir is not None:
-        script_args.dataset = "cg_mnist"
     parser = HfArgumentParser((ScriptArguments, PMRTrainingArguments))
-    data = script_args.dataset_name or script_args.dataset
     parser.set_defaults(
-        output_dir=f"outputs/{data.replace('/', '-')}-{script_args.fusion}-{script_args.method}",
-        # The paper's batch and optimiser; its learning rate of 1e-3 is for 100 epochs.
-        per_device_train_batch_size=64,
-        per_device_eval_batch_size=256,
-        optim="sgd",
-        optim_args="momentum=0.9,weight_decay=1e-4",
-        learning_rate=3e-2,
-        num_train_epochs=60,
-        pmr_alpha=2.0,
+        output_dir=f"outputs/{Path(script_args.data_name).stem}-{script_args.fusion}-{script_args.method}",
         # Selection on validation; the test is touched once, at the end.
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -80,8 +173,79 @@ def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
     )
-    _, training_args = parser.parse_args_into_dataclasses()
-    return script_args, training_args
+    if script_args.own_data:  # pretrained encoders
+        parser.set_defaults(
+            per_device_train_batch_size=32,
+            per_device_eval_batch_size=64,
+            learning_rate=1e-4,
+            warmup_steps=0.1,
+            num_train_epochs=5,
+        )
+    else:  # the paper's batch, optimiser and alpha; its learning rate of 1e-3 is for 100 epochs
+        parser.set_defaults(
+            per_device_train_batch_size=64,
+            per_device_eval_batch_size=256,
+            optim="sgd",
+            optim_args="momentum=0.9,weight_decay=1e-4",
+            learning_rate=3e-2 if script_args.dataset in ("digits", "cg_mnist") else 1e-3,
+            num_train_epochs=60 if script_args.dataset in ("digits", "cg_mnist") else 130,
+            pmr_alpha=2.0,
+        )
+    return parser.parse_args_into_dataclasses()
+
+
+def load_data(args: ScriptArguments, processor: MultimodalProcessor, seed: int) -> DatasetDict:
+    """The splits, of your own data or of one of the paper's sets."""
+    if args.own_data:
+        files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
+        kinds = {name: processor.processors.get(name) for name in args.columns}
+        splits = load_table(
+            args.columns,
+            label=args.label_column,
+            dataset_name=args.dataset_name,
+            config_name=args.dataset_config_name,
+            files={name: file for name, file in files.items() if file is not None},
+            files_in=[
+                name
+                for name, kind in kinds.items()
+                if args.backbones[name] != "numbers" and not isinstance(kind, PreTrainedTokenizerBase)
+            ],
+            check_files=args.on_error == "raise",
+            seed=seed,
+        )
+    elif args.dataset == "digits":
+        splits = cg_mnist(read_sklearn_digits(), test_correlation=args.test_correlation, seed=seed)
+    elif args.dataset == "cg_mnist" and args.dataset_name is not None:
+        splits = cg_mnist(read_dataset(args.dataset_name), test_correlation=args.test_correlation, seed=seed)
+    elif args.data_dir is None:
+        raise ValueError(f"Expected --data_dir with --dataset {args.dataset}; give the folder of its raw download.")
+    elif args.dataset == "cg_mnist":
+        splits = cg_mnist(read_mnist(args.data_dir), test_correlation=args.test_correlation, seed=seed)
+    elif args.dataset == "crema_d":
+        splits = read_crema_d(args.data_dir, split=args.split, seed=seed)
+    else:
+        splits = read_ave(args.data_dir)
+    if args.max_train_samples is not None:
+        splits["train"] = splits["train"].shuffle(seed=seed).select(range(args.max_train_samples))
+    return splits
+
+
+def new_encoder(name: str, args: ScriptArguments, train: Dataset) -> tuple[PreTrainedConfig, ModalityProcessor]:
+    """Config and processor of an encoder with new weights."""
+    kind, column = args.backbones[name], args.columns[name]
+    if kind == "numbers":
+        values = train[column] if isinstance(column, str) else zip(*(train[part] for part in column), strict=True)
+        processor = NumericProcessor.fit(value for value in values if not is_missing(value))
+        return NumericConfig(num_features=len(processor.mean)), processor
+    if kind in ("cg_mnist", "cg_mnist_gray"):
+        channels = 1 if kind == "cg_mnist_gray" else 3
+        processor = ViTImageProcessor(do_resize=False, image_mean=[0.1307] * channels, image_std=[0.3081] * channels)
+        return CGMNISTConfig(num_channels=channels), processor
+    resnet18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
+    if kind == "spectrogram":
+        seconds = 10 if args.dataset == "ave" else 3
+        return ResNetConfig(num_channels=1, **resnet18), SpectrogramFeatureExtractor(seconds=seconds, do_normalize=True)
+    return ResNetConfig(**resnet18), ViTImageProcessor()
 
 
 def main() -> None:
@@ -91,38 +255,34 @@ def main() -> None:
     if script_args.method == "joint":
         training_args.pmr_alpha = training_args.pmr_mu = 0.0
 
-    # Data
-    if script_args.dataset_name is not None:
-        digits = read_dataset(script_args.dataset_name)
-    elif script_args.dataset == "cg_mnist":
-        if script_args.data_dir is None:
-            raise ValueError("Expected --data_dir or --dataset_name with --dataset cg_mnist; give the folder of MNIST.")
-        digits = read_mnist(script_args.data_dir)
-    else:
-        digits = read_sklearn_digits()
-    data_name = script_args.dataset_name or script_args.dataset
-    dataset = cg_mnist(
-        digits,
-        test_correlation=script_args.test_correlation,
-        max_train_samples=script_args.max_train_samples,
-        seed=training_args.seed,
+    # Data and processor
+    backbones = dict(script_args.backbones)
+    pretrained = {name: backbone for name, backbone in backbones.items() if backbone not in NEW}
+    processor = MultimodalProcessor.from_backbones(pretrained)
+    dataset = load_data(script_args, processor, training_args.seed)
+    processors, num_frames = dict(processor.processors), processor.num_frames | script_args.num_frames
+    for name in backbones.keys() - pretrained.keys():
+        backbones[name], processors[name] = new_encoder(name, script_args, dataset["train"])
+    processor = MultimodalProcessor({name: processors[name] for name in backbones}, num_frames=num_frames)
+    collator = MultimodalCollator(
+        processor, columns=script_args.columns, label=script_args.label_column, on_error=script_args.on_error
     )
-
-    # Processor
-    processor = MultimodalProcessor(
-        {
-            "gray": ViTImageProcessor(do_resize=False, image_mean=[0.1307], image_std=[0.3081]),
-            "colored": ViTImageProcessor(do_resize=False, image_mean=[0.1307] * 3, image_std=[0.3081] * 3),
-        }
-    )
+    labels = dataset["train"].features[script_args.label_column].names
+    if script_args.preprocess == "cached":
+        with training_args.main_process_first(desc="extraction of features"):
+            dataset = collator.cache(dataset, num_proc=script_args.preprocess_workers)
 
     # Model
     model = MultimodalModel.from_backbones(
-        {"gray": CGMNISTConfig(num_channels=1), "colored": CGMNISTConfig(num_channels=3)},
-        num_labels=len(NAMES),
-        id2label=dict(enumerate(NAMES)),
-        label2id={name: i for i, name in enumerate(NAMES)},
+        backbones,
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={name: i for i, name in enumerate(labels)},
         fusion=script_args.fusion,
+        embedding_dim=script_args.embedding_dim,
+        pooling=script_args.pooling,
+        modality_dropout=script_args.modality_dropout,
+        lora=script_args.lora,
     )
 
     # Trainer
@@ -132,7 +292,7 @@ def main() -> None:
         train_dataset=dataset["train"],
         eval_dataset=dataset["validation"],
         processing_class=processor,
-        data_collator=MultimodalCollator(processor, columns={"gray": "gray", "colored": "colored"}, label="label"),
+        data_collator=collator,
     )
 
     # Train
@@ -141,31 +301,44 @@ def main() -> None:
     trainer.save_metrics("train", train_metrics)
 
     # Evaluate
-    trainer.save_metrics("eval", trainer.evaluate())
-    test_metrics = trainer.evaluate(dataset["test"], metric_key_prefix="test")
-    trainer.save_metrics("test", test_metrics)
+    split, metrics = "validation", trainer.evaluate()
+    trainer.save_metrics("eval", metrics)
+    if "test" in dataset:
+        split, metrics = "test", trainer.evaluate(dataset["test"], metric_key_prefix="test")
+        trainer.save_metrics("test", metrics)
 
     # Save
     trainer.save_model()
     trainer.save_state()
-    trainer.create_model_card(dataset=data_name)
+    trainer.create_model_card(dataset=script_args.data_name)
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset=data_name)
-
+        trainer.push_to_hub(dataset=script_args.data_name)
     if trainer.is_world_process_zero():
+        print_results(script_args, training_args, trainer, split, metrics, train_metrics["train_runtime"])
+
+
+def print_results(
+    script_args: ScriptArguments,
+    training_args: PMRTrainingArguments,
+    trainer: PMRTrainer,
+    split: str,
+    metrics: dict[str, float],
+    seconds: float,
+) -> None:
+    prefix = "test" if split == "test" else "eval"
+    names = list(script_args.columns)
+    rows = {f"{split} accuracy, fused": f"{metrics[f'{prefix}_accuracy']:.3f}"}
+    for name in names:
+        accuracy = metrics.get(f"{prefix}_{name}_prototype_accuracy")
+        rows[f"{split} accuracy, {name} alone (prototypes)"] = "none seen" if accuracy is None else f"{accuracy:.3f}"
+    if len(names) == 2:
         ratios = [f"{entry['rho']:.2f}" for entry in trainer.state.log_history if "rho" in entry]
-        rows = {
-            "test accuracy, fused": f"{test_metrics['test_accuracy']:.3f}",
-            "test accuracy, gray alone (prototypes)": f"{test_metrics['test_gray_prototype_accuracy']:.3f}",
-            "test accuracy, colored alone (prototypes)": f"{test_metrics['test_colored_prototype_accuracy']:.3f}",
-            "ratio gray / colored, least of the logs": min(ratios, default="not logged"),
-            "ratio gray / colored, last": (ratios or ["not logged"])[-1],
-            "training time": f"{train_metrics['train_runtime']:.0f} s",
-            "saved to": training_args.output_dir,
-        }
-        print(f"\n{script_args.method} on {data_name}, {script_args.fusion}")
-        for name, value in rows.items():
-            print(f"  {name:<42}  {value}")
+        rows[f"ratio {names[0]} / {names[1]}, least of the logs"] = min(ratios, default="not logged")
+        rows[f"ratio {names[0]} / {names[1]}, last"] = (ratios or ["not logged"])[-1]
+    rows |= {"training time": f"{seconds:.0f} s", "saved to": training_args.output_dir}
+    print(f"\n{script_args.method} on {script_args.data_name}, {script_args.fusion}")
+    for name, value in rows.items():
+        print(f"  {name:<42}  {value}")
 
 
 if __name__ == "__main__":

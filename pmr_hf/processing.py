@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
     SequenceFeatureExtractor,
+    TimmWrapperImageProcessor,
 )
 from transformers.utils import PushToHubMixin, logging
 
@@ -47,6 +48,7 @@ AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.DatasetDict)
 KINDS = {
     "numbers": (NumericProcessor, NumericProcessor),
     "spectrogram": (SpectrogramFeatureExtractor, SpectrogramFeatureExtractor),
+    "timm": (TimmWrapperImageProcessor, TimmWrapperImageProcessor),
     "video_processor": (BaseVideoProcessor, AutoVideoProcessor),
     "image_processor": (BaseImageProcessor, AutoImageProcessor),
     "feature_extractor": (SequenceFeatureExtractor, AutoFeatureExtractor),
@@ -235,7 +237,12 @@ class MultimodalProcessor(PushToHubMixin):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         for name, processor in self.processors.items():
-            processor.save_pretrained(folder / name)
+            if isinstance(processor, TimmWrapperImageProcessor):  # its own `save_pretrained` writes nothing
+                (folder / name).mkdir(exist_ok=True)
+                config = {"architecture": processor.architecture, "pretrained_cfg": processor.data_config}
+                (folder / name / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            else:
+                processor.save_pretrained(folder / name)
         kinds = {name: _kind(name, processor) for name, processor in self.processors.items()}
         config = {"processor_class": type(self).__name__, "modalities": kinds, "num_frames": self.num_frames}
         (folder / self.config_name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -105,7 +106,11 @@ def test_a_test_split_without_labels_is_left_out(table, tmp_path, caplog):
     [
         (lambda t: t.assign(kind=t["kind"].where(t["extra"] != 3)), ValueError, r"1 have none, first a.csv, row 4"),
         (lambda t: t.drop(columns="caption"), ValueError, r"\['caption'\] are not among"),
-        (lambda t: t.assign(img="gone.png"), FileNotFoundError, r"40 of 40 are not there, first a.csv, row 1: .*gone.png"),
+        (
+            lambda t: t.assign(img="gone.png"),
+            FileNotFoundError,
+            r"40 of 40 are not there, first a.csv, row 1: .*gone.png",
+        ),
     ],
 )
 def test_bad_tables(table, tmp_path, change, error, message):
@@ -137,7 +142,7 @@ def test_missing_values_stay(table, tmp_path):
     table.loc[2, "img"] = None
     table.loc[3, "img"] = "gone.png"
     file = write(table, tmp_path / "a.jsonl")
-    assert json.loads(open(file).readlines()[2])["img"] is None
+    assert json.loads(Path(file).read_text().splitlines()[2])["img"] is None
     splits = load_table(
         COLUMNS, label="kind", files={"train": file, "validation": file}, files_in=["image"], check_files=False
     )

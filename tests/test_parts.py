@@ -154,7 +154,7 @@ def test_lora_of_other_families(family):
 
 
 def test_bad_lora(make_model):
-    with pytest.raises(ValueError, match="Expected `lora` of 'text' to be arguments of peft.LoraConfig"):
+    with pytest.raises(ValueError, match=r"Expected `lora` of 'text' to be arguments of peft\.LoraConfig"):
         make_model(lora={"text": {"rank": 2}})
     with pytest.raises(ValueError, match=r"Expected `lora` to name modalities among \['image', 'text'\]"):
         make_model(lora={"sound": {"r": 2}})

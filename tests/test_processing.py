@@ -15,6 +15,7 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPProcessor,
+    TimmWrapperImageProcessor,
     VideoMAEConfig,
     VideoMAEImageProcessor,
     ViTImageProcessor,
@@ -267,3 +268,15 @@ def test_processors_of_encoders_by_name(processor, tmp_path):
     assert loaded.num_frames == {"video": 6}
     assert loaded(text=["the digit two one zero three four five"])["text"]["input_ids"].shape == (1, 5)
     assert isinstance(loaded.processors["clip"], BaseImageProcessor)
+
+
+def test_the_processor_of_a_timm_model_is_saved(tmp_path):
+    """`TimmWrapperImageProcessor.save_pretrained` alone writes nothing."""
+    config = {"input_size": [3, 20, 20], "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "crop_pct": 0.8}
+    processor = MultimodalProcessor({"image": TimmWrapperImageProcessor(config, architecture="resnet10t")})
+    picture = PILImage.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    processor.save_pretrained(tmp_path)
+    pixels = processor(image=[picture])["image"]["pixel_values"]
+    assert pixels.shape == (1, 3, 20, 20)
+    loaded = MultimodalProcessor.from_pretrained(tmp_path)
+    assert torch.equal(loaded(image=[picture])["image"]["pixel_values"], pixels)

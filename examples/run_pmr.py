@@ -46,7 +46,7 @@ from pmr_hf.processing import ModalityProcessor
 
 
 # Encoders with new weights that can stand in place of a pretrained one's name
-NEW = ("numbers", "resnet18", "spectrogram", "cg_mnist", "cg_mnist_gray")
+NEW = ("numbers", "resnet18", "spectrogram", "spectrogram_small", "cg_mnist", "cg_mnist_gray")
 PAIRS = {"metavar": "modality=..."}
 # Columns, encoders and frames of the paper's sets
 PAPER = {
@@ -123,6 +123,9 @@ class ScriptArguments:
     )
     num_frames: list[str] | None = field(
         default=None, metadata={"help": "Frames to take of each video of a modality.", **PAIRS}
+    )
+    clip_seconds: float | None = field(
+        default=None, metadata={"help": "Length of every spectrogram: 3 by default, 10 for ave."}
     )
     modality_dropout: float = field(default=0.0, metadata={"help": "Probability to drop a modality in training."})
     lora: list[str] | None = field(default=None, metadata={"help": "Rank of a modality's LoRA: text=8", **PAIRS})
@@ -242,9 +245,10 @@ def new_encoder(name: str, args: ScriptArguments, train: Dataset) -> tuple[PreTr
         processor = ViTImageProcessor(do_resize=False, image_mean=[0.1307] * channels, image_std=[0.3081] * channels)
         return CGMNISTConfig(num_channels=channels), processor
     resnet18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
-    if kind == "spectrogram":
-        seconds = 10 if args.dataset == "ave" else 3
-        return ResNetConfig(num_channels=1, **resnet18), SpectrogramFeatureExtractor(seconds=seconds, do_normalize=True)
+    if kind.startswith("spectrogram"):
+        seconds = args.clip_seconds or (10 if args.dataset == "ave" else 3)
+        config = CGMNISTConfig(num_channels=1) if kind.endswith("small") else ResNetConfig(num_channels=1, **resnet18)
+        return config, SpectrogramFeatureExtractor(seconds=seconds, do_normalize=True)
     return ResNetConfig(**resnet18), ViTImageProcessor()
 
 

@@ -46,11 +46,7 @@ def load_backbone(
             f"{type(backbone).__name__}; wrap a timm model as TimmWrapperConfig(architecture=...), and give `lora` for "
             "an encoder to adapt with PEFT."
         )
-    config = AutoConfig.from_pretrained(backbone)
-    if {"vision_config", "text_config"} <= config.sub_configs.keys():
-        logger.info(f"Taking the vision tower of {backbone} for {name!r}.")
-        config = config.vision_config
-    check_known(name, config)
+    config = encoder_config(name, backbone)
     model, loading = AutoModel.from_pretrained(backbone, config=config, output_loading_info=True)
     if loading["missing_keys"]:
         logger.warning(
@@ -59,6 +55,16 @@ def load_backbone(
             "without."
         )
     return _encoder(name, model), model.config
+
+
+def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
+    """The config of a named encoder, of CLIP and its kin that of the vision tower; raises as [`check_known`]."""
+    config = AutoConfig.from_pretrained(backbone)
+    if {"vision_config", "text_config"} <= config.sub_configs.keys():
+        logger.info(f"Taking the vision tower of {backbone} for {name!r}.")
+        config = config.vision_config
+    check_known(name, config)
+    return config
 
 
 def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:

@@ -16,7 +16,7 @@ from PIL.Image import Image as PILImage
 from safetensors.torch import load, save
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    AutoConfig,
+    MODEL_MAPPING,
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoProcessor,
@@ -26,12 +26,12 @@ from transformers import (
     BaseVideoProcessor,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
-    ProcessorMixin,
     SequenceFeatureExtractor,
     TimmWrapperImageProcessor,
 )
 from transformers.utils import PushToHubMixin, logging
 
+from .backbones import encoder_config
 from .configuration import check_modality_name
 from .media import UnreadableError, describe, is_missing, read_audio, read_frames, read_image
 from .numeric import NumericProcessor
@@ -55,6 +55,15 @@ KINDS = {
     "tokenizer": (PreTrainedTokenizerBase, AutoTokenizer),
 }
 ROW = "source_row"  # the column that tells where a row comes from, for messages
+# By what an encoder reads
+LOADERS = {
+    "input_ids": AutoTokenizer,
+    "input_values": AutoFeatureExtractor,
+    "input_features": AutoFeatureExtractor,
+    "pixel_values": AutoImageProcessor,
+    "pixel_values_videos": AutoVideoProcessor,
+    "values": NumericProcessor,
+}
 CACHED = "_features"  # after a modality's name: the column of its extracted features
 
 
@@ -101,27 +110,24 @@ class MultimodalProcessor(PushToHubMixin):
         """
         The processors of pretrained encoders: Hub names, local folders, or processors to take as they are.
 
-        Of a processor for several modalities, such as CLIP's, the part for pictures or sound is taken, as
-        [`MultimodalModel.from_backbones`] does. A tokenizer that does not know how much its encoder can read is told,
-        and a video encoder named here gets as many frames as it was built for.
+        What the encoder reads decides between tokenizer, feature extractor and image processor. A tokenizer that does
+        not know how much its encoder can read is told, and a video encoder gets as many frames as it was built for.
         """
         processors, frames = {}, {}
         for name, backbone in backbones.items():
             if not isinstance(backbone, (str, os.PathLike)):
                 processors[name] = backbone
                 continue
-            processor = AutoProcessor.from_pretrained(backbone)
-            if isinstance(processor, ProcessorMixin):
-                parts = [getattr(processor, part) for part in processor.get_attributes()]
-                processor = next((part for part in parts if not isinstance(part, PreTrainedTokenizerBase)), processor)
-            processors[name] = processor
             if os.path.isdir(backbone) and not os.path.isfile(os.path.join(backbone, "config.json")):
-                continue  # the folder of a processor alone
-            config = AutoConfig.from_pretrained(backbone)
+                processors[name] = AutoProcessor.from_pretrained(backbone)  # the folder of a processor alone
+                continue
+            config = encoder_config(name, backbone)
+            processor = LOADERS[MODEL_MAPPING[type(config)].main_input_name].from_pretrained(backbone)
             if isinstance(processor, PreTrainedTokenizerBase) and processor.model_max_length > 10**9:
                 processor.model_max_length = _max_tokens(config) or processor.model_max_length
             if isinstance(processor, BaseImageProcessor) and "num_frames" in config:
                 frames[name] = config.num_frames
+            processors[name] = processor
         return cls(processors, num_frames=frames | (num_frames or {}))
 
     def __call__(self, **modalities: Sequence[Any]) -> dict[str, Features]:

@@ -5,8 +5,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from conftest import WORDS
+from media_files import write_wav
 from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+from transformers import (
+    BertConfig,
+    BertModel,
+    ViTConfig,
+    ViTModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+    set_seed,
+)
 
 from pmr_hf import MultimodalModel, MultimodalProcessor
 from pmr_hf.colored_digits import cg_mnist, read_sklearn_digits
@@ -84,3 +101,96 @@ def test_joint_training_and_another_head(tmp_path):
     state = json.loads((folder / "trainer_state.json").read_text())
     entry = next(entry for entry in state["log_history"] if "ce_loss" in entry)
     assert entry["loss"] == pytest.approx(entry["ce_loss"], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory, processor):
+    """A folder with tables, pictures, sound and encoders, as a user may have; some samples have holes."""
+    folder = tmp_path_factory.mktemp("own")
+    scans = load_digits(n_class=3)
+    for name, rows in {"train": range(60), "test": range(60, 80)}.items():
+        lines = []
+        for i in rows:
+            Image.fromarray((scans.images[i] * 15.9).astype("uint8")).save(folder / f"{i}.png")
+            label = int(scans.target[i])
+            write_wav(folder / f"{i}.wav", 0.3 * np.sin(np.arange(400 + 10 * i) * (0.1 + 0.2 * label)), 8000)
+            lines.append(
+                {
+                    "scan": f"{i}.png" if i % 7 else None,
+                    "title": f"the digit {WORDS[label]}" if i % 5 else "",
+                    "speech": f"{i}.wav",
+                    "ink": float(scans.data[i].sum()),
+                    "top": float(scans.data[i][:8].sum()),
+                    "what": WORDS[label],
+                }
+            )
+        pd.DataFrame(lines).to_json(folder / f"{name}.jsonl", orient="records", lines=True)
+    set_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    vit = ViTModel(ViTConfig(image_size=8, patch_size=4, num_channels=1, **sizes))
+    bert = BertModel(BertConfig(vocab_size=16, max_position_embeddings=16, **sizes))
+    speech = {"conv_dim": [8, 8], "conv_kernel": [8, 4], "conv_stride": [4, 4], "num_feat_extract_layers": 2}
+    wav2vec2 = Wav2Vec2Model(Wav2Vec2Config(**speech, **sizes, num_conv_pos_embeddings=4, mask_time_prob=0.0))
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=16000)
+    tools = {"vit": processor.processors["image"], "bert": processor.processors["text"], "wav2vec2": extractor}
+    for name, model in {"vit": vit, "bert": bert, "wav2vec2": wav2vec2}.items():
+        model.save_pretrained(folder / "encoders" / name)
+        tools[name].save_pretrained(folder / "encoders" / name)
+    return folder
+
+
+def own_run(folder, data, *more):
+    encoders = data / "encoders"
+    return run_pmr(
+        folder,
+        *("--dataset_name", str(data), "--label_column", "what"),
+        *("--columns", "image=scan", "text=title", "audio=speech", "stats=ink,top"),
+        "--backbones",
+        *(f"image={encoders / 'vit'}", f"text={encoders / 'bert'}", f"audio={encoders / 'wav2vec2'}", "stats=numbers"),
+        *("--pooling", "text=mean", "--embedding_dim", "8", "--fusion", "gated", "--learning_rate", "1e-2"),
+        *("--num_train_epochs", "3", "--per_device_train_batch_size", "8", "--use_cpu", *more),
+    )
+
+
+def test_a_dataset_of_ones_own_cached_and_on_the_fly(own_data, tmp_path):
+    outputs = {}
+    for preprocess in ("on_the_fly", "cached"):
+        folder = tmp_path / preprocess
+        workers = ("--dataloader_num_workers", "1") if preprocess == "on_the_fly" else ()
+        table = own_run(tmp_path, own_data, "--preprocess", preprocess, "--output_dir", str(folder), *workers)
+        for name in ("fused", "image alone", "text alone", "audio alone", "stats alone"):
+            assert f"test accuracy, {name}" in table
+        outputs[preprocess] = load_file(folder / "model.safetensors")
+    for name, tensor in outputs["cached"].items():
+        assert torch.equal(tensor, outputs["on_the_fly"][name]), name
+
+    model = MultimodalModel.from_pretrained(tmp_path / "cached").eval()
+    assert model.config.id2label == {0: "one", 1: "two", 2: "zero"} and model.config.pooling["text"] == "mean"
+    processor = MultimodalProcessor.from_pretrained(tmp_path / "cached")
+    rows = [json.loads(line) for line in (own_data / "test.jsonl").read_text().splitlines()]
+    batch = processor(
+        image=[row["scan"] and str(own_data / row["scan"]) for row in rows],
+        text=[row["title"] for row in rows],
+        audio=[str(own_data / row["speech"]) for row in rows],
+        stats=[[row["ink"], row["top"]] for row in rows],
+    )
+    guesses = [model.config.id2label[i] for i in model(**batch).logits.argmax(1).tolist()]
+    right = sum(guess == row["what"] for guess, row in zip(guesses, rows, strict=True))
+    results = json.loads((tmp_path / "cached" / "all_results.json").read_text())
+    assert right / len(rows) == pytest.approx(results["test_accuracy"])
+    mean = pd.read_json(own_data / "train.jsonl", lines=True)["ink"].mean()
+    assert processor.processors["stats"].mean[0] == pytest.approx(mean, rel=0.02)  # of the training rows alone
+
+
+def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path):
+    script = [sys.executable, str(ROOT / "examples" / "run_pmr.py"), "--dataset_name", str(own_data)]
+    for arguments, message in [
+        (["--columns", "image"], "Expected --columns as modality=value, got ['image']"),
+        (["--columns", "image=scan", "--backbones", "text=x"], "Expected --columns and --backbones for the same"),
+        (
+            ["--columns", "stats=inc", "--backbones", "stats=numbers", "--label_column", "what"],
+            "['inc'] are not among",
+        ),
+    ]:
+        run = subprocess.run([*script, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert run.returncode != 0 and message in run.stderr.splitlines()[-1]

@@ -11,6 +11,8 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from sklearn.model_selection import train_test_split
 
+from .data import stratified_cut
+
 
 # The emotion codes of the file names, in the order of the labels.
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
@@ -19,7 +21,7 @@ LISTS_URL = "https://github.com/GeWu-Lab/OGM-GE_CVPR2022/tree/main/data/CREMAD"
 
 
 def read_crema_d(
-    data_dir: str | Path, split: str = "public", validation_size: float | int = 0.1, seed: int = 0
+    data_dir: str | Path, split: str = "public", validation_size: float = 0.1, seed: int = 0
 ) -> DatasetDict:
     """
     The splits `train`, `validation` and `test` of CREMA-D, the same for the same seed.
@@ -35,8 +37,8 @@ def read_crema_d(
             Validation is cut from train, with the same share of each emotion. `"speaker"` takes every clip of AudioWAV,
             and no actor is in two splits: a tenth of the actors, drawn at random, are the test, so that it says how
             well new people are understood.
-        validation_size (`float | int`, *optional*, defaults to `0.1`): share or number, for `"public"` of the clips in
-            train.csv, for `"speaker"` of the actors that are not in the test.
+        validation_size (`float`, *optional*, defaults to `0.1`): share, for `"public"` of the clips in train.csv, for
+            `"speaker"` of the actors that are not in the test.
         seed (`int`, *optional*, defaults to `0`): seed of what is drawn.
 
     Raises:
@@ -61,11 +63,9 @@ def read_crema_d(
                 f"Expected train.csv and test.csv to share no clip, got {shared[:3]} in both ({len(shared)} clips); "
                 f"take both lists from {LISTS_URL}."
             )
-        train, validation = train_test_split(
-            lists["train"],
-            test_size=validation_size,
-            stratify=[_code(name) for name in lists["train"]],
-            random_state=seed,
+        train, validation = (
+            [lists["train"][i] for i in rows]
+            for rows in stratified_cut([_code(name) for name in lists["train"]], validation_size, seed)
         )
         splits = {"train": train, "validation": validation, "test": lists["test"]}
     else:

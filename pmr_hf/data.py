@@ -87,10 +87,11 @@ def load_table(
         output[name] = _absolute(split, paths, sources[name][1], check_files)
     output = _encode_labels(output, label)
     if "validation" not in output:
-        train, validation = _stratified_cut(output["train"], label, validation_size, seed)
-        logger.warning(f"No validation split: {len(validation)} of {len(output['train'])} training rows are taken.")
-        output = {"train": train, "validation": validation, **{name: output[name] for name in output if name == "test"}}
-    return DatasetDict(output)
+        train = output["train"]
+        rest, chosen = stratified_cut(train[label][:], validation_size, seed)
+        logger.warning(f"No validation split: {len(chosen)} of {len(train)} training rows are taken.")
+        output |= {"train": train.select(rest), "validation": train.select(chosen)}
+    return DatasetDict({name: output[name] for name in SPLITS if name in output})
 
 
 def _tables_in(folder: Path) -> dict[str, str]:
@@ -179,12 +180,12 @@ def _no_label(value: Any, feature: Any) -> bool:
     return value is None or value != value or value == "" or (isinstance(feature, ClassLabel) and value == -1)
 
 
-def _stratified_cut(dataset: Dataset, label: str, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """The rest, and `share` of each class but at least one row; a class of one row stays in the rest."""
-    labels, cut = np.asarray(dataset[label]), []
+def stratified_cut(labels: Sequence[int], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rest, and of `share` of each class but at least one; a class of one row stays in the rest."""
+    labels, cut = np.asarray(labels), []
     generator = np.random.default_rng(seed)
     for value in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == value))
         cut.append(rows[: max(round(share * len(rows)), 1) if len(rows) > 1 else 0])
     chosen = np.sort(np.concatenate(cut))
-    return dataset.select(np.setdiff1d(np.arange(len(labels)), chosen)), dataset.select(chosen)
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen

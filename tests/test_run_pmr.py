@@ -1,5 +1,6 @@
 """The main job, as a user starts it."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import WORDS
-from media_files import write_wav
+from media_files import write_video, write_wav
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -194,3 +195,23 @@ def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path)
     ]:
         run = subprocess.run([*script, *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert run.returncode != 0 and message in run.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("name", "frames", "width"), [("crema_d", 3, 299), ("ave", 4, 1004)])
+def test_the_papers_audio_visual_setting(name, frames, width, tmp_path):
+    """Spectrograms and frames of the paper's sizes through its encoders, from a clip on disk."""
+    specification = importlib.util.spec_from_file_location("run_pmr", ROOT / "examples" / "run_pmr.py")
+    script = importlib.util.module_from_spec(specification)
+    sys.modules["run_pmr"] = script
+    specification.loader.exec_module(script)
+    args = script.ScriptArguments(dataset=name, data_dir=str(tmp_path))
+    write_video(tmp_path / "a.mp4", np.zeros((10, 32, 32, 3), np.uint8), 5, wave=np.sin(np.arange(32000) / 9))
+    encoders = {modality: script.new_encoder(modality, args, None) for modality in args.columns}
+    processor = MultimodalProcessor({key: value[1] for key, value in encoders.items()}, num_frames=args.num_frames)
+    model = MultimodalModel.from_backbones({key: value[0] for key, value in encoders.items()}, num_labels=6).eval()
+    clips = [str(tmp_path / "a.mp4")] * 2
+    batch = processor(audio=clips, visual=clips)
+    assert batch["audio"]["pixel_values"].shape == (2, 1, 257, width)
+    assert batch["visual"]["pixel_values"].shape == (2, frames, 3, 224, 224)
+    assert model.prototypes.widths == {"audio": 512, "visual": 512}
+    assert model(**batch).logits.shape == (2, 6)

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from datasets import Audio, Dataset, Video
 from media_files import write_video, write_wav
 from PIL import Image
 
@@ -188,3 +189,13 @@ def test_missing(value):
 @pytest.mark.parametrize("value", ["a", 0, 0.0, [0], b"a", {"bytes": b"a", "path": None}, np.zeros(1)])
 def test_not_missing(value):
     assert not is_missing(value)
+
+
+def test_what_datasets_decodes_with_torchcodec(clip, tmp_path):
+    """Only where torchcodec and its FFmpeg are installed."""
+    pytest.importorskip("torchcodec")
+    write_wav(tmp_path / "a.wav", tone(RATE), RATE)
+    rows = Dataset.from_dict({"sound": [str(tmp_path / "a.wav")], "clip": [str(clip)]})
+    row = rows.cast_column("sound", Audio()).cast_column("clip", Video())[0]
+    np.testing.assert_allclose(read_audio(row["sound"], RATE), tone(RATE), atol=1e-4)
+    assert brightness(read_frames(row["clip"], 3)) == [1, 5, 8]

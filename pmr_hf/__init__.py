@@ -3,12 +3,13 @@
 from transformers import AutoConfig, AutoModel
 
 from .cg_mnist import CGMNISTConfig, CGMNISTModel
+from .collator import MultimodalCollator
 from .configuration import MultimodalConfig
 from .fusion import Fusion, register_fusion
 from .metrics import Accuracy, MacroF1
 from .modeling import MultimodalModel, MultimodalOutput
 from .numeric import NumericConfig, NumericModel, NumericProcessor
-from .processing import MultimodalCollator, MultimodalProcessor
+from .processing import MultimodalProcessor
 from .prototypes import Prototypes, attach_prototypes, load_prototypes
 from .spectrogram import SpectrogramFeatureExtractor
 from .trainer import MultimodalTrainer, PMRTrainer

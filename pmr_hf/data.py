@@ -10,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 from transformers.utils import logging
 
-from .processing import ROW
+from .collator import ROW
 
 
 logger = logging.get_logger(__name__)

@@ -1,19 +1,15 @@
-"""From raw dataset columns to the model's nested batch: one processor per modality, and a collator."""
+"""From raw values to the model's nested batch: one processor per modality."""
 
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from PIL.Image import Image as PILImage
-from safetensors.torch import load, save
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     MODEL_MAPPING,
@@ -29,7 +25,7 @@ from transformers import (
     SequenceFeatureExtractor,
     TimmWrapperImageProcessor,
 )
-from transformers.utils import PushToHubMixin, logging
+from transformers.utils import PushToHubMixin
 
 from .backbones import encoder_config
 from .configuration import check_modality_name
@@ -38,11 +34,8 @@ from .numeric import NumericProcessor
 from .spectrogram import SpectrogramFeatureExtractor
 
 
-logger = logging.get_logger(__name__)
-
 ModalityProcessor = BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTokenizerBase | NumericProcessor
 Features = dict[str, torch.Tensor]  # an encoder's inputs for one sample, without a batch dimension
-AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.DatasetDict)
 
 # How each kind is named in the saved file, and loaded again. A subclass stands before its base.
 KINDS = {
@@ -54,7 +47,6 @@ KINDS = {
     "feature_extractor": (SequenceFeatureExtractor, AutoFeatureExtractor),
     "tokenizer": (PreTrainedTokenizerBase, AutoTokenizer),
 }
-ROW = "source_row"  # the column that tells where a row comes from, for messages
 # By what an encoder reads
 LOADERS = {
     "input_ids": AutoTokenizer,
@@ -64,7 +56,6 @@ LOADERS = {
     "pixel_values_videos": AutoVideoProcessor,
     "values": NumericProcessor,
 }
-CACHED = "_features"  # after a modality's name: the column of its extracted features
 
 
 class MultimodalProcessor(PushToHubMixin):
@@ -289,10 +280,6 @@ def _rows(batch: Any) -> list[Features]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _to_bytes(row: Features) -> bytes:
-    return save({key: value.contiguous() for key, value in row.items()})
-
-
 def _video(processor: BaseImageProcessor, frames: list[PILImage]) -> Features:
     """A video encoder's clip (T, C, H, W), or frames (T, C, H, W) for an image encoder, with a `frame_mask` (T,)."""
     if isinstance(processor, BaseVideoProcessor):
@@ -319,188 +306,3 @@ def _kind(name: str, processor: ModalityProcessor) -> str:
         f"Expected the processor of {name!r} to be an image processor, a feature extractor or a tokenizer, got "
         f"{type(processor).__name__}; pass that part of it, for instance AutoImageProcessor.from_pretrained(...)."
     )
-
-
-class MultimodalCollator:
-    """
-    Turns dataset rows into the model's batch, `{"image": {...}, "text": {...}, "labels": (B,)}`.
-
-    Args:
-        processor (`MultimodalProcessor`): processes each modality.
-        columns (`dict[str, str | list[str]]`): the dataset column of each modality, or several that hold its numbers.
-        label (`str`, *optional*, defaults to `"label"`): the column of integer classes; `None` for unlabelled data.
-        num_labels (`int`, *optional*): number of classes K, to check the labels of each batch. The trainer sets it.
-        on_error (`str`, *optional*, defaults to `"raise"`): `"missing"` takes a value that cannot be read as missing,
-            with a warning.
-
-    Raises:
-        ValueError: if `columns` and `processor` name different modalities, or, when called, if rows lack a column, have
-            labels that are no integers or outside 0..K-1, or a value that cannot be read.
-    """
-
-    def __init__(
-        self,
-        processor: MultimodalProcessor,
-        columns: dict[str, str | list[str]],
-        label: str | None = "label",
-        num_labels: int | None = None,
-        on_error: str = "raise",
-    ):
-        if columns.keys() != processor.processors.keys():
-            raise ValueError(
-                f"Expected a column for each of the processor's modalities {list(processor.processors)}, got columns "
-                f"for {list(columns)}; give both the same names."
-            )
-        if on_error not in ("raise", "missing"):
-            raise ValueError(f"Expected `on_error` to be 'raise' or 'missing', got {on_error!r}.")
-        self.processor = processor
-        self.columns = dict(columns)
-        self.label = label
-        self.num_labels = num_labels
-        self.on_error = on_error
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        for row in rows:
-            self.check_columns(row)
-        batch: dict[str, Any] = {
-            name: self.processor.collate(
-                name,
-                [None if row[name + CACHED] is None else load(row[name + CACHED]) for row in rows]
-                if name + CACHED in rows[0]
-                else self.extract(name, rows),
-            )
-            for name in self.columns
-        }
-        if self.label is not None:
-            batch["labels"] = integer_labels([row[self.label] for row in rows], self.num_labels)
-        return batch
-
-    def extract(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Features | None]:
-        """Read and extract one modality of some rows; `None` where it is missing."""
-        return self.processor.extract(name, [self._read(name, i, row) for i, row in enumerate(rows)])
-
-    def _read(self, name: str, i: int, row: dict[str, Any]) -> Any:
-        column = self.columns[name]
-        value = row[column] if isinstance(column, str) else [row[part] for part in column]
-        try:
-            return self.processor.read(name, value)
-        except UnreadableError as error:
-            place = f"{row.get(ROW, f'row {i} of this batch')}, column {column!r}"
-            if self.on_error == "missing":
-                logger.warning(f"Taking {name!r} as missing in {place}: {error}.")
-                return None
-            raise UnreadableError(
-                f"Expected {name!r} in {place}, but {error}; correct it, or set on_error='missing' to train without it."
-            ) from error
-
-    def cache(self, dataset: AnyDataset, num_proc: int | None = None) -> AnyDataset:
-        """
-        Extract every modality of a dataset once, with a progress bar, into files that `datasets` keeps and finds again.
-
-        The collator makes the same batches of the result as of the dataset itself, without the time to read files and
-        extract. A change of the data, of its files or of the processor extracts anew.
-
-        Args:
-            dataset (`datasets.Dataset | datasets.DatasetDict`): with this collator's columns.
-            num_proc (`int`, *optional*): processes to extract in.
-        """
-        if isinstance(dataset, datasets.DatasetDict):
-            return datasets.DatasetDict({split: self.cache(part, num_proc) for split, part in dataset.items()})
-        self.check_columns(dataset.column_names)
-        raw = {part for column in self.columns.values() for part in ([column] if isinstance(column, str) else column)}
-        kept = {name: feature for name, feature in dataset.features.items() if name not in raw or name == self.label}
-
-        def extract(rows: dict[str, list[Any]]) -> dict[str, list[bytes | None]]:
-            rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-            return {
-                name + CACHED: [None if row is None else _to_bytes(row) for row in self.extract(name, rows)]
-                for name in self.columns
-            }
-
-        return dataset.map(
-            extract,
-            batched=True,
-            batch_size=16,
-            writer_batch_size=16,  # a clip of video takes 10 MB
-            num_proc=num_proc,
-            remove_columns=[name for name in dataset.column_names if name not in kept],
-            features=datasets.Features(kept | {name + CACHED: datasets.Value("binary") for name in self.columns}),
-            new_fingerprint=self._fingerprint(dataset, raw),
-            desc="Extracting features",
-        )
-
-    def _fingerprint(self, dataset: datasets.Dataset, raw: set[str]) -> str:
-        """A digest of the dataset, of the files that it names, and of how they are processed."""
-        digest = hashlib.sha256(f"{dataset._fingerprint} {self.columns} {self.on_error}".encode())
-        with tempfile.TemporaryDirectory() as folder:
-            self.processor.save_pretrained(folder)
-            for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-                digest.update(file.read_bytes())
-        for column in sorted(raw):
-            if dataset.features[column] == datasets.Value("string"):
-                for value in dataset[column]:
-                    if value and os.path.isfile(value):
-                        digest.update(f"{os.path.getmtime(value)} {os.path.getsize(value)}".encode())
-        return digest.hexdigest()[:32]
-
-    def check_columns(self, found: Sequence[str] | dict[str, Any]) -> None:
-        """Raise `ValueError` unless the columns found, or the keys of a row, include each one that is needed."""
-        needed = [] if self.label is None else [self.label]
-        for name, column in self.columns.items():
-            if name + CACHED not in found:
-                needed += [column] if isinstance(column, str) else column
-        missing = [column for column in needed if column not in found]
-        if missing:
-            raise ValueError(
-                f"Expected the dataset columns {needed}, but {missing} are not among {list(found)}; correct the "
-                "collator's `columns` and `label`, or rename the dataset's columns."
-            )
-
-    def check_dataset(self, dataset: Any) -> list[str] | None:
-        """
-        Check the columns and labels of a whole `datasets.Dataset` or list of rows. Any other dataset, or one with a
-        transform, is checked batch by batch when it is read.
-
-        Returns:
-            `list[str] | None`: the names of the classes, if the label column is a `ClassLabel`.
-        """
-        class_names, labels = None, None
-        if isinstance(dataset, list):
-            for row in dataset:
-                self.check_columns(row)
-            labels = [row[self.label] for row in dataset] if self.label is not None else None
-        elif isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
-            self.check_columns(dataset.column_names)
-            if self.label is not None:
-                labels = dataset[self.label][:]
-                feature = dataset.features[self.label]
-                class_names = feature.names if isinstance(feature, datasets.ClassLabel) else None
-        if labels is not None:
-            integer_labels(labels, self.num_labels)
-        return class_names
-
-
-def integer_labels(labels: Any, num_labels: int | None = None) -> torch.Tensor:
-    """
-    Class labels as an int64 tensor.
-
-    Args:
-        labels: a list, array or CPU tensor of integers, not empty.
-        num_labels (`int`, *optional*): the number of classes K, to check that labels lie in 0..K-1.
-
-    Raises:
-        ValueError: for labels that are not integers or outside 0..K-1.
-    """
-    values = np.asarray(labels)
-    if values.dtype.kind not in "iu":
-        wrong = next((label for label in labels if np.asarray(label).dtype.kind not in "iu"), labels[0])
-        raise ValueError(
-            f"Expected integer labels 0..K-1, got {wrong!r} of type {type(wrong).__name__}; map your classes "
-            "to integers before splitting, for instance with `dataset.class_encode_column`, and drop rows without one."
-        )
-    if num_labels is not None and not 0 <= values.min() <= values.max() < num_labels:
-        raise ValueError(
-            f"Expected labels in 0..{num_labels - 1}, got labels from {values.min()} to {values.max()}; set the "
-            "model's `num_labels` to the number of classes, or correct the labels."
-        )
-    return torch.as_tensor(values, dtype=torch.long)

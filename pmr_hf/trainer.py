@@ -17,6 +17,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallba
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from transformers.utils import logging
 
+from .collator import MultimodalCollator, integer_labels
 from .losses import (
     prototypical_cross_entropy,
     prototypical_entropy,
@@ -25,7 +26,7 @@ from .losses import (
 )
 from .metrics import Accuracy, MacroF1
 from .modeling import MultimodalModel, MultimodalOutput
-from .processing import MultimodalCollator, MultimodalProcessor, integer_labels
+from .processing import MultimodalProcessor
 from .prototypes import Prototypes
 from .report import write_model_card
 from .training_args import MultimodalTrainingArguments, PMRTrainingArguments

@@ -157,7 +157,9 @@ class ScriptArguments:
 
     @property
     def data_name(self) -> str:
-        return (self.dataset_name or self.train_file or self.dataset).rstrip("/")
+        """The Hub name, or the bare name of what is on disk: it goes into the model card."""
+        name = self.dataset_name or self.train_file or self.dataset
+        return Path(name).stem if Path(name).exists() else name
 
 
 def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
@@ -165,7 +167,7 @@ def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
     script_args, _ = script_parser.parse_args_into_dataclasses(return_remaining_strings=True)
     parser = HfArgumentParser((ScriptArguments, PMRTrainingArguments))
     parser.set_defaults(
-        output_dir=f"outputs/{Path(script_args.data_name).stem}-{script_args.fusion}-{script_args.method}",
+        output_dir=f"outputs/{script_args.data_name.replace('/', '-')}-{script_args.fusion}-{script_args.method}",
         # Selection on validation; the test is touched once, at the end.
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -180,7 +182,7 @@ def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
         parser.set_defaults(
             per_device_train_batch_size=32,
             per_device_eval_batch_size=64,
-            learning_rate=1e-4,
+            learning_rate=1e-3,  # of head and new encoders; pretrained ones get a tenth
             warmup_steps=0.1,
             num_train_epochs=5,
         )
@@ -262,6 +264,8 @@ def main() -> None:
     # Data and processor
     backbones = dict(script_args.backbones)
     pretrained = {name: backbone for name, backbone in backbones.items() if backbone not in NEW}
+    if script_args.own_data and training_args.modality_learning_rates is None:
+        training_args.modality_learning_rates = dict.fromkeys(pretrained, training_args.learning_rate / 10)
     processor = MultimodalProcessor.from_backbones(pretrained)
     dataset = load_data(script_args, processor, training_args.seed)
     processors, num_frames = dict(processor.processors), processor.num_frames | script_args.num_frames

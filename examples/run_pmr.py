@@ -137,6 +137,8 @@ class ScriptArguments:
             if wrong:
                 raise ValueError(f"Expected --{name} as modality=value, got {wrong}.")
             setattr(self, name, dict(pair.split("=", 1) for pair in pairs))
+            if len(getattr(self, name)) < len(pairs):
+                raise ValueError(f"Expected each modality once in --{name}, got {pairs}.")
         self.columns = {name: column.split(",") if "," in column else column for name, column in self.columns.items()}
         self.num_frames = {name: int(count) for name, count in self.num_frames.items()}
         self.lora = {name: {"r": int(rank)} for name, rank in self.lora.items()}
@@ -231,7 +233,9 @@ def load_data(args: ScriptArguments, processor: MultimodalProcessor, seed: int) 
     else:
         splits = read_ave(args.data_dir)
     if args.max_train_samples is not None:
-        splits["train"] = splits["train"].shuffle(seed=seed).select(range(args.max_train_samples))
+        splits["train"] = (
+            splits["train"].shuffle(seed=seed).select(range(min(args.max_train_samples, len(splits["train"]))))
+        )
     return splits
 
 

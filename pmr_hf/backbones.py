@@ -36,10 +36,12 @@ def load_backbone(
         ValueError: for a model that `AutoModel` could not build again from its config.
     """
     if isinstance(backbone, PreTrainedModel):
+        if one_encoder(name, backbone.config) is not backbone.config:
+            backbone = backbone.get_submodule("vision_model")
         return _encoder(name, backbone), backbone.config
     if isinstance(backbone, PreTrainedConfig):
-        check_known(name, backbone)
-        return new_backbone(backbone), backbone
+        config = one_encoder(name, backbone)
+        return new_backbone(config), config
     if not isinstance(backbone, (str, os.PathLike)):
         raise TypeError(
             f"Expected the backbone of {name!r} to be a Hub name, a local folder, a config or a PreTrainedModel, got "
@@ -47,7 +49,14 @@ def load_backbone(
             "an encoder to adapt with PEFT."
         )
     config = encoder_config(name, backbone)
-    model, loading = AutoModel.from_pretrained(backbone, config=config, output_loading_info=True)
+    # In fp32, whatever it is stored in: that is what `bf16=True` and the optimizer expect of weights to train.
+    model, loading = AutoModel.from_pretrained(backbone, config=config, dtype=torch.float32, output_loading_info=True)
+    if len(loading["missing_keys"]) > len(model.state_dict()) // 2:
+        raise ValueError(
+            f"Expected {backbone} to hold the weights of a {type(model).__name__} for {name!r}, but "
+            f"{len(loading['missing_keys'])} of {len(model.state_dict())} are not there; load its encoder yourself and "
+            "pass the model."
+        )
     if loading["missing_keys"]:
         logger.warning(
             f"The backbone of {name!r} has new weights, which {backbone} does not hold and training must learn: "
@@ -58,18 +67,42 @@ def load_backbone(
 
 
 def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
-    """The config of a named encoder, of CLIP and its kin that of the vision tower; raises as [`check_known`]."""
-    config = AutoConfig.from_pretrained(backbone)
-    if {"vision_config", "text_config"} <= config.sub_configs.keys():
-        logger.info(f"Taking the vision tower of {backbone} for {name!r}.")
+    """The config of a named encoder; raises as [`one_encoder`]."""
+    return one_encoder(name, AutoConfig.from_pretrained(backbone))
+
+
+def one_encoder(name: str, config: PreTrainedConfig) -> PreTrainedConfig:
+    """
+    The config, or of CLIP and its kin that of the vision tower. Raises `ValueError` for other pairs of encoders, such
+    as CLAP, and for one that `AutoModel` does not know.
+    """
+    towers = config.sub_configs.keys()
+    if {"vision_config", "text_config"} <= towers:
+        logger.info(f"Taking the vision tower of the {type(config).__name__} for {name!r}.")
         config = config.vision_config
+    elif {"audio_config", "text_config"} <= towers:
+        audio = type(config.audio_config)
+        raise ValueError(
+            f"Expected one encoder for {name!r}, got a {type(config).__name__} with several; pass the one that you "
+            f"mean as a loaded model, such as {audio.__name__.removesuffix('Config')}Model.from_pretrained(...), after "
+            + _registration(config.audio_config)
+        )
     check_known(name, config)
     return config
 
 
+def _registration(config: PreTrainedConfig) -> str:
+    cls = type(config).__name__
+    return (
+        f"`AutoConfig.register({config.model_type!r}, {cls}, exist_ok=True)` and `AutoModel.register({cls}, "
+        f"{cls.removesuffix('Config')}Model)`, wherever the result is loaded too."
+    )
+
+
 def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """An encoder with new weights, without the decoder that its `AutoModel` may have."""
-    model = AutoModel.from_config(config)
+    # A saved config may name the dtype that its encoder once had, in place of this model's.
+    model = AutoModel.from_config(config, dtype=torch.get_default_dtype())
     return model.get_encoder() if config.is_encoder_decoder else model
 
 
@@ -95,11 +128,9 @@ def _encoder(name: str, model: PreTrainedModel) -> PreTrainedModel:
 def check_known(name: str, config: PreTrainedConfig) -> None:
     """Raise `ValueError` unless `AutoModel` can build a model of this config, as loading does."""
     if type(config) not in MODEL_MAPPING or config.model_type not in CONFIG_MAPPING:
-        cls = type(config).__name__
         raise ValueError(
-            f"Expected a backbone for {name!r} that AutoModel can build, but it does not know {cls}; say which model "
-            f"it is, wherever the result is loaded too: `AutoConfig.register({config.model_type!r}, {cls}, "
-            f"exist_ok=True)` and `AutoModel.register({cls}, {cls.removesuffix('Config')}Model)`."
+            f"Expected a backbone for {name!r} that AutoModel can build, but it does not know {type(config).__name__}; "
+            f"say which model it is by {_registration(config)}"
         )
 
 
@@ -128,6 +159,7 @@ def encode(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor], pool
             frames (B, T, C, H, W), encoded one by one; their mean is the embedding.
         pooling (`str`, *optional*, defaults to `"auto"`): see [`pool`].
     """
+    inputs = {key: value.to(backbone.dtype) if value.is_floating_point() else value for key, value in inputs.items()}
     if "frame_mask" in inputs:
         mask = inputs["frame_mask"].bool()
         frames = pool(name, backbone(pixel_values=inputs["pixel_values"][mask]), pooling)  # (all frames, D)
@@ -136,14 +168,15 @@ def encode(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor], pool
         return sums / mask.sum(1, keepdim=True).clamp(min=1)
     mask = inputs.get("attention_mask")
     config = backbone.config
-    if mask is not None and getattr(config, "feat_extract_norm", None) == "group" and not mask.all():
-        # This group norm (of wav2vec 2.0 and HuBERT base) averages over time, padding too: clips go in without any.
-        clips = zip(*(inputs[key].split(1) for key in inputs), mask.sum(1).tolist(), strict=True)
-        outputs = [
-            pool(name, backbone(**{key: value[:, :length] for key, value in zip(inputs, values, strict=True)}), pooling)
-            for *values, length in clips
-        ]
-        return torch.cat(outputs)
+    if "conv_stride" in config and "input_values" in inputs:
+        if mask is not None and not _ignores_padding(config) and not mask.all():
+            lengths = mask.sum(1).tolist()
+            clips = [inputs["input_values"][i : i + 1, :length] for i, length in enumerate(lengths)]
+            return torch.cat([encode(name, backbone, {"input_values": clip}, pooling) for clip in clips])
+        tokens = int(_convolved(torch.tensor(inputs["input_values"].shape[1]), config))
+        if backbone.training and tokens <= config.mask_time_length:  # too short for SpecAugment, which would stop here
+            mask_time = torch.zeros(len(inputs["input_values"]), tokens, dtype=torch.bool)
+            inputs["mask_time_indices"] = mask_time.to(inputs["input_values"].device)
     output = backbone(**inputs)
     hidden = output.get("last_hidden_state")
     if mask is not None and hidden is not None and hidden.dim() == 3 and pooling != "cls":
@@ -163,12 +196,27 @@ def token_mask(mask: torch.Tensor, tokens: int, config: PreTrainedConfig) -> tor
     lengths = mask.sum(1)
     if config.model_type == "whisper":
         lengths = (lengths - 1) // 2 + 1
-    elif "conv_kernel" in config and "conv_stride" in config:
-        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-            lengths = (lengths - kernel) // stride + 1
+    elif "conv_stride" in config:
+        lengths = _convolved(lengths, config)
     else:
         return mask
     return torch.arange(tokens, device=mask.device) < lengths.clamp(min=1)[:, None]
+
+
+def _convolved(lengths: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        lengths = (lengths - kernel) // stride + 1
+    return lengths
+
+
+def _ignores_padding(config: PreTrainedConfig) -> bool:
+    """
+    Whether a speech encoder's mask hides padding from it. It does not where a group norm averages over time (wav2vec
+    2.0 and HuBERT base), nor in families whose convolutions see the padding: these read their clips one by one.
+    """
+    families = ("hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
+    adapter = getattr(config, "add_adapter", False)
+    return config.model_type in families and config.feat_extract_norm == "layer" and not adapter
 
 
 def pool(name: str, output: ModelOutput, pooling: str = "auto", mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -238,7 +286,13 @@ def add_lora(name: str, backbone: PreTrainedModel, settings: dict[str, Any]) -> 
         config = LoraConfig(**{"target_modules": "all-linear", **settings})
     except TypeError as error:
         raise ValueError(f"Expected `lora` of {name!r} to be arguments of peft.LoraConfig, got {settings}.") from error
-    inject_adapter_in_model(config, backbone)
+    try:
+        inject_adapter_in_model(config, backbone)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected the LoRA of {name!r} to find layers in a {type(backbone).__name__}, but {error} Name some of "
+            "its modules as `target_modules`."
+        ) from error
     train_lora_only(backbone)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import datasets
 import numpy as np
 import torch
 from safetensors.torch import load, save
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .media import UnreadableError
@@ -22,7 +24,7 @@ logger = logging.get_logger(__name__)
 AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.DatasetDict)
 
 ROW = "source_row"  # the column that tells where a row comes from, for messages
-CACHED = "_features"  # after a modality's name: the column of its extracted features
+CACHED = "__features__"  # before a modality's name: the column of its extracted features
 
 
 class MultimodalCollator:
@@ -69,8 +71,8 @@ class MultimodalCollator:
         batch: dict[str, Any] = {
             name: self.processor.collate(
                 name,
-                [None if row[name + CACHED] is None else load(row[name + CACHED]) for row in rows]
-                if name + CACHED in rows[0]
+                [None if row[CACHED + name] is None else load(row[CACHED + name]) for row in rows]
+                if CACHED + name in rows[0]
                 else self.extract(name, rows),
             )
             for name in self.columns
@@ -111,38 +113,45 @@ class MultimodalCollator:
         if isinstance(dataset, datasets.DatasetDict):
             return datasets.DatasetDict({split: self.cache(part, num_proc) for split, part in dataset.items()})
         self.check_columns(dataset.column_names)
-        raw = {part for column in self.columns.values() for part in ([column] if isinstance(column, str) else column)}
-        kept = {name: feature for name, feature in dataset.features.items() if name not in raw or name == self.label}
+        sources = {part for column in self.columns.values() for part in as_list(column)} - {self.label}
+        others = {name: feature for name, feature in dataset.features.items() if name not in sources}
 
         def extract(rows: dict[str, list[Any]]) -> dict[str, list[bytes | None]]:
             rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
             return {
-                name + CACHED: [None if row is None else _to_bytes(row) for row in self.extract(name, rows)]
+                CACHED + name: [None if row is None else _to_bytes(row) for row in self.extract(name, rows)]
                 for name in self.columns
             }
 
+        fingerprint = self._fingerprint(dataset, sources)
+        folder = os.path.join(datasets.config.HF_DATASETS_CACHE, "pmr_hf")  # for a dataset that is in memory
+        os.makedirs(folder, exist_ok=True)
         return dataset.map(
             extract,
             batched=True,
             batch_size=16,
             writer_batch_size=16,  # a clip of video takes 10 MB
-            num_proc=num_proc,
-            remove_columns=[name for name in dataset.column_names if name not in kept],
-            features=datasets.Features(kept | {name + CACHED: datasets.Value("binary") for name in self.columns}),
-            new_fingerprint=self._fingerprint(dataset, raw),
+            num_proc=num_proc if num_proc and len(dataset) >= 16 * num_proc else None,
+            remove_columns=sorted(sources),
+            features=datasets.Features(others | {CACHED + name: datasets.Value("binary") for name in self.columns}),
+            new_fingerprint=fingerprint,
+            cache_file_name=None if dataset.cache_files else os.path.join(folder, f"{fingerprint}.arrow"),
             desc="Extracting features",
         )
 
-    def _fingerprint(self, dataset: datasets.Dataset, raw: set[str]) -> str:
+    def _fingerprint(self, dataset: datasets.Dataset, sources: set[str]) -> str:
         """A digest of the dataset, of the files that it names, and of how they are processed."""
+        for name, processor in self.processor.processors.items():
+            if isinstance(processor, PreTrainedTokenizerBase):
+                self.processor.extract(name, ["a"])  # a tokenizer's file tells how it was last called
         digest = hashlib.sha256(f"{dataset._fingerprint} {self.columns} {self.on_error}".encode())
         with tempfile.TemporaryDirectory() as folder:
             self.processor.save_pretrained(folder)
             for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
                 digest.update(file.read_bytes())
-        for column in sorted(raw):
-            if dataset.features[column] == datasets.Value("string"):
-                for value in dataset[column]:
+        for column in sorted(sources):
+            if holds_strings(dataset.features[column]):
+                for value in chain.from_iterable(as_list(value) for value in dataset[column] if value):
                     if value and os.path.isfile(value):
                         digest.update(f"{os.path.getmtime(value)} {os.path.getsize(value)}".encode())
         return digest.hexdigest()[:32]
@@ -151,8 +160,8 @@ class MultimodalCollator:
         """Raise `ValueError` unless the columns found, or the keys of a row, include each one that is needed."""
         needed = [] if self.label is None else [self.label]
         for name, column in self.columns.items():
-            if name + CACHED not in found:
-                needed += [column] if isinstance(column, str) else column
+            if CACHED + name not in found:
+                needed += as_list(column)
         missing = [column for column in needed if column not in found]
         if missing:
             raise ValueError(
@@ -182,6 +191,17 @@ class MultimodalCollator:
         if labels is not None:
             integer_labels(labels, self.num_labels)
         return class_names
+
+
+def as_list(value: str | list[str]) -> list[str]:
+    """One string as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def holds_strings(feature: Any) -> bool:
+    """Whether a dataset's column is of strings or lists of them, as paths are."""
+    feature = getattr(feature, "feature", feature)
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
 def integer_labels(labels: Any, num_labels: int | None = None) -> torch.Tensor:

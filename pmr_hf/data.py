@@ -10,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 from transformers.utils import logging
 
-from .collator import ROW
+from .collator import ROW, as_list, holds_strings
 
 
 logger = logging.get_logger(__name__)
@@ -56,6 +56,8 @@ def load_table(
         ValueError: for a column that is not there, a table of another type, a row without label, a class that the
             training split lacks, or a dataset without a training split.
     """
+    if dataset_name is not None and files:
+        raise ValueError(f"Expected a dataset name or files, got {dataset_name} and {files}; give one of them.")
     folder = Path(dataset_name) if dataset_name is not None and os.path.isdir(dataset_name) else None
     files = files or (_tables_in(folder) if folder is not None else {})
     if files:
@@ -69,8 +71,11 @@ def load_table(
     if "train" not in splits:
         raise ValueError(f"Expected a training split, got {list(sources)}; name one 'train', or give --train_file.")
 
-    used = {part for column in columns.values() for part in ([column] if isinstance(column, str) else column)}
-    paths = {columns[name] for name in files_in if isinstance(columns[name], str)}
+    used = {part for column in columns.values() for part in as_list(column)}
+    paths = {part for name in files_in for part in as_list(columns[name])}
+    if "test" in splits and label not in splits["test"].column_names:
+        logger.warning(f"The test split has no column {label!r}: it is left out.")
+        del splits["test"]
     output = {}
     for name, split in splits.items():
         missing = sorted((used | {label}) - set(split.column_names))
@@ -89,6 +94,11 @@ def load_table(
     if "validation" not in output:
         train = output["train"]
         rest, chosen = stratified_cut(train[label][:], validation_size, seed)
+        if len(chosen) == 0:
+            raise ValueError(
+                f"Expected a class of at least two rows to cut a validation split from, got {len(train)} rows of as "
+                "many classes; give --validation_file."
+            )
         logger.warning(f"No validation split: {len(chosen)} of {len(train)} training rows are taken.")
         output |= {"train": train.select(rest), "validation": train.select(chosen)}
     return DatasetDict({name: output[name] for name in SPLITS if name in output})
@@ -125,17 +135,28 @@ def _load(dataset_name: str | None, config_name: str | None, folder: Path | None
 def _absolute(split: Dataset, columns: set[str], folder: Path, check: bool) -> Dataset:
     """Relative paths become absolute; with `check`, every file must be there."""
     for column in sorted(columns):
-        if split.features[column] not in (Value("string"), Value("large_string")):
+        feature = split.features[column]
+        if not holds_strings(feature):
             continue
-        values = [value and str((folder / value.strip()).absolute()) for value in split[column]]
-        lost = [i for i, value in enumerate(values) if check and value and not os.path.isfile(value)]
+
+        def absolute(value: Any) -> Any:
+            if isinstance(value, list):
+                return [absolute(part) for part in value]
+            return value and str((folder / value.strip()).absolute())
+
+        values = [absolute(value) for value in split[column]]
+        lost = [
+            i
+            for i, value in enumerate(values)
+            if check and value and not all(os.path.isfile(part) for part in as_list(value) if part)
+        ]
         if lost:
             shown = "; ".join(f"{split[ROW][i]}: {values[i]}" for i in lost[:3])
             raise FileNotFoundError(
                 f"Expected the files that column {column!r} names, but {len(lost)} of {len(values)} are not there, "
                 f"first {shown}; correct the paths, or set --on_error missing to train without them."
             )
-        split = split.remove_columns(column).add_column(column, values, feature=Value("string"))
+        split = split.remove_columns(column).add_column(column, values, feature=feature)
     return split
 
 
@@ -143,37 +164,47 @@ def _encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]
     """The same `ClassLabel` in each split; a test split without labels is left out."""
     values = {name: split[label][:] for name, split in splits.items()}
     feature = splits["train"].features[label]
-    unlabelled = {name for name, labels in values.items() if all(_no_label(value, feature) for value in labels)}
-    for name in unlabelled & {"test"}:
+    without = {
+        name: [i for i, value in enumerate(values[name]) if _no_label(value, split.features[label])]
+        for name, split in splits.items()
+    }
+    if "test" in splits and len(without["test"]) == len(splits["test"]):
         logger.warning("The test split has no labels: it is left out.")
-        del splits[name]
-    for name, split in splits.items():
-        without = [i for i, value in enumerate(values[name]) if _no_label(value, feature)]
-        if without:
+        del splits["test"], without["test"]
+    for name, rows in without.items():
+        if rows:
             raise ValueError(
-                f"Expected a label in column {label!r} of every row, but {len(without)} have none, first "
-                f"{split[ROW][without[0]]}; drop these rows."
+                f"Expected a label in column {label!r} of every row, but {len(rows)} have none, first "
+                f"{splits[name][ROW][rows[0]]}; drop these rows."
             )
-    if isinstance(feature, ClassLabel):
-        return splits
-    if not isinstance(feature, Value):
+    if not isinstance(feature, (ClassLabel, Value)):
         raise ValueError(f"Expected one label per row in column {label!r}, got {feature}; name a column of classes.")
-    classes = sorted(set(values["train"]))
-    if len(classes) > 1000 and len(classes) > len(values["train"]) // 2:
-        raise ValueError(f"Expected classes in column {label!r}, got {len(classes)} different values; name another.")
-    for name, labels in values.items():
-        unknown = sorted(set(labels) - set(classes)) if name in splits else []
+    if isinstance(feature, ClassLabel):
+        classes = feature.names
+    else:
+        classes = [str(value) for value in sorted(set(values["train"]))]
+        if len(classes) > 1000 and len(classes) > len(values["train"]) // 2:
+            raise ValueError(f"Expected classes in column {label!r}, got {len(classes)} values; name another.")
+    ids = {name: i for i, name in enumerate(classes)}
+    encoded = {}
+    for name, split in splits.items():
+        own = split.features[label]
+        if isinstance(own, ClassLabel):  # its ids are its own
+            names = [own.names[value] for value in values[name]]
+        elif isinstance(feature, ClassLabel) and isinstance(values[name][0], int):
+            names = [classes[value] if value < len(classes) else value for value in values[name]]
+        else:
+            names = [str(value) for value in values[name]]
+        unknown = sorted({str(value) for value in names if value not in ids})
         if unknown:
             raise ValueError(
                 f"Expected the classes of the training split in {name}, got {unknown[:5]} too; add training rows of "
                 "them or drop these rows."
             )
-    ids = {value: i for i, value in enumerate(classes)}
-    names = ClassLabel(names=[str(value) for value in classes])
-    return {
-        name: split.remove_columns(label).add_column(label, [ids[value] for value in values[name]], feature=names)
-        for name, split in splits.items()
-    }
+        encoded[name] = split.remove_columns(label).add_column(
+            label, [ids[value] for value in names], feature=ClassLabel(names=classes)
+        )
+    return encoded
 
 
 def _no_label(value: Any, feature: Any) -> bool:

@@ -16,7 +16,7 @@ class UnreadableError(ValueError):
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for an absent modality: `None`, NaN, an empty string, list or array, no bytes."""
+    """Whether a value stands for an absent modality: `None`, NaN, an empty string, or a list of nothing else."""
     if value is None:
         return True
     if isinstance(value, str):
@@ -25,6 +25,8 @@ def is_missing(value: Any) -> bool:
         return value != value
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         return not value["bytes"] and not value["path"]
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and np.isnan(value).all():
+        return True
     if isinstance(value, (bytes, list, tuple, np.ndarray)):
         return len(value) == 0 or (isinstance(value, (list, tuple)) and all(is_missing(part) for part in value))
     return False
@@ -63,26 +65,30 @@ def read_image(value: Any) -> Image.Image:
 
     Args:
         value: a path, the bytes of an image file, `{"bytes", "path"}`, a PIL image, or an array (H, W), (H, W, C) or
-            (C, H, W) with C of 1, 3 or 4: integers in 0..255, or floats in [0, 1].
+            (C, H, W) with C of 1, 3 or 4: integers in 0..255, uint16 in 0..65535, or floats in [0, 1].
 
     Raises:
         UnreadableError: for anything else.
     """
-    if isinstance(value, Image.Image):
-        return value
+    image = value
     if isinstance(value, (np.ndarray, torch.Tensor, list)):
         return _image_of_array(np.asarray(value))
-    stream = open_file(value)
-    if stream is None:
-        raise UnreadableError(f"{describe(value)} is no image")
-    with stream:
-        try:
-            image = ImageOps.exif_transpose(Image.open(stream))
-            image.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UnreadableError(f"{describe(value)} is no image that can be read ({_first_line(error)})") from error
-    if image.mode.startswith("I;16"):  # else Pillow cuts everything above 255
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if not isinstance(value, Image.Image):
+        stream = open_file(value)
+        if stream is None:
+            raise UnreadableError(f"{describe(value)} is no image")
+        with stream:
+            try:
+                image = ImageOps.exif_transpose(Image.open(stream))
+                image.load()
+            except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+                raise UnreadableError(
+                    f"{describe(value)} is no image that can be read ({_first_line(error)})"
+                ) from error
+    if image.mode == "F" or image.mode.startswith("I"):  # more than 8 bits, of which Pillow would cut what is above 255
+        array = np.asarray(image)
+        deep = image.mode.startswith("I;16") or (image.mode == "I" and array.max() > 255 and array.min() >= 0)
+        return _image_of_array(array.astype(np.uint16) if deep and array.max() < 2**16 else array)
     return image
 
 
@@ -92,14 +98,21 @@ def _image_of_array(array: np.ndarray) -> Image.Image:
     shape = array.shape
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    numeric = array.dtype.kind in "uif" and array.size > 0
-    top = 1 if array.dtype.kind == "f" else 255
+    numeric = array.dtype.kind in "uifb" and array.size > 0
+    top = {"f": 1, "b": 1}.get(array.dtype.kind, 65535 if array.dtype == np.uint16 else 255)
     if not numeric or not (array.ndim == 2 or shape[2:] in ((3,), (4,))) or not 0 <= array.min() <= array.max() <= top:
         raise UnreadableError(
             f"an array of shape {shape} and type {array.dtype} is no image: (H, W), (H, W, C) or (C, H, W) with 1, 3 "
-            "or 4 channels, of integers in 0..255 or floats in [0, 1]"
+            "or 4 channels, of integers in 0..255, uint16 in 0..65535, or floats in [0, 1]"
         )
     return Image.fromarray((array * (255 / top)).round().astype(np.uint8))
+
+
+def is_numbers(value: Any) -> bool:
+    """Whether a list holds numbers at its innermost level, as `datasets` gives an array."""
+    while isinstance(value, (list, tuple)) and len(value):
+        value = value[0]
+    return isinstance(value, (int, float))
 
 
 def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
@@ -108,8 +121,8 @@ def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
 
     Args:
         value: a path or the bytes of an audio or video file, `{"bytes", "path"}`, `{"array", "sampling_rate"}`, a
-            torchcodec decoder (as `datasets.Audio` gives), or an array (samples,) or (channels, samples) that is
-            already at `sampling_rate`.
+            torchcodec decoder (as `datasets.Audio` gives), or an array (samples,), (channels, samples) or (samples,
+            channels) that is already at `sampling_rate`: floats, or integers of 16 or 32 bits.
         sampling_rate (`int`): in Hz.
 
     Raises:
@@ -120,12 +133,12 @@ def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
         with stream:
             wave, rate = _decode_audio(stream, value)
     elif isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys():
-        wave, rate = np.asarray(value["array"], dtype=np.float32), value["sampling_rate"]
+        wave, rate = _wave_of_array(value["array"]), value["sampling_rate"]
     elif _is_torchcodec(value, "AudioDecoder"):
         samples = value.get_all_samples()
         wave, rate = samples.data.numpy(), samples.sample_rate
     elif isinstance(value, (np.ndarray, torch.Tensor, list)):
-        wave, rate = np.asarray(value, dtype=np.float32), sampling_rate
+        wave, rate = _wave_of_array(value), sampling_rate
     else:
         raise UnreadableError(f"{describe(value)} is no sound")
     if wave.ndim == 2:
@@ -133,6 +146,15 @@ def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
     if wave.ndim != 1 or wave.size == 0 or not np.isfinite(wave).all():
         raise UnreadableError(f"{describe(value)} is no sound: finite samples, (samples,) or (channels, samples)")
     return wave.astype(np.float32) if rate == sampling_rate else _resample(wave.astype(np.float32), rate, sampling_rate)
+
+
+def _wave_of_array(value: Any) -> np.ndarray:
+    wave = np.asarray(value)
+    if wave.dtype in (np.int16, np.int32):
+        wave = wave / -float(np.iinfo(wave.dtype).min)
+    if wave.ndim == 2 and wave.shape[0] > wave.shape[1]:
+        wave = wave.T
+    return wave.astype(np.float32)
 
 
 def _decode_audio(stream: BinaryIO, value: Any) -> tuple[np.ndarray, int]:
@@ -143,7 +165,7 @@ def _decode_audio(stream: BinaryIO, value: Any) -> tuple[np.ndarray, int]:
             to_float = av.AudioResampler(format="fltp")
             frames = [part.to_ndarray() for frame in container.decode(audio=0) for part in to_float.resample(frame)]
             rate = container.streams.audio[0].codec_context.sample_rate
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         if isinstance(error, UnreadableError):
             raise
         raise UnreadableError(f"{describe(value)} is no sound that can be read ({_first_line(error)})") from error
@@ -157,7 +179,7 @@ def _resample(wave: np.ndarray, rate: int, sampling_rate: int) -> np.ndarray:
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[None]), format="fltp", layout="mono")
     frame.sample_rate = rate
     parts = [part.to_ndarray()[0] for part in [*resampler.resample(frame), *resampler.resample(None)]]
-    return np.concatenate(parts)
+    return np.concatenate(parts) if parts else np.zeros(1, np.float32)  # a sound shorter than one sample
 
 
 def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
@@ -186,7 +208,7 @@ def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
     with stream:
         try:
             return _decode_frames(stream, num_frames)
-        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+        except (av.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
             raise UnreadableError(f"{describe(value)} is no video that can be read ({_first_line(error)})") from error
 
 
@@ -195,13 +217,15 @@ def _decode_frames(stream: BinaryIO, num_frames: int) -> list[Image.Image]:
         total = sum(packet.size > 0 for packet in container.demux(video=0))  # headers may not tell
     stream.seek(0)
     with av.open(stream) as container:
-        rows, images = evenly(total, num_frames), {}
+        rows, images, last = evenly(total, num_frames), {}, None
         for i, frame in enumerate(container.decode(video=0)):
             last = frame
             if i in rows:
                 images[i] = frame.to_image()
             if i == rows[-1]:
                 break
+    if last is None:
+        raise ValueError("no frame can be decoded")
     # A damaged file may decode to fewer frames than it has packets.
     return [images[i] if i in images else last.to_image() for i in rows]
 

@@ -148,7 +148,10 @@ class MultimodalModel(PreTrainedModel):
                 f"Expected a batch with some of the modalities {list(self.backbones)}, got {list(modalities)}; make "
                 "the collator's columns and the model's backbones the same."
             )
-        size = len(next(iter(next(iter(modalities.values())).values())))
+        sizes = {name: {len(value) for value in inputs.values()} for name, inputs in modalities.items()}
+        if len(set.union(*sizes.values())) != 1 or not all(sizes.values()):
+            raise ValueError(f"Expected tensors with one row per sample of each modality, got rows {sizes}.")
+        (size,) = set.union(*sizes.values())
         device = next(self.parameters()).device
         encoded = {
             name: self._encode(name, modalities.get(name, {"present": torch.zeros(size, device=device)}))

@@ -43,7 +43,12 @@ class NumericProcessor(FeatureExtractionMixin):
         Raises:
             ValueError: without any values, or if their widths differ.
         """
-        rows = [np.atleast_2d(_floats(value)) for value in values]
+        rows = []
+        for i, value in enumerate(values):
+            try:
+                rows.append(np.atleast_2d(_floats(value)))
+            except UnreadableError as error:
+                raise UnreadableError(f"Expected numbers in the training data, but value {i + 1}, {error}.") from error
         widths = {row.shape[1] for row in rows}
         if len(widths) != 1:
             raise ValueError(f"Expected vectors of one width to fit, got widths {sorted(widths)}; correct the data.")
@@ -73,8 +78,10 @@ class NumericProcessor(FeatureExtractionMixin):
         return BatchFeature({"values": nn.utils.rnn.pad_sequence(arrays, True), "attention_mask": mask})
 
     def read(self, value: Any) -> np.ndarray:
-        """The numbers of one value, (D,) or (T, D) fp64, NaN where there is none; raises as calling does."""
-        array = _floats(value)
+        """The numbers of one value, one, (D,) or (T, D), in fp64, NaN where there is none; raises as calling does."""
+        array = np.atleast_1d(_floats(value))
+        if np.isinf(array).any():
+            raise UnreadableError(f"{value!r:.80} holds an infinite number")
         if array.ndim not in (1, 2) or array.shape[-1] != len(self.mean):
             raise UnreadableError(
                 f"an array of shape {array.shape} is no vector ({len(self.mean)},) or sequence (T, {len(self.mean)})"

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import (
     BaseImageProcessor,
     BaseVideoProcessor,
     DataCollatorWithPadding,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     SequenceFeatureExtractor,
     TimmWrapperImageProcessor,
@@ -29,7 +31,7 @@ from transformers.utils import PushToHubMixin
 
 from .backbones import encoder_config
 from .configuration import check_modality_name
-from .media import UnreadableError, describe, is_missing, read_audio, read_frames, read_image
+from .media import UnreadableError, describe, is_missing, is_numbers, read_audio, read_frames, read_image
 from .numeric import NumericProcessor
 from .spectrogram import SpectrogramFeatureExtractor
 
@@ -47,6 +49,17 @@ KINDS = {
     "feature_extractor": (SequenceFeatureExtractor, AutoFeatureExtractor),
     "tokenizer": (PreTrainedTokenizerBase, AutoTokenizer),
 }
+# Families whose positions start after the padding token's id
+OFFSET_POSITIONS = (
+    "camembert",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+)
 # By what an encoder reads
 LOADERS = {
     "input_ids": AutoTokenizer,
@@ -85,6 +98,13 @@ class MultimodalProcessor(PushToHubMixin):
         for name, processor in processors.items():
             check_modality_name(name)
             _kind(name, processor)
+            if isinstance(processor, PreTrainedTokenizerBase):
+                if processor.pad_token is None:
+                    raise ValueError(
+                        f"Expected the tokenizer of {name!r} to have a pad token, got none; set one, for instance "
+                        "`tokenizer.pad_token = tokenizer.eos_token`."
+                    )
+                processor.padding_side = "right"  # an encoder's positions count from the first token
         self.processors = dict(processors)
         self.num_frames = dict(num_frames or {})
         pictures = [name for name in processors if isinstance(processors[name], BaseImageProcessor)]
@@ -113,9 +133,15 @@ class MultimodalProcessor(PushToHubMixin):
                 processors[name] = AutoProcessor.from_pretrained(backbone)  # the folder of a processor alone
                 continue
             config = encoder_config(name, backbone)
-            processor = LOADERS[MODEL_MAPPING[type(config)].main_input_name].from_pretrained(backbone)
-            if isinstance(processor, PreTrainedTokenizerBase) and processor.model_max_length > 10**9:
-                processor.model_max_length = _max_tokens(config) or processor.model_max_length
+            model = MODEL_MAPPING[type(config)]
+            reads = (model[0] if isinstance(model, (list, tuple)) else model).main_input_name
+            if reads not in LOADERS:
+                raise ValueError(
+                    f"Expected an encoder for {name!r} that reads one of {list(LOADERS)}, got one of {reads!r}; load "
+                    "its processor yourself and pass it."
+                )
+            processor = LOADERS[reads].from_pretrained(backbone)
+            limit_tokens(processor, config)
             if isinstance(processor, BaseImageProcessor) and "num_frames" in config:
                 frames[name] = config.num_frames
             processors[name] = processor
@@ -171,15 +197,27 @@ class MultimodalProcessor(PushToHubMixin):
         if isinstance(processor, NumericProcessor):
             return processor.read(value)
         if isinstance(processor, SequenceFeatureExtractor):
-            return read_audio(value, processor.sampling_rate)
-        if name in self.num_frames or isinstance(value, (list, tuple)) or isinstance(processor, BaseVideoProcessor):
+            wave = read_audio(value, processor.sampling_rate)
+            # 25 ms is what the first step of the common encoders sees.
+            return np.pad(wave, (0, max(processor.sampling_rate // 40 - len(wave), 0)))
+        if is_numbers(value):
+            value = np.asarray(value)
+        frames = (
+            name in self.num_frames or isinstance(value, (list, tuple)) or isinstance(processor, BaseVideoProcessor)
+        )
+        if frames:
             images = read_frames(value, self.num_frames.get(name))
         else:
+            if isinstance(value, (str, os.PathLike)) and (guess_type(value)[0] or "").startswith("video/"):
+                raise ValueError(
+                    f"Expected pictures of {name!r}, got the video {os.fspath(value)!r}; say how many frames to take "
+                    f"of each: num_frames={{{name!r}: 4}}, or --num_frames {name}=4."
+                )
             images = [read_image(value)]
         # Pictures come in any mode: the encoder has as many channels as the processor has means.
         gray = len(getattr(processor, "image_mean", None) or ()) == 1
         images = [image.convert("L" if gray else "RGB") for image in images]
-        return images if name in self.num_frames or isinstance(value, (list, tuple)) else images[0]
+        return images if frames else images[0]
 
     def extract(self, name: str, values: list[Any]) -> list[Features | None]:
         """The encoder's inputs for each value that [`MultimodalProcessor.read`] gave, one by one and not padded."""
@@ -196,11 +234,9 @@ class MultimodalProcessor(PushToHubMixin):
         if isinstance(processor, SequenceFeatureExtractor):
             options = {"sampling_rate": processor.sampling_rate, "return_attention_mask": True}
             return [_rows(processor(value, **options))[0] for value in values]
-        if isinstance(values[0], list):
-            return [_video(processor, value) for value in values]
-        gray = values[0].mode == "L"
-        arrays = [np.array(image)[None] if gray else np.array(image) for image in values]
-        return _rows(processor(arrays, return_tensors="pt"))
+        if any(isinstance(value, list) for value in values):
+            return [_video(processor, value if isinstance(value, list) else [value]) for value in values]
+        return _rows(processor(values, return_tensors="pt"))
 
     def collate(self, name: str, features: list[Features | None]) -> Features:
         """
@@ -290,12 +326,13 @@ def _video(processor: BaseImageProcessor, frames: list[PILImage]) -> Features:
     return {"pixel_values": pixels, "frame_mask": torch.ones(len(pixels), dtype=torch.bool)}
 
 
-def _max_tokens(config: Any) -> int | None:
-    """How many tokens an encoder with learned positions can read."""
-    if "max_position_embeddings" not in config:
-        return None
-    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return config.max_position_embeddings - offset
+def limit_tokens(processor: ModalityProcessor, config: PreTrainedConfig) -> None:
+    """Tell a tokenizer that was never told how many tokens its encoder, with learned positions, can read."""
+    if not isinstance(processor, PreTrainedTokenizerBase) or processor.model_max_length < 10**9:
+        return
+    if "max_position_embeddings" in config and config.max_position_embeddings > 0:
+        offset = config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
+        processor.model_max_length = config.max_position_embeddings - offset
 
 
 def _kind(name: str, processor: ModalityProcessor) -> str:

@@ -26,7 +26,7 @@ from .losses import (
 )
 from .metrics import Accuracy, MacroF1
 from .modeling import MultimodalModel, MultimodalOutput
-from .processing import MultimodalProcessor
+from .processing import MultimodalProcessor, limit_tokens
 from .prototypes import Prototypes
 from .report import write_model_card
 from .training_args import MultimodalTrainingArguments, PMRTrainingArguments
@@ -100,12 +100,8 @@ class MultimodalTrainer(Trainer):
         """The optimizer of plain `Trainer`, with the encoders of `modality_learning_rates` in groups of their own."""
         optimizer = super().create_optimizer(*args, **kwargs)
         rates = self.args.modality_learning_rates or {}
-        backbones = _require_multimodal(self._bare_model, "modality_learning_rates").backbones if rates else {}
+        backbones = self._bare_model.backbones if rates else {}
         for name, rate in rates.items():
-            if name not in backbones:
-                raise ValueError(
-                    f"Expected `modality_learning_rates` to name modalities among {list(backbones)}, got {name!r}."
-                )
             own = set(backbones[name].parameters())
             for group in list(optimizer.param_groups):
                 chosen = [parameter for parameter in group["params"] if parameter in own]
@@ -125,6 +121,11 @@ class MultimodalTrainer(Trainer):
     def _check_setup(self) -> None:
         """Stop before training on what can be told from the model, the processor and the datasets' columns."""
         model, processor, collator = self._bare_model, self.processing_class, self.data_collator
+        if self.args.modality_learning_rates:
+            names = list(_require_multimodal(model, "modality_learning_rates").backbones)
+            unknown = [name for name in self.args.modality_learning_rates if name not in names]
+            if unknown:
+                raise ValueError(f"Expected `modality_learning_rates` to name modalities among {names}, got {unknown}.")
         if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):
             backbones, processors = model.config.modalities, list(processor.processors)
             if set(backbones) != set(processors):
@@ -132,6 +133,8 @@ class MultimodalTrainer(Trainer):
                     f"Expected a processor for each of the model's modalities {backbones}, got processors for "
                     f"{processors}; give both the same names."
                 )
+            for name in backbones:
+                limit_tokens(processor.processors[name], model.config.backbones[name])
         data = self.train_dataset
         if isinstance(collator, MultimodalCollator):
             collator.num_labels = self._num_labels

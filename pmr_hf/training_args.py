@@ -56,7 +56,13 @@ class MultimodalTrainingArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.modality_learning_rates, str):
-            self.modality_learning_rates = json.loads(self.modality_learning_rates)
+            try:
+                self.modality_learning_rates = json.loads(self.modality_learning_rates)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    "Expected `modality_learning_rates` as JSON, such as '{\"text\": 1e-5}', got "
+                    f"{self.modality_learning_rates!r}."
+                ) from error
         rates = self.modality_learning_rates or {}
         if not isinstance(rates, dict) or not all(
             isinstance(rate, (int, float)) and 0 < rate < float("inf") for rate in rates.values()

@@ -11,21 +11,25 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
     ClapAudioConfig,
+    ClapConfig,
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
+    Data2VecAudioConfig,
     Dinov2Config,
     DistilBertConfig,
     HubertConfig,
     ModernBertConfig,
     RobertaConfig,
+    SEWConfig,
     SiglipVisionConfig,
     T5Config,
     TimmWrapperConfig,
     VideoMAEConfig,
     ViTConfig,
     Wav2Vec2Config,
+    Wav2Vec2ConformerConfig,
     WavLMConfig,
     WhisperConfig,
     set_seed,
@@ -259,3 +263,53 @@ def test_six_unequal_widths_fuse_at_one(fusion):
         output = model(**inputs, labels=torch.tensor([0, 2]))
         output.loss.backward()
         assert output.logits.shape == (2, 3) and [e.shape[1] for e in output.embeddings.values()] == widths.tolist()
+
+
+OTHER_SPEECH = {
+    "data2vec": Data2VecAudioConfig(**{**SPEECH, "conv_pos_kernel_size": 3, "num_conv_pos_embeddings": 2}),
+    "conformer": Wav2Vec2ConformerConfig(feat_extract_norm="layer", conv_depthwise_kernel_size=3, **SPEECH),
+    "adapter": Wav2Vec2Config(feat_extract_norm="layer", add_adapter=True, num_adapter_layers=1, **SPEECH),
+    "sew": SEWConfig(feat_extract_norm="layer", squeeze_factor=2, **SPEECH),
+}
+
+
+@pytest.mark.parametrize("family", OTHER_SPEECH)
+def test_speech_encoders_that_see_padding_read_clips_one_by_one(family):
+    model = build(OTHER_SPEECH[family])
+    inputs = inputs_for("hubert")
+    together = model(one=inputs).embeddings["one"]
+    for i, length in enumerate(inputs["attention_mask"].sum(1)):
+        alone = model(one={"input_values": inputs["input_values"][i : i + 1, :length]}).embeddings["one"]
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["wav2vec2_group_norm", "wav2vec2_layer_norm", "hubert", "wavlm"])
+def test_clips_too_short_for_masking_over_time_can_be_trained_on(family):
+    assert SPEECHES[family].mask_time_prob > 0 and SPEECHES[family].mask_time_length == 10
+    model = build(SPEECHES[family]).train()
+    mask = (torch.arange(50) < torch.tensor([[50], [30]])).long()  # 8 tokens
+    output = model(one={"input_values": torch.randn(2, 50), "attention_mask": mask}, labels=torch.tensor([0, 1]))
+    output.loss.backward()
+
+
+@pytest.mark.parametrize("kind", ["config", "model"])
+def test_the_vision_tower_of_a_clip_config_or_model(kind):
+    config = CLIPConfig(vision_config=CLIPVisionConfig(**IMAGE), text_config=CLIPTextConfig(**TEXT), projection_dim=8)
+    model = build(CLIPModel(config) if kind == "model" else config)
+    assert model.config.backbones["one"].model_type == "clip_vision_model"
+    assert model(one=inputs_for("clip_vision")).embeddings["one"].shape == (2, 16)
+
+
+def test_clap_is_refused_by_name_too(tmp_path):
+    config = ClapConfig(audio_config={"spec_size": 8}, text_config={})
+    config.save_pretrained(tmp_path)
+    for backbone in (str(tmp_path), config):
+        with pytest.raises(ValueError, match=r"got a ClapConfig with several; pass .* such as ClapAudioModel"):
+            build(backbone)
+
+
+def test_a_checkpoint_of_another_model(tmp_path):
+    BertModel(TEXTS["bert"]).save_pretrained(tmp_path)
+    ViTConfig(**IMAGE).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="to hold the weights of a ViTModel for 'one', but"):
+        build(str(tmp_path))

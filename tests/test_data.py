@@ -155,3 +155,57 @@ def test_sound_and_video_columns_need_no_decoder(tmp_path):
     Dataset.from_dict(rows).cast(features).save_to_disk(tmp_path / "saved")
     splits = load_table({"audio": "sound", "video": "clip"}, dataset_name=str(tmp_path / "saved"))
     assert (splits["train"][0]["sound"]["bytes"], splits["train"][0]["clip"]["bytes"]) == (b"x", b"y")
+
+
+def test_each_splits_class_ids_are_its_own(tmp_path):
+    """A ClassLabel of other names in one split, plain strings or ids in another."""
+    names = {"train": ["cat", "dog", "owl"], "validation": ["dog", "owl"]}
+    rows = {"train": [0, 1, 2] * 4, "validation": [0, 1]}
+    for split, ids in rows.items():
+        features = Features({"caption": Value("string"), "label": ClassLabel(names=names[split])})
+        Dataset.from_dict({"caption": ["a"] * len(ids), "label": ids}, features).to_parquet(
+            tmp_path / f"{split}.parquet"
+        )
+    splits = load_table({"text": "caption"}, dataset_name=str(tmp_path))
+    assert splits["validation"].features["label"].names == names["train"] and splits["validation"]["label"][:] == [1, 2]
+    for label, expected in ((["owl", "cat"], [2, 0]), ([2, 0], [2, 0])):
+        Dataset.from_dict({"caption": ["a", "b"], "label": label}).to_parquet(tmp_path / "validation.parquet")
+        assert load_table({"text": "caption"}, dataset_name=str(tmp_path))["validation"]["label"][:] == expected
+    Dataset.from_dict({"caption": ["a"], "label": [7]}).to_parquet(tmp_path / "validation.parquet")
+    with pytest.raises(ValueError, match=r"in validation, got \['7'\] too"):
+        load_table({"text": "caption"}, dataset_name=str(tmp_path))
+
+
+def test_labels_that_one_file_reads_as_numbers_and_another_as_strings(tmp_path):
+    files = {}
+    for split, labels in {"train": ["1", "2", "x"] * 2, "validation": ["1", "2"]}.items():
+        files[split] = write(pd.DataFrame({"caption": "a", "label": labels}), tmp_path / f"{split}.csv")
+    splits = load_table({"text": "caption"}, files=files)
+    assert splits["validation"]["label"][:] == [0, 1]
+
+
+def test_paths_in_lists_and_in_several_columns(table, tmp_path):
+    rows = pd.DataFrame(
+        {"pair": [["pictures/1.png", "pictures/2.png"]] * 4, "one": "pictures/3.png", "label": [*"abab"]}
+    )
+    file = write(rows, tmp_path / "a.jsonl")
+    columns = {"pair": "pair", "both": ["one", "one"]}
+    splits = load_table(columns, files={"train": file, "validation": file}, files_in=["pair", "both"])
+    assert splits["train"]["pair"][0] == [str(tmp_path / "pictures" / f"{i}.png") for i in (1, 2)]
+    assert splits["train"]["one"][0] == str(tmp_path / "pictures" / "3.png")
+    gone = write(rows.assign(pair=[["pictures/1.png", "gone.png"]] * 4), tmp_path / "b.jsonl")
+    with pytest.raises(FileNotFoundError, match="4 of 4 are not there"):
+        load_table(columns, files={"train": gone}, files_in=["pair", "both"])
+
+
+def test_a_test_file_without_the_label_column(table, tmp_path):
+    files = {"train": write(table, tmp_path / "a.csv"), "test": write(table.drop(columns="kind"), tmp_path / "b.csv")}
+    assert list(load_table(COLUMNS, label="kind", files=files)) == ["train", "validation"]
+
+
+def test_too_few_rows_to_cut_and_two_sources(tmp_path):
+    file = write(pd.DataFrame({"caption": ["a", "b"], "label": ["x", "y"]}), tmp_path / "a.csv")
+    with pytest.raises(ValueError, match="a class of at least two rows to cut"):
+        load_table({"text": "caption"}, files={"train": file})
+    with pytest.raises(ValueError, match="a dataset name or files"):
+        load_table({"text": "caption"}, files={"train": file}, dataset_name="name")

@@ -199,3 +199,38 @@ def test_what_datasets_decodes_with_torchcodec(clip, tmp_path):
     row = rows.cast_column("sound", Audio()).cast_column("clip", Video())[0]
     np.testing.assert_allclose(read_audio(row["sound"], RATE), tone(RATE), atol=1e-4)
     assert brightness(read_frames(row["clip"], 3)) == [1, 5, 8]
+
+
+def test_deep_pictures_that_are_decoded_already():
+    deep = Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 257)
+    for image in (
+        deep,
+        Image.fromarray(PIXELS[:, :, 0].astype(np.int32) * 257),
+        PIXELS[:, :, 0].astype(np.uint16) * 257,
+    ):
+        assert np.array_equal(np.asarray(read_image(image)), PIXELS[:, :, 0])
+    assert np.array_equal(np.asarray(read_image(Image.fromarray(PIXELS[:, :, 0].astype(np.int32)))), PIXELS[:, :, 0])
+    assert np.asarray(read_image(PIXELS[:, :, 0] > 99)).max() == 255
+    with pytest.raises(UnreadableError, match="is no image"):
+        read_image(Image.fromarray(PIXELS[:, :, 0].astype(np.float32)))
+
+
+def test_integer_waves_and_channels_last():
+    wave = tone(RATE)
+    np.testing.assert_allclose(read_audio((wave * 32768).round().astype(np.int16), RATE), wave, atol=1e-4)
+    np.testing.assert_allclose(read_audio(np.stack([wave, wave], axis=1), RATE), wave, atol=1e-7)
+
+
+def test_a_sound_shorter_than_a_sample_of_the_new_rate():
+    assert len(read_audio({"array": np.ones(1), "sampling_rate": 44100}, RATE)) >= 1
+
+
+def test_a_video_without_a_frame_that_can_be_decoded(clip, monkeypatch):
+    """Wherever bytes are lost: frames, or an error that says so."""
+    data = clip.read_bytes()
+    for start in range(0, len(data), len(data) // 40):
+        damaged = data[:start] + bytes(min(400, len(data) - start)) + data[start + 400 :]
+        try:
+            assert len(read_frames(damaged, 4)) == 4
+        except UnreadableError as error:
+            assert "is no video that can be read" in str(error)

@@ -169,7 +169,10 @@ def test_weights_that_are_given_are_kept(make_model):
 
 def test_a_head_in_fp32_over_an_encoder_stored_in_bf16(tmp_path):
     AutoModel.from_config(BACKBONES["bert"]).to(torch.bfloat16).save_pretrained(tmp_path)
-    model = MultimodalModel.from_backbones({"text": tmp_path, "image": BACKBONES["vit"]}, num_labels=3)
+    by_name = MultimodalModel.from_backbones({"text": tmp_path}, num_labels=3)
+    assert {parameter.dtype for parameter in by_name.parameters()} == {torch.float32}  # to be trained
+    text = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    model = MultimodalModel.from_backbones({"text": text, "image": BACKBONES["vit"]}, num_labels=3)
     assert model.backbones["text"].dtype == torch.bfloat16 and model.fusion.classifier.weight.dtype == torch.float32
     output = model(text=inputs_of("bert"), image=inputs_of("vit"), labels=torch.tensor([0, 1, 2]))
     output.loss.backward()
@@ -213,3 +216,18 @@ def test_gradient_checkpointing_reaches_the_backbones(make_model):
 
 def test_num_labels(make_model):
     assert make_model().config.num_labels == NUM_LABELS
+
+
+def test_loading_in_bf16_reaches_the_encoders(tmp_path):
+    AutoModel.from_config(BACKBONES["bert"]).save_pretrained(tmp_path / "bert")  # whose config says float32
+    model = MultimodalModel.from_backbones({"text": tmp_path / "bert"}, num_labels=3)
+    model.save_pretrained(tmp_path / "saved")
+    loaded = MultimodalModel.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    assert loaded.prototypes.mean("text").dtype == torch.float32
+
+
+def test_an_encoder_in_half_precision_takes_inputs_in_full():
+    image = AutoModel.from_config(BACKBONES["vit"]).to(torch.bfloat16)
+    model = MultimodalModel.from_backbones({"image": image}, num_labels=3)
+    assert model(image=inputs_of("vit")).logits.dtype == torch.float32

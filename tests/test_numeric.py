@@ -52,3 +52,12 @@ def test_the_model_is_a_perceptron(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(loaded(vitals={"values": values}).embeddings["vitals"], expected)
+
+
+def test_one_column_of_numbers_and_bad_numbers():
+    processor = NumericProcessor.fit([1.0, 3.0])
+    assert processor([processor.read(5.0)])["values"].tolist() == [[3.0]]
+    with pytest.raises(UnreadableError, match="holds an infinite number"):
+        processor.read([float("inf")])
+    with pytest.raises(UnreadableError, match="but value 2, 'old' is no vector of numbers"):
+        NumericProcessor.fit([1.0, "old"])

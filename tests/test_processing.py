@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WORDS
-from datasets import Dataset
+from datasets import Array3D, Dataset, Features
 from media_files import write_video, write_wav
 from PIL import Image as PILImage
 from transformers import (
@@ -15,6 +15,7 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPProcessor,
+    MPNetConfig,
     TimmWrapperImageProcessor,
     VideoMAEConfig,
     VideoMAEImageProcessor,
@@ -24,6 +25,7 @@ from transformers import (
 
 from pmr_hf import MultimodalCollator, MultimodalProcessor, NumericProcessor, SpectrogramFeatureExtractor
 from pmr_hf.media import UnreadableError
+from pmr_hf.processing import limit_tokens
 
 
 @pytest.fixture
@@ -56,8 +58,9 @@ def test_pictures_of_any_mode_take_the_channels_of_the_encoder(mode, channels):
 
 
 def test_audio_is_padded(three):
-    batch = three(audio=[np.ones(50, dtype=np.float32), np.ones(80, dtype=np.float32)])["audio"]
-    assert batch["input_values"].shape == (2, 80) and batch["attention_mask"].sum(1).tolist() == [50, 80]
+    batch = three(audio=[np.ones(500, dtype=np.float32), np.ones(800, dtype=np.float32), np.ones(3)])["audio"]
+    assert batch["input_values"].shape == (3, 800)
+    assert batch["attention_mask"].sum(1).tolist() == [500, 800, 200]  # at least 25 ms, at 8 kHz
 
 
 def test_one_folder_each_and_back(three, tmp_path, digits):
@@ -280,3 +283,76 @@ def test_the_processor_of_a_timm_model_is_saved(tmp_path):
     assert pixels.shape == (1, 3, 20, 20)
     loaded = MultimodalProcessor.from_pretrained(tmp_path)
     assert torch.equal(loaded(image=[picture])["image"]["pixel_values"], pixels)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 5), (4, 7), (3, 200)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tiny_pictures_are_not_turned(shape, channels):
+    """Every pixel of a picture of stripes keeps its row, whatever its height."""
+    stripes = (np.arange(shape[0]) * 60 + 10).astype(np.uint8)[:, None].repeat(shape[1], 1)
+    size = {"height": shape[0] * 2, "width": shape[1] * 2}
+    image = ViTImageProcessor(size=size, resample=0, image_mean=[0.0] * channels, image_std=[1.0] * channels)
+    pixels = MultimodalProcessor({"image": image})(image=[PILImage.fromarray(stripes)])["image"]["pixel_values"]
+    assert pixels.shape == (1, channels, *size.values())
+    np.testing.assert_allclose(pixels[0, 0] * 255, stripes.repeat(2, 0).repeat(2, 1), atol=1e-3)
+
+
+def test_an_array_feature_is_one_picture(media, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    features = Features({"image": Array3D((8, 8, 3), "uint8")})
+    rows = Dataset.from_dict({"image": list(pixels)}, features)
+    processor = MultimodalProcessor({"image": media[1].processor.processors["image"]})
+    assert isinstance(rows[0]["image"], list)
+    found = processor(image=[row["image"] for row in rows])["image"]["pixel_values"]
+    assert torch.equal(found, processor(image=list(pixels))["image"]["pixel_values"])
+
+
+def test_a_video_where_pictures_are_expected(media):
+    dataset, collator = media
+    tolerant = MultimodalCollator(
+        MultimodalProcessor({"image": collator.processor.processors["image"]}), {"image": "clip"}, on_error="missing"
+    )
+    with pytest.raises(ValueError, match=r"got the video .*mp4'; say how many frames to take of each"):
+        tolerant(list(dataset))
+
+
+def test_pictures_and_lists_of_them_in_one_batch(media):
+    processor = MultimodalProcessor({"image": media[1].processor.processors["image"]})
+    picture = PILImage.new("RGB", (8, 8), (40, 0, 0))
+    batch = processor(image=[picture, [picture, picture]])["image"]
+    assert batch["frame_mask"].tolist() == [[True, False], [True, True]]
+
+
+def test_the_cache_of_an_in_memory_dataset_and_after_other_calls(media, processor):
+    dataset, collator = media  # from a list, in memory
+    first = collator.cache(dataset).cache_files
+    assert first and os.path.isfile(first[0]["filename"])
+    processor.processors["text"](["the", "digit two"], padding=True)
+    assert collator.cache(Dataset.from_list(dataset.to_list())).cache_files == first
+    os.remove(first[0]["filename"])
+
+
+def test_a_column_with_the_name_of_features(processor, digits):
+    collator = MultimodalCollator(processor, {"image": "picture", "text": "text_features"})
+    rows = [{**row, "text_features": row["caption"]} for row in digits.select(range(3))]
+    assert collator(rows)["text"]["input_ids"].shape[0] == 3
+
+
+def test_a_tokenizer_pads_on_the_right_and_needs_a_pad_token(processor):
+    left = copy.deepcopy(processor.processors["text"])
+    left.padding_side = "left"
+    batch = MultimodalProcessor({"text": left})(text=["two", "the digit"])["text"]
+    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
+    left.pad_token = None
+    with pytest.raises(ValueError, match="Expected the tokenizer of 'text' to have a pad token"):
+        MultimodalProcessor({"text": left})
+
+
+def test_the_trainer_tells_a_tokenizer_how_much_its_encoder_reads(make_trainer, digits):
+    trainer = make_trainer()
+    assert trainer.processing_class.processors["text"].model_max_length == 16
+    config = MPNetConfig(max_position_embeddings=10, pad_token_id=1)
+    tokenizer = copy.deepcopy(trainer.processing_class.processors["text"])
+    tokenizer.model_max_length = 10**30
+    limit_tokens(tokenizer, config)
+    assert tokenizer.model_max_length == 8  # positions start after the padding's

@@ -95,7 +95,7 @@ def read_ave(data_dir: str | Path) -> DatasetDict:
 
 def _read_events(file: Path) -> list[tuple[str, str, float, float]]:
     """Category, video, start and end of each line, without repetitions."""
-    events = {}
+    events: dict[tuple[str, str, float, float], None] = {}
     for line in file.read_text(encoding="utf-8-sig").splitlines():
         if not line.strip() or line.strip() == HEADER:
             continue

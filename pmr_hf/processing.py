@@ -236,6 +236,12 @@ class MultimodalProcessor(PushToHubMixin):
             return [_rows(processor(value, **options))[0] for value in values]
         if any(isinstance(value, list) for value in values):
             return [_video(processor, value if isinstance(value, list) else [value]) for value in values]
+        sizes = sorted({image.size for image in values})
+        if len(sizes) > 1 and getattr(processor, "do_resize", True) is False:
+            raise ValueError(
+                f"Expected pictures of one size, since their processor does not resize, got widths and heights "
+                f"{sizes[:5]}; set its `do_resize`."
+            )
         return _rows(processor(values, return_tensors="pt"))
 
     def collate(self, name: str, features: list[Features | None]) -> Features:

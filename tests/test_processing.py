@@ -356,3 +356,8 @@ def test_the_trainer_tells_a_tokenizer_how_much_its_encoder_reads(make_trainer, 
     tokenizer.model_max_length = 10**30
     limit_tokens(tokenizer, config)
     assert tokenizer.model_max_length == 8  # positions start after the padding's
+
+
+def test_pictures_of_unequal_sizes_without_resizing(processor):
+    with pytest.raises(ValueError, match=r"Expected pictures of one size, .* got .* \[\(8, 8\), \(8, 9\)\]"):
+        processor(image=[PILImage.new("L", (8, 8)), PILImage.new("L", (8, 9))])

@@ -213,5 +213,5 @@ def test_too_few_rows_to_cut_and_two_sources(tmp_path):
 
 def test_addresses_in_place_of_paths(table, tmp_path):
     file = write(table.assign(img="https://example.org/a.png"), tmp_path / "a.csv")
-    with pytest.raises(ValueError, match="got the address 'https://.*; download the files first"):
+    with pytest.raises(ValueError, match=r"got the address 'https://.*; download the files first"):
         load_table(COLUMNS, label="kind", files={"train": file}, files_in=["image"])

@@ -141,7 +141,7 @@ class MultimodalModel(PreTrainedModel):
                 them, only those rows are encoded. A modality that is left out is absent from all samples.
 
         Raises:
-            ValueError: if a modality is unknown, or none is given.
+            ValueError: if a modality is unknown, none is given, or their numbers of rows differ.
         """
         if not modalities or modalities.keys() - self.backbones.keys():
             raise ValueError(

@@ -140,6 +140,9 @@ class ScriptArguments:
             if len(getattr(self, name)) < len(pairs):
                 raise ValueError(f"Expected each modality once in --{name}, got {pairs}.")
         self.columns = {name: column.split(",") if "," in column else column for name, column in self.columns.items()}
+        for name, value in [*self.num_frames.items(), *self.lora.items()]:
+            if not value.isdigit():
+                raise ValueError(f"Expected a whole number for {name!r} in --num_frames or --lora, got {value!r}.")
         self.num_frames = {name: int(count) for name, count in self.num_frames.items()}
         self.lora = {name: {"r": int(rank)} for name, rank in self.lora.items()}
         if not self.own_data:

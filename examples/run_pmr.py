@@ -38,10 +38,12 @@ from pmr_hf import (
     SpectrogramFeatureExtractor,
 )
 from pmr_hf.ave import read_ave
+from pmr_hf.collator import ROW
 from pmr_hf.colored_digits import cg_mnist, read_dataset, read_mnist, read_sklearn_digits
 from pmr_hf.crema_d import read_crema_d
 from pmr_hf.data import load_table
-from pmr_hf.media import is_missing
+from pmr_hf.media import UnreadableError, is_missing
+from pmr_hf.numeric import as_numbers
 from pmr_hf.processing import ModalityProcessor
 
 
@@ -247,7 +249,17 @@ def new_encoder(name: str, args: ScriptArguments, train: Dataset) -> tuple[PreTr
     kind, column = args.backbones[name], args.columns[name]
     if kind == "numbers":
         values = train[column] if isinstance(column, str) else zip(*(train[part] for part in column), strict=True)
-        processor = NumericProcessor.fit(value for value in values if not is_missing(value))
+        known = []
+        for place, value in zip(train[ROW], values, strict=True):
+            try:
+                known += [] if is_missing(value) else [as_numbers(value)]
+            except UnreadableError as error:
+                if args.on_error == "raise":
+                    raise UnreadableError(
+                        f"Expected numbers in {place}, column {column!r}, but {error}; correct it (lists need jsonl or "
+                        "parquet), or set --on_error missing to train without it."
+                    ) from error
+        processor = NumericProcessor.fit(known)
         return NumericConfig(num_features=len(processor.mean)), processor
     if kind in ("cg_mnist", "cg_mnist_gray"):
         channels = 1 if kind == "cg_mnist_gray" else 3
@@ -271,8 +283,9 @@ def main() -> None:
     # Data and processor
     backbones = dict(script_args.backbones)
     pretrained = {name: backbone for name, backbone in backbones.items() if backbone not in NEW}
-    if script_args.own_data and training_args.modality_learning_rates is None:
-        training_args.modality_learning_rates = dict.fromkeys(pretrained, training_args.learning_rate / 10)
+    if script_args.own_data:
+        defaults = dict.fromkeys(pretrained, training_args.learning_rate / 10)
+        training_args.modality_learning_rates = defaults | (training_args.modality_learning_rates or {})
     processor = MultimodalProcessor.from_backbones(pretrained)
     dataset = load_data(script_args, processor, training_args.seed)
     processors, num_frames = dict(processor.processors), processor.num_frames | script_args.num_frames

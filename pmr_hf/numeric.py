@@ -46,7 +46,7 @@ class NumericProcessor(FeatureExtractionMixin):
         rows = []
         for i, value in enumerate(values):
             try:
-                rows.append(np.atleast_2d(_floats(value)))
+                rows.append(np.atleast_2d(as_numbers(value)))
             except UnreadableError as error:
                 raise UnreadableError(f"Expected numbers in the training data, but value {i + 1}, {error}.") from error
         widths = {row.shape[1] for row in rows}
@@ -79,7 +79,7 @@ class NumericProcessor(FeatureExtractionMixin):
 
     def read(self, value: Any) -> np.ndarray:
         """The numbers of one value, one, (D,) or (T, D), in fp64, NaN where there is none; raises as calling does."""
-        array = np.atleast_1d(_floats(value))
+        array = np.atleast_1d(as_numbers(value))
         if np.isinf(array).any():
             raise UnreadableError(f"{value!r:.80} holds an infinite number")
         if array.ndim not in (1, 2) or array.shape[-1] != len(self.mean):
@@ -89,7 +89,8 @@ class NumericProcessor(FeatureExtractionMixin):
         return array
 
 
-def _floats(value: Any) -> np.ndarray:
+def as_numbers(value: Any) -> np.ndarray:
+    """A value as fp64 numbers, NaN for each `None`; raises [`~pmr_hf.media.UnreadableError`] if it holds others."""
     try:
         return np.array(value, dtype=np.float64)  # None becomes NaN
     except (TypeError, ValueError) as error:

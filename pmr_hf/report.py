@@ -188,6 +188,12 @@ def write_model_card(
     epochs = f"{args.num_train_epochs:g}"
     if args.load_best_model_at_end:
         epochs += f", of which the weights with the best validation {args.metric_for_best_model} were kept"
+    rates = f"{args.learning_rate:g}"
+    if args.modality_learning_rates:
+        own = ", ".join(f"{name} {rate:g}" for name, rate in args.modality_learning_rates.items())
+        rates += f" (encoders: {own})"
+    if args.freeze:
+        rates += f" (frozen: {', '.join(args.freeze)})"
     card = f"""---
 {data.to_yaml()}
 ---
@@ -220,7 +226,7 @@ On the {"test" if split == "test" else "validation"} split{f" of {dataset}" if d
 | weights | {args.pmr_weights} |
 | ε, momentum of the prototypes | {args.prototype_momentum} |
 | share of the training set behind the prototypes | {args.prototype_fraction} |
-| learning rate, optimizer | {args.learning_rate:g}, {args.optim.value} {args.optim_args or ""} |
+| learning rate, optimizer | {rates}, {args.optim.value} {args.optim_args or ""} |
 | batch size per process x accumulation | {args.per_device_train_batch_size} x {args.gradient_accumulation_steps} |
 | epochs | {epochs} |
 | seed | {args.seed} |

@@ -506,7 +506,8 @@ class PMRTrainer(MultimodalTrainer):
             if unseen:
                 logger.warning(
                     f"Classes {unseen} have no prototype of {name!r} yet: none of the {len(share)} training samples "
-                    "that were drawn has both. Their samples count in no PMR term of it; raise `prototype_fraction`."
+                    f"that were drawn is of these classes and has {name!r}. Samples of theirs count in no PMR term of "
+                    "it until one is drawn; raise `prototype_fraction`."
                 )
 
     def create_model_card(

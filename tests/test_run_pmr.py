@@ -189,6 +189,10 @@ def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path)
         (["--columns", "image"], "Expected --columns as modality=value, got ['image']"),
         (["--columns", "image=scan", "--backbones", "text=x"], "Expected --columns and --backbones for the same"),
         (
+            ["--columns", "stats=title", "--backbones", "stats=numbers", "--label_column", "what"],
+            "Expected numbers in train.jsonl, row 2, column 'title', but 'the digit",
+        ),
+        (
             ["--columns", "stats=inc", "--backbones", "stats=numbers", "--label_column", "what"],
             "['inc'] are not among",
         ),

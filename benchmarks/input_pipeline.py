@@ -6,8 +6,9 @@ Does a training run wait for its data? Samples per second of whole training step
     python benchmarks/input_pipeline.py --speech DIR                    # speech + image, see prepare_spoken_digits.py
 
 Three feeds train one model in turn, each for `--batches` batches and `--rounds` rounds: batches that stand ready in
-memory, features cached by `MultimodalCollator.cache`, and files that are read and extracted on the fly, the last two
-in `--workers` workers. Printed is the median over the rounds of time in memory / time of the feed, and its range.
+memory, features cached by `MultimodalCollator.cache`, read by the training process itself, and files that are read and
+extracted on the fly in `--workers` workers. Printed is the median over the rounds of time in memory / time of the feed,
+and its range.
 """
 
 import argparse
@@ -98,18 +99,23 @@ def main() -> None:
         dataset, collator, model = digits()
     optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-3)
 
-    def endless(rows: Dataset) -> Iterator[dict[str, Any]]:
+    def endless(rows: Dataset, workers: int) -> Iterator[dict[str, Any]]:
         sampler = RandomSampler(rows, replacement=True, num_samples=10**9)
-        return iter(DataLoader(rows, args.batch_size, sampler=sampler, collate_fn=collator, num_workers=args.workers))
+        return iter(DataLoader(rows, args.batch_size, sampler=sampler, collate_fn=collator, num_workers=workers))
 
     cached = collator.cache(dataset)
-    memory = list(itertools.islice(endless(cached), args.batches))
-    feeds = {"in memory": None, "in memory again": None, "cached": endless(cached), "on the fly": endless(dataset)}
+    memory = list(itertools.islice(endless(cached, 0), args.batches))
+    feeds = {
+        "in memory": None,
+        "in memory again": None,
+        "cached": endless(cached, 0),
+        "on the fly": endless(dataset, args.workers),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in feeds}
     for round_ in range(args.rounds + 1):
         for name, feed in feeds.items():
             # A feed that rests fills its queue of two batches per worker: these steps are not timed.
-            if feed is not None:
+            if name == "on the fly":
                 train(model, optimizer, feed, 2 * args.workers)
             elapsed = train(model, optimizer, itertools.cycle(memory) if feed is None else feed, args.batches)
             if round_:  # the first is a warm-up

@@ -66,8 +66,8 @@ class MultimodalCollator:
         self.on_error = on_error
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        for row in rows:
-            self.check_columns(row)
+        for keys in {tuple(row) for row in rows}:
+            self.check_columns(keys)
         batch: dict[str, Any] = {
             name: self.processor.collate(
                 name,

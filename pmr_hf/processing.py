@@ -258,12 +258,13 @@ class MultimodalProcessor(PushToHubMixin):
             batch = dict(DataCollatorWithPadding(processor)([{k: v.tolist() for k, v in row.items()} for row in known]))
         else:
             fill = getattr(processor, "padding_value", 0.0)
-            batch = {
-                key: pad_sequence([row[key] for row in known], True, 0.0 if key.endswith("mask") else fill)
-                if known[0][key].dim()
-                else torch.stack([row[key] for row in known])
-                for key in known[0]
-            }
+            batch = {}
+            for key in known[0]:
+                values = [row[key] for row in known]
+                if len({value.shape for value in values}) == 1:
+                    batch[key] = torch.stack(values)
+                else:
+                    batch[key] = pad_sequence(values, True, 0.0 if key.endswith("mask") else fill)
         if len(known) == len(features):
             return batch
         full = {key: value.new_zeros(len(features), *value.shape[1:]) for key, value in batch.items()}

@@ -225,14 +225,16 @@ def load_data(args: ScriptArguments, processor: MultimodalProcessor, seed: int) 
             check_files=args.on_error == "raise",
             seed=seed,
         )
-    elif args.dataset == "digits":
-        splits = cg_mnist(read_sklearn_digits(), test_correlation=args.test_correlation, seed=seed)
-    elif args.dataset == "cg_mnist" and args.dataset_name is not None:
-        splits = cg_mnist(read_dataset(args.dataset_name), test_correlation=args.test_correlation, seed=seed)
-    elif args.data_dir is None:
+    elif args.data_dir is None and args.dataset_name is None and args.dataset != "digits":
         raise ValueError(f"Expected --data_dir with --dataset {args.dataset}; give the folder of its raw download.")
-    elif args.dataset == "cg_mnist":
-        splits = cg_mnist(read_mnist(args.data_dir), test_correlation=args.test_correlation, seed=seed)
+    elif args.dataset in ("digits", "cg_mnist"):
+        if args.dataset == "digits":
+            digits = read_sklearn_digits()
+        else:
+            digits = read_mnist(args.data_dir) if args.dataset_name is None else read_dataset(args.dataset_name)
+        return cg_mnist(
+            digits, test_correlation=args.test_correlation, max_train_samples=args.max_train_samples, seed=seed
+        )
     elif args.dataset == "crema_d":
         splits = read_crema_d(args.data_dir, split=args.split, seed=seed)
     else:

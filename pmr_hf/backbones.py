@@ -87,8 +87,18 @@ def one_encoder(name: str, config: PreTrainedConfig) -> PreTrainedConfig:
             f"mean as a loaded model, such as {audio.__name__.removesuffix('Config')}Model.from_pretrained(...), after "
             + _registration(config.audio_config)
         )
-    check_known(name, config)
+    if type(config) not in MODEL_MAPPING or config.model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"Expected a backbone for {name!r} that AutoModel can build, but it does not know {type(config).__name__}; "
+            f"say which model it is by {_registration(config)}"
+        )
     return config
+
+
+def model_classes(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], ...]:
+    """The classes that `AutoModel` may build from a config."""
+    known = MODEL_MAPPING[type(config)]
+    return tuple(known) if isinstance(known, (list, tuple)) else (known,)
 
 
 def _registration(config: PreTrainedConfig) -> str:
@@ -107,10 +117,7 @@ def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _encoder(name: str, model: PreTrainedModel) -> PreTrainedModel:
-    config = model.config
-    check_known(name, config)
-    known = MODEL_MAPPING[type(config)]
-    known = known if isinstance(known, (list, tuple)) else (known,)
+    config, known = model.config, model_classes(model.config)
     if config.is_encoder_decoder:
         whole = isinstance(model.base_model, known)
         return model.base_model.get_encoder() if whole else model
@@ -123,15 +130,6 @@ def _encoder(name: str, model: PreTrainedModel) -> PreTrainedModel:
         f"Expected the backbone of {name!r} to be a {' or '.join(cls.__name__ for cls in known)}, which AutoModel "
         f"builds from a {type(config).__name__}, got {type(model).__name__}; pass its encoder."
     )
-
-
-def check_known(name: str, config: PreTrainedConfig) -> None:
-    """Raise `ValueError` unless `AutoModel` can build a model of this config, as loading does."""
-    if type(config) not in MODEL_MAPPING or config.model_type not in CONFIG_MAPPING:
-        raise ValueError(
-            f"Expected a backbone for {name!r} that AutoModel can build, but it does not know {type(config).__name__}; "
-            f"say which model it is by {_registration(config)}"
-        )
 
 
 def embedding_width(name: str, backbone: PreTrainedModel) -> int:

@@ -149,7 +149,13 @@ class MultimodalCollator:
             self.processor.save_pretrained(folder)
             for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
                 digest.update(file.read_bytes())
-        for column in sorted(sources):
+        texts = {
+            part
+            for name, column in self.columns.items()
+            if isinstance(self.processor.processors[name], PreTrainedTokenizerBase)
+            for part in as_list(column)
+        }
+        for column in sorted(sources - texts):
             if holds_strings(dataset.features[column]):
                 for value in chain.from_iterable(as_list(value) for value in dataset[column] if value):
                     if value and os.path.isfile(value):

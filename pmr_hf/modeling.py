@@ -158,15 +158,13 @@ class MultimodalModel(PreTrainedModel):
             for name in self.backbones
         }
         embeddings = {name: embedding for name, (embedding, _) in encoded.items()}
-        present = {name: mask for name, (_, mask) in encoded.items()}
-        complete = all(mask is None for mask in present.values())
-        if not complete or (self.training and self.config.modality_dropout):
+        dropout = self.config.modality_dropout if self.training else 0.0
+        present = None
+        if dropout or any(mask is not None for _, mask in encoded.values()):
             full = torch.ones(size, dtype=torch.bool, device=device)
-            present = {name: full if mask is None else mask for name, mask in present.items()}
-            if self.training and self.config.modality_dropout:
-                present = drop_modalities(present, self.config.modality_dropout)
-        else:
-            present = None
+            present = {name: full if mask is None else mask for name, (_, mask) in encoded.items()}
+        if dropout:
+            present = drop_modalities(present, dropout)
         logits = self.fusion(self._fused(embeddings, present))
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         return MultimodalOutput(loss=loss, logits=logits, embeddings=embeddings, present=present)

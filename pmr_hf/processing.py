@@ -13,7 +13,6 @@ from huggingface_hub import hf_hub_download
 from PIL.Image import Image as PILImage
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    MODEL_MAPPING,
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoProcessor,
@@ -29,7 +28,7 @@ from transformers import (
 )
 from transformers.utils import PushToHubMixin
 
-from .backbones import encoder_config
+from .backbones import encoder_config, model_classes
 from .configuration import check_modality_name
 from .media import UnreadableError, describe, is_missing, is_numbers, read_audio, read_frames, read_image
 from .numeric import NumericProcessor
@@ -133,8 +132,7 @@ class MultimodalProcessor(PushToHubMixin):
                 processors[name] = AutoProcessor.from_pretrained(backbone)  # the folder of a processor alone
                 continue
             config = encoder_config(name, backbone)
-            model = MODEL_MAPPING[type(config)]
-            reads = (model[0] if isinstance(model, (list, tuple)) else model).main_input_name
+            reads = model_classes(config)[0].main_input_name
             if reads not in LOADERS:
                 raise ValueError(
                     f"Expected an encoder for {name!r} that reads one of {list(LOADERS)}, got one of {reads!r}; load "

@@ -68,7 +68,7 @@ class MultimodalTrainer(Trainer):
             )
         super().__init__(model=model, args=args, **kwargs)
         if self.model_init is None:
-            keep_weight_names(self._bare_model)
+            self._adopt(self._bare_model)
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
@@ -83,16 +83,14 @@ class MultimodalTrainer(Trainer):
                 predictions | {"logits": preprocess(predictions["logits"], labels)}
             )
         self._check_setup()
-        if self.model_init is None:
-            self._freeze(self._bare_model)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         model = super().call_model_init(trial)
-        keep_weight_names(model)
-        self._freeze(model)
+        self._adopt(model)
         return model
 
-    def _freeze(self, model: nn.Module) -> None:
+    def _adopt(self, model: nn.Module) -> None:
+        keep_weight_names(model)
         if self.args.freeze:
             _require_multimodal(model, "freeze").freeze(self.args.freeze)
 

@@ -9,10 +9,11 @@ from .fusion import Fusion, register_fusion
 from .metrics import Accuracy, MacroF1
 from .modeling import MultimodalModel, MultimodalOutput
 from .numeric import NumericConfig, NumericModel, NumericProcessor
+from .pmr_trainer import PMRTrainer
 from .processing import MultimodalProcessor
 from .prototypes import Prototypes, attach_prototypes, load_prototypes
 from .spectrogram import SpectrogramFeatureExtractor
-from .trainer import MultimodalTrainer, PMRTrainer
+from .trainer import MultimodalTrainer
 from .training_args import MultimodalTrainingArguments, PMRTrainingArguments
 from .version import __version__
 

@@ -1,0 +1,309 @@
+"""`PMRTrainer` adds the terms of Prototypical Modal Rebalance to the loss, and keeps its prototypes up to date."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_utils import has_length
+from transformers.utils import logging
+
+from .collator import integer_labels
+from .losses import (
+    prototypical_cross_entropy,
+    prototypical_entropy,
+    rebalance_weights,
+    true_class_probability,
+)
+from .prototypes import Prototypes
+from .report import write_model_card
+from .trainer import MultimodalTrainer, classes_of, present_of
+from .training_args import PMRTrainingArguments
+
+
+logger = logging.get_logger(__name__)
+
+# What is logged of each modality, after its name.
+TERMS = ("pce_loss", "entropy", "score", "pce_weight", "per_weight")
+
+
+class PMRTrainer(MultimodalTrainer):
+    """
+    Trainer that accelerates the slow modality and holds back the dominant one with class prototypes (PMR).
+
+    To the loss of plain `Trainer` it adds, while training, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13),
+    with the weights of [`~pmr_hf.losses.rebalance_weights`] from the batch of all processes. Under gradient
+    accumulation that is each micro-batch. The prototypes are refreshed before each epoch, and once more after training.
+
+    Train logs have `ce_loss`, `rho` (Eq. 8, first modality over second, for two modalities) and, per modality m,
+    `m_pce_loss`, `m_entropy`, `m_score`, `m_pce_weight` and `m_per_weight`, each over the steps since the last log.
+    Evaluation adds `m_prototype_accuracy`.
+
+    ```bibtex
+    @inproceedings{fan2023pmr,
+        title     = {{PMR}: Prototypical Modal Rebalance for Multimodal Learning},
+        author    = {Fan, Yunfeng and Xu, Wenchao and Wang, Haozhao and Wang, Junxiao and Guo, Song},
+        booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+        year      = {2023},
+        eprint    = {2211.07089},
+    }
+    ```
+
+    Args:
+        model (`MultimodalModel | torch.nn.Module`): the model. One of another class needs `embeddings_fn` and
+            [`attach_prototypes`].
+        args (`PMRTrainingArguments`): the arguments.
+        embeddings_fn (`Callable`, *optional*): from the model's output to a dict of embeddings (B, D_m), by modality.
+            Defaults to `lambda output: output.embeddings`.
+        kwargs: everything else that `Trainer` takes.
+
+    Raises:
+        ValueError: for a model without prototypes, or a training set without a length, beside what
+            [`MultimodalTrainer`] raises.
+    """
+
+    args_class = PMRTrainingArguments
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: PMRTrainingArguments | None = None,
+        embeddings_fn: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
+        **kwargs,
+    ):
+        self.embeddings_fn = embeddings_fn or output_embeddings
+        super().__init__(model=model, args=args, **kwargs)
+        self.add_callback(_RefreshPrototypes(self))
+
+    def _check_setup(self) -> None:
+        if not isinstance(getattr(self._bare_model, "prototypes", None), Prototypes):
+            raise ValueError(
+                f"Expected a model with prototypes, got a {type(self._bare_model).__name__} without; call "
+                "`attach_prototypes(model, widths, num_labels)` first and pass `embeddings_fn`."
+            )
+        if self.train_dataset is not None and not has_length(self.train_dataset):
+            raise ValueError(
+                f"Expected a training set with a length, to take {self.args.prototype_fraction} of it for the "
+                f"prototypes, got a {type(self.train_dataset).__name__}; use a map-style dataset."
+            )
+        super()._check_setup()
+
+    @property
+    def prototypes(self) -> Prototypes:
+        """The prototypes, a part of the model."""
+        return self._bare_model.prototypes
+
+    @property
+    def _num_labels(self) -> int:
+        return self.prototypes.num_labels
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The loss of plain `Trainer`, and while training the terms of Eqs. 10-13."""
+        require_labels(inputs)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            terms = self.rebalance_loss(self.embeddings_fn(outputs), inputs["labels"], present_of(outputs))
+            loss = loss + self._loss_scale * terms
+        return (loss, outputs) if return_outputs else loss
+
+    def rebalance_loss(
+        self,
+        embeddings: Mapping[str, torch.Tensor],
+        labels: torch.Tensor,
+        present: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """
+        alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13), a scalar.
+
+        Args:
+            embeddings (`Mapping[str, torch.Tensor]`): (B, D_m) of each modality.
+            labels (`torch.Tensor`): (B,).
+            present (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool, the samples that count in each modality's
+                score and terms; all of them by default.
+        """
+        prototypes = self.prototypes
+        names = list(prototypes.widths)
+        logits = prototypes(embeddings)
+        # Each modality's logits (B, K) and the samples (B,) that have it and whose class has a prototype
+        pairs = [(logits[name], prototypes.seen(name)[labels]) for name in names]
+        if present is not None:
+            pairs = [(values, mask & present[name]) for name, (values, mask) in zip(names, pairs, strict=True)]
+        pce = torch.stack([prototypical_cross_entropy(values, labels, mask) for values, mask in pairs])
+        entropy = torch.stack([prototypical_entropy(values, mask) for values, mask in pairs])
+        with torch.no_grad():
+            counts = torch.stack([mask.sum() for _, mask in pairs]).float()
+            sums = torch.stack([(true_class_probability(values, labels) * mask).sum() for values, mask in pairs])
+            # (2, M) over the global batch
+            total_sums, total_counts = self.accelerator.reduce(torch.stack([sums, counts]), "sum")
+            scores = total_sums / total_counts.clamp(min=1)
+            pce_weights, per_weights = rebalance_weights(scores, total_counts > 0)
+            if self.args.pmr_weights == "hard":
+                pce_weights, per_weights = pce_weights.gt(0).float(), per_weights.gt(0).float()
+            # Processes average their gradients, so each weighs by its share of the samples that count.
+            share = counts * self.accelerator.num_processes / total_counts.clamp(min=1)
+
+            ones = torch.ones_like(counts)
+            self.track(
+                tuple(f"{name}_{term}" for term in TERMS for name in names),
+                torch.cat([pce * counts, entropy * counts, sums, pce_weights, per_weights]),
+                torch.cat([counts, counts, counts, ones, ones]),
+            )
+        mu = self.args.pmr_mu if (self.state.epoch or 0) < self.args.pmr_entropy_epochs else 0.0
+        return (share * (self.args.pmr_alpha * pce_weights * pce - mu * per_weights * entropy)).sum()
+
+    def summarize(self, window: dict[str, tuple[float, float]]) -> dict[str, float]:
+        logs = super().summarize(window)
+        scores = [logs[f"{name}_score"] for name in self.prototypes.widths if f"{name}_score" in logs]
+        if len(scores) == 2 and scores[1] > 0:
+            logs["rho"] = scores[0] / scores[1]
+        return logs
+
+    def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
+        logits = self.prototypes(self.embeddings_fn(outputs))
+        return super().modality_predictions(outputs) | {
+            f"{name}_prototype_accuracy": classes_of(name, logits[name], outputs)
+            for name in logits
+            if self.prototypes.seen(name).any()
+        }
+
+    def refresh_prototypes(self, momentum: float | None = None) -> None:
+        """
+        Take the prototypes anew from a share of the training set, in evaluation mode and without gradient (Eqs. 6, 12).
+
+        The share is drawn from the seed and the epoch. No random state is changed.
+
+        Args:
+            momentum (`float`, *optional*): eps of Eq. 12; `prototype_momentum` by default.
+        """
+        epoch = int(self.state.epoch or 0)
+        size = len(self.train_dataset)
+        generator = torch.Generator().manual_seed(self.args.seed + epoch)
+        share = torch.randperm(size, generator=generator)[: math.ceil(self.args.prototype_fraction * size)].tolist()
+        # Each process takes every n-th row: none is padded, so none is counted twice.
+        rows = share[self.args.process_index :: self.args.world_size]
+
+        model, prototypes = self.model, self.prototypes
+        sums = {
+            name: (torch.zeros_like(prototypes.mean(name)), torch.zeros_like(prototypes.count(name)))
+            for name in prototypes.widths
+        }
+        was_training = model.training
+        model.eval()
+        with isolated_random_state(self.args.seed + epoch, self.args.device), torch.no_grad():
+            loader = DataLoader(
+                Subset(self.train_dataset, rows),
+                batch_size=self.args.train_batch_size,
+                collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers,
+            )
+            for inputs in tqdm(loader, desc="Prototypes", leave=False, disable=self._hide_progress):
+                require_labels(inputs)
+                integer_labels(inputs["labels"], prototypes.num_labels)  # still on the CPU
+                inputs = self._prepare_inputs(inputs)
+                with self.compute_loss_context_manager():
+                    outputs = self._forward(model, inputs)
+                batches = prototypes.class_sums(self.embeddings_fn(outputs), inputs["labels"], present_of(outputs))
+                for name, batch in batches.items():
+                    sums[name] = tuple(total + part for total, part in zip(sums[name], batch, strict=True))
+        model.train(was_training)
+
+        sums = {name: tuple(self.accelerator.reduce(part, "sum") for part in parts) for name, parts in sums.items()}
+        for name, (total, _) in sums.items():
+            if not total.isfinite().all():
+                self._stop_not_finite(f"{name} embeddings that are not")
+        prototypes.momentum_update(sums, self.args.prototype_momentum if momentum is None else momentum)
+        for name in prototypes.widths:
+            unseen = (~prototypes.seen(name)).nonzero()[:, 0].tolist()
+            if unseen:
+                logger.warning(
+                    f"Classes {unseen} have no prototype of {name!r} yet: none of the {len(share)} training samples "
+                    f"that were drawn is of these classes and has {name!r}. Samples of theirs count in no PMR term of "
+                    "it until one is drawn; raise `prototype_fraction`."
+                )
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset: str | None = None,
+        license: str | None = None,
+        tags: list[str] | None = None,
+    ) -> None:
+        """Write a model card, with a plot of the training dynamics, to `output_dir`; see [`write_model_card`]."""
+        if self.is_world_process_zero():
+            write_model_card(
+                self.args.output_dir,
+                model_name=self.hub_model_id or model_name or self.args.output_dir,
+                modalities=list(self.prototypes.widths),
+                config=self._bare_model.config,
+                num_labels=self.prototypes.num_labels,
+                args=self.args,
+                log_history=self.state.log_history,
+                dataset=dataset,
+                license=license,
+                tags=tags,
+            )
+
+    @property
+    def _hide_progress(self) -> bool:
+        return self.args.disable_tqdm or not self.is_local_process_zero()
+
+
+class _RefreshPrototypes(TrainerCallback):
+    """Calls [`PMRTrainer.refresh_prototypes`] at the moments of Algorithm 1."""
+
+    def __init__(self, trainer: PMRTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # Resuming in the middle of an epoch begins it again, with the prototypes of the checkpoint.
+        if float(state.epoch or 0).is_integer():
+            self.trainer.refresh_prototypes()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        # Without momentum: the prototypes that are saved belong to the encoders that are saved.
+        self.trainer.refresh_prototypes(momentum=0.0)
+
+
+def require_labels(inputs: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a batch without labels."""
+    if "labels" not in inputs:
+        raise ValueError(f"Expected a batch with `labels`, got {list(inputs)}; let the collator add them.")
+
+
+def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:
+    """The `embeddings` of a model's output; raises `ValueError` if it has none."""
+    if "embeddings" not in output:
+        raise ValueError(
+            f"Expected the model's output to have `embeddings`, got {list(output)}; pass PMRTrainer an `embeddings_fn` "
+            "from the output to a dict of embeddings (batch, width) by modality."
+        )
+    return output["embeddings"]
+
+
+@contextmanager
+def isolated_random_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed python, numpy and torch's CPU generator inside the block, and give back every random state after it."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = [] if device.type in ("cpu", "mps") else [device]
+    try:
+        with torch.random.fork_rng(devices=devices, device_type=device.type):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -1,6 +1,7 @@
 """`PMRTrainer` adds the terms of Prototypical Modal Rebalance to the loss, and keeps its prototypes up to date."""
 
 import math
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, IterableDataset, Subset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
@@ -22,7 +24,7 @@ from .losses import (
     rebalance_weights,
     true_class_probability,
 )
-from .prototypes import Prototypes
+from .prototypes import Prototypes, Sums, load_sums, save_sums
 from .report import write_model_card
 from .trainer import MultimodalTrainer, classes_of, present_of
 from .training_args import PMRTrainingArguments
@@ -30,6 +32,7 @@ from .training_args import PMRTrainingArguments
 
 logger = logging.get_logger(__name__)
 
+SUMS_NAME = "prototype_sums.safetensors"
 # What is logged of each modality, after its name.
 TERMS = ("pce_loss", "entropy", "score", "pce_weight", "per_weight")
 
@@ -40,7 +43,11 @@ class PMRTrainer(MultimodalTrainer):
 
     To the loss of plain `Trainer` it adds, while training, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13),
     with the weights of [`~pmr_hf.losses.rebalance_weights`] from the batch of all processes. Under gradient
-    accumulation that is each micro-batch. The prototypes are refreshed before each epoch, and once more after training.
+    accumulation that is each micro-batch. Samples that are repeated to fill the last batch of several processes count
+    in no term, log or prototype.
+
+    The prototypes are refreshed by `prototype_source`: before each epoch and once more after training (`"subset"`), or
+    after each epoch (`"online"`), or every `prototype_refresh_steps`.
 
     Train logs have `ce_loss`, `rho` (Eq. 8, first modality over second, for two modalities) and, per modality m,
     `m_pce_loss`, `m_entropy`, `m_score`, `m_pce_weight` and `m_per_weight`, each over the steps since the last log.
@@ -65,8 +72,8 @@ class PMRTrainer(MultimodalTrainer):
         kwargs: everything else that `Trainer` takes.
 
     Raises:
-        ValueError: for a model without prototypes, or a training set without a length, beside what
-            [`MultimodalTrainer`] raises.
+        ValueError: for a model without prototypes, or a streaming training set with `prototype_source="subset"`, beside
+            what [`MultimodalTrainer`] raises.
     """
 
     args_class = PMRTrainingArguments
@@ -79,6 +86,7 @@ class PMRTrainer(MultimodalTrainer):
         **kwargs,
     ):
         self.embeddings_fn = embeddings_fn or output_embeddings
+        self._sums: Sums | None = None  # online: of this process, since the last refresh
         super().__init__(model=model, args=args, **kwargs)
         self.add_callback(_RefreshPrototypes(self))
 
@@ -88,12 +96,20 @@ class PMRTrainer(MultimodalTrainer):
                 f"Expected a model with prototypes, got a {type(self._bare_model).__name__} without; call "
                 "`attach_prototypes(model, widths, num_labels)` first and pass `embeddings_fn`."
             )
-        if self.train_dataset is not None and not has_length(self.train_dataset):
+        data = self.train_dataset
+        streams = isinstance(data, IterableDataset) or not has_length(data)
+        if data is not None and streams and self.args.prototype_source == "subset":
             raise ValueError(
                 f"Expected a training set with a length, to take {self.args.prototype_fraction} of it for the "
-                f"prototypes, got a {type(self.train_dataset).__name__}; use a map-style dataset."
+                f"prototypes, got a {type(data).__name__}; set `prototype_source='online'`, or use a map-style dataset."
             )
         super()._check_setup()
+
+    def _adopt(self, model: nn.Module) -> None:
+        super()._adopt(model)
+        # Every process computes the same prototypes: DDP need not send them from the first one before each forward.
+        names = [name for name, _ in model.named_buffers() if name.startswith("prototypes.")]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
     @property
     def prototypes(self) -> Prototypes:
@@ -115,9 +131,25 @@ class PMRTrainer(MultimodalTrainer):
         require_labels(inputs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
-            terms = self.rebalance_loss(self.embeddings_fn(outputs), inputs["labels"], present_of(outputs))
-            loss = loss + self._loss_scale * terms
+            embeddings, labels = self.embeddings_fn(outputs), inputs["labels"]
+            counted = self._counted(outputs, labels)
+            loss = loss + self._loss_scale * self.rebalance_loss(embeddings, labels, counted)
+            if self.args.prototype_source == "online":
+                self._sums = self.prototypes.class_sums(embeddings, labels, counted, self._sums)
         return (loss, outputs) if return_outputs else loss
+
+    def _counted(self, outputs: Any, labels: torch.Tensor) -> Mapping[str, torch.Tensor] | None:
+        """By modality, the samples (B,) that have it and are not repeated to fill the last batch; `None` for all."""
+        present, state = present_of(outputs), self.accelerator.gradient_state
+        last = state.end_of_dataloader and self.accelerator.sync_gradients
+        if not last or state.remainder <= 0 or self.args.dataloader_drop_last:
+            return present
+        # `remainder` samples of the last batch of all processes are new ones, those of the first processes first.
+        new = state.remainder - self.accelerator.process_index * len(labels)
+        if new >= len(labels):
+            return present
+        counted = torch.arange(len(labels), device=labels.device) < new
+        return {name: counted if present is None else counted & present[name] for name in self.prototypes.widths}
 
     def rebalance_loss(
         self,
@@ -179,33 +211,57 @@ class PMRTrainer(MultimodalTrainer):
             if self.prototypes.seen(name).any()
         }
 
+    # ---- Prototypes ----
+
     def refresh_prototypes(self, momentum: float | None = None) -> None:
         """
-        Take the prototypes anew from a share of the training set, in evaluation mode and without gradient (Eqs. 6, 12).
+        Take the prototypes anew (Eqs. 6, 12): from a share of the training set that is drawn from the seed and the
+        epoch, in evaluation mode, or from the training steps since the last refresh (`prototype_source`).
 
-        The share is drawn from the seed and the epoch. No random state is changed.
+        No random state is changed.
 
         Args:
             momentum (`float`, *optional*): eps of Eq. 12; `prototype_momentum` by default.
         """
-        epoch = int(self.state.epoch or 0)
+        if self.args.prototype_source == "online":
+            sums, self._sums = self._sums, None
+            if sums is None:
+                return
+        else:
+            sums = self._subset_sums()
+        sums = self._reduce_sums(sums)
+        for name, (total, _) in sums.items():
+            if not total.isfinite().all():
+                self._stop_not_finite(f"{name} embeddings that are not")
+        self.prototypes.momentum_update(sums, self.args.prototype_momentum if momentum is None else momentum)
+        for name in self.prototypes.widths:
+            unseen = (~self.prototypes.seen(name)).nonzero()[:, 0].tolist()
+            if unseen:
+                logger.warning(
+                    f"Classes {unseen} have no prototype of {name!r} yet: none of the training samples behind it is of "
+                    f"these classes and has {name!r}. Samples of theirs count in no PMR term of it until one is drawn; "
+                    "raise `prototype_fraction`, or the steps between two refreshes."
+                )
+
+    def _subset_sums(self) -> Sums:
+        draw = int(self.state.epoch or 0) if self.refresh_steps is None else self.state.global_step
+        generator = torch.Generator().manual_seed(self.args.seed + draw)
         size = len(self.train_dataset)
-        generator = torch.Generator().manual_seed(self.args.seed + epoch)
         share = torch.randperm(size, generator=generator)[: math.ceil(self.args.prototype_fraction * size)].tolist()
-        # Each process takes every n-th row: none is padded, so none is counted twice.
-        rows = share[self.args.process_index :: self.args.world_size]
+        # Each process takes every n-th row. Sharded models need as many batches of each: the last row may be a repeated
+        # one, which is not counted.
+        processes, index = self.args.world_size, self.args.process_index
+        rows = [share[(index + i) % len(share)] for i in range(0, len(share), processes)]
+        new_rows = len(share[index::processes])
 
         model, prototypes = self.model, self.prototypes
-        sums = {
-            name: (torch.zeros_like(prototypes.mean(name)), torch.zeros_like(prototypes.count(name)))
-            for name in prototypes.widths
-        }
+        sums, done = prototypes.zero_sums(), 0
         was_training = model.training
         model.eval()
-        with isolated_random_state(self.args.seed + epoch, self.args.device), torch.no_grad():
+        with isolated_random_state(self.args.seed + draw, self.args.device), torch.no_grad():
             loader = DataLoader(
                 Subset(self.train_dataset, rows),
-                batch_size=self.args.train_batch_size,
+                batch_size=self.state.train_batch_size or self.args.train_batch_size,
                 collate_fn=self.data_collator,
                 num_workers=self.args.dataloader_num_workers,
             )
@@ -215,24 +271,42 @@ class PMRTrainer(MultimodalTrainer):
                 inputs = self._prepare_inputs(inputs)
                 with self.compute_loss_context_manager():
                     outputs = self._forward(model, inputs)
-                batches = prototypes.class_sums(self.embeddings_fn(outputs), inputs["labels"], present_of(outputs))
-                for name, batch in batches.items():
-                    sums[name] = tuple(total + part for total, part in zip(sums[name], batch, strict=True))
+                embeddings, labels, present = self.embeddings_fn(outputs), inputs["labels"], present_of(outputs)
+                if done + len(labels) > new_rows:
+                    kept = slice(new_rows - done)
+                    embeddings = {name: values[kept] for name, values in embeddings.items()}
+                    labels = labels[kept]
+                    present = None if present is None else {name: mask[kept] for name, mask in present.items()}
+                prototypes.class_sums(embeddings, labels, present, sums)
+                done += len(labels)
         model.train(was_training)
+        return sums
 
-        sums = {name: tuple(self.accelerator.reduce(part, "sum") for part in parts) for name, parts in sums.items()}
-        for name, (total, _) in sums.items():
-            if not total.isfinite().all():
-                self._stop_not_finite(f"{name} embeddings that are not")
-        prototypes.momentum_update(sums, self.args.prototype_momentum if momentum is None else momentum)
-        for name in prototypes.widths:
-            unseen = (~prototypes.seen(name)).nonzero()[:, 0].tolist()
-            if unseen:
-                logger.warning(
-                    f"Classes {unseen} have no prototype of {name!r} yet: none of the {len(share)} training samples "
-                    f"that were drawn is of these classes and has {name!r}. Samples of theirs count in no PMR term of "
-                    "it until one is drawn; raise `prototype_fraction`."
-                )
+    def _reduce_sums(self, sums: Sums) -> Sums:
+        """The sums of all processes."""
+        return {name: tuple(self.accelerator.reduce(part, "sum") for part in parts) for name, parts in sums.items()}
+
+    @property
+    def refresh_steps(self) -> int | None:
+        """Steps from one refresh to the next, or `None` for a refresh per epoch, which a stream does not have."""
+        steps = self.args.prototype_refresh_steps
+        return 100 if steps is None and not has_length(self.train_dataset) else steps
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir is not None and self._sums is not None:  # a checkpoint
+            sums = self._reduce_sums(self._sums)
+            # The first process goes on from the sums of all, so that a resumed run adds up in the same order.
+            self._sums = sums if self.args.process_index == 0 else None
+            if self.args.should_save:
+                save_sums(sums, os.path.join(output_dir, SUMS_NAME))
+
+    def resume_sums(self, checkpoint: str | None) -> None:
+        """Go on from the online sums of a checkpoint, or from none."""
+        self._sums = None
+        file = os.path.join(checkpoint or "", SUMS_NAME)
+        if self.args.process_index == 0 and checkpoint is not None and os.path.isfile(file):
+            self._sums = load_sums(file, self.args.device)
 
     def create_model_card(
         self,
@@ -262,19 +336,38 @@ class PMRTrainer(MultimodalTrainer):
 
 
 class _RefreshPrototypes(TrainerCallback):
-    """Calls [`PMRTrainer.refresh_prototypes`] at the moments of Algorithm 1."""
+    """Calls [`PMRTrainer.refresh_prototypes`] at the moments of Algorithm 1, or of the arguments."""
 
     def __init__(self, trainer: PMRTrainer):
         self.trainer = trainer
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.resume_sums(self.trainer.resumed_from)
+
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Resuming in the middle of an epoch begins it again, with the prototypes of the checkpoint.
-        if float(state.epoch or 0).is_integer():
+        whole = float(state.epoch or 0).is_integer()
+        if args.prototype_source == "subset" and self.trainer.refresh_steps is None and whole:
+            self.trainer.refresh_prototypes()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        steps = self.trainer.refresh_steps
+        if args.prototype_source == "subset" and steps is not None and state.global_step % steps == 0:
+            self.trainer.refresh_prototypes()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # Before the step's evaluation and checkpoint, which then have the prototypes of the steps behind them.
+        steps = self.trainer.refresh_steps
+        due = float(state.epoch).is_integer() if steps is None else state.global_step % steps == 0
+        if args.prototype_source == "online" and due:
             self.trainer.refresh_prototypes()
 
     def on_train_end(self, args, state, control, **kwargs):
-        # Without momentum: the prototypes that are saved belong to the encoders that are saved.
-        self.trainer.refresh_prototypes(momentum=0.0)
+        if args.prototype_source == "subset":
+            # Without momentum: the prototypes that are saved belong to the encoders that are saved.
+            self.trainer.refresh_prototypes(momentum=0.0)
+        elif not args.load_best_model_at_end:  # the best model has its own
+            self.trainer.refresh_prototypes()
 
 
 def require_labels(inputs: Mapping[str, Any]) -> None:

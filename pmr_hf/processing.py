@@ -113,6 +113,11 @@ class MultimodalProcessor(PushToHubMixin):
                 f"{self.num_frames}."
             )
 
+    @property
+    def model_input_names(self) -> list[str]:
+        """The modalities; `Trainer` asks for them when it samples by length."""
+        return list(self.processors)
+
     @classmethod
     def from_backbones(
         cls, backbones: dict[str, str | os.PathLike | ModalityProcessor], num_frames: dict[str, int] | None = None

@@ -6,11 +6,17 @@ from collections.abc import Mapping
 import torch
 from huggingface_hub import hf_hub_download
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .configuration import check_modality_name
 from .losses import prototype_logits
+
+
+# By modality: sums (K, D_m) of the embeddings of each class, and counts (K,) of the samples in them
+Sums = dict[str, tuple[torch.Tensor, torch.Tensor]]
+PARTS = ("sum", "count")
 
 
 class Prototypes(nn.Module):
@@ -58,31 +64,41 @@ class Prototypes(nn.Module):
         self.check(embeddings)
         return {name: prototype_logits(embeddings[name], self.mean(name), self.seen(name)) for name in self.widths}
 
+    def zero_sums(self) -> Sums:
+        """The sum (K, D_m) and count (K,) of no sample, in fp32, by modality."""
+        return {
+            name: (
+                torch.zeros_like(self.mean(name), dtype=torch.float32),
+                torch.zeros_like(self.count(name), dtype=torch.float32),
+            )
+            for name in self.widths
+        }
+
+    @torch.no_grad()
     def class_sums(
         self,
         embeddings: Mapping[str, torch.Tensor],
         labels: torch.Tensor,
         present: Mapping[str, torch.Tensor] | None = None,
-    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        sums: Sums | None = None,
+    ) -> Sums:
         """
         Sums (K, D_m) and counts (K,) per class and modality of one batch, in fp32, over the samples that have the
-        modality by the masks (B,) of `present`; over all by default. They add up over batches and processes;
-        [`Prototypes.momentum_update`] divides once.
+        modality by the masks (B,) of `present`; over all by default. They are added to `sums` in place, or to new ones.
+        They add up over batches and processes; [`Prototypes.momentum_update`] divides once.
         """
         self.check(embeddings)
-        output = {}
-        for name in self.widths:
+        sums = self.zero_sums() if sums is None else sums
+        for name, (total, count) in sums.items():
             values, ones = embeddings[name].float(), torch.ones_like(labels, dtype=torch.float32)
             if present is not None:
                 values, ones = torch.where(present[name][:, None], values, 0), present[name].float()
-            output[name] = (
-                torch.zeros_like(self.mean(name), dtype=torch.float32).index_add_(0, labels, values),
-                torch.zeros_like(self.count(name), dtype=torch.float32).index_add_(0, labels, ones),
-            )
-        return output
+            total.index_add_(0, labels, values)
+            count.index_add_(0, labels, ones)
+        return sums
 
     @torch.no_grad()
-    def momentum_update(self, sums: Mapping[str, tuple[torch.Tensor, torch.Tensor]], momentum: float) -> None:
+    def momentum_update(self, sums: Sums, momentum: float) -> None:
         """
         Move the prototypes towards new class means, c <- momentum * c + (1 - momentum) * c_new (Eq. 12).
 
@@ -121,6 +137,19 @@ class Prototypes(nn.Module):
                 f"Expected one embedding per modality, of shapes {expected}, got {found}; make the prototypes' widths "
                 "and the model's embeddings (or `embeddings_fn`) agree."
             )
+
+
+def save_sums(sums: Sums, file: str | os.PathLike) -> None:
+    """Write class sums and counts to a safetensors file."""
+    parts = {f"{name}_{part}": value for name, pair in sums.items() for part, value in zip(PARTS, pair, strict=True)}
+    save_file(parts, file)
+
+
+def load_sums(file: str | os.PathLike, device: torch.device) -> Sums:
+    """Read what [`save_sums`] has written."""
+    parts = load_file(file, device=str(device))
+    names = [key.removesuffix("_sum") for key in parts if key.endswith("_sum")]
+    return {name: tuple(parts[f"{name}_{part}"] for part in PARTS) for name in names}
 
 
 def attach_prototypes(model: nn.Module, widths: dict[str, int], num_labels: int) -> Prototypes:

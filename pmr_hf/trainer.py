@@ -4,14 +4,18 @@ import inspect
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import EvalPrediction, PreTrainedModel, Trainer, default_data_collator
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from transformers.utils import logging
 
+from .checkpoints import check_writable, checkpoint_problems, failures_explained, newest_complete_checkpoint
 from .collator import MultimodalCollator
 from .metrics import Accuracy, MacroF1
 from .modeling import MultimodalModel, MultimodalOutput
@@ -50,6 +54,8 @@ class MultimodalTrainer(Trainer):
             raise TypeError(
                 f"Expected `args` of {self.args_class.__name__}, got {type(args).__name__}; it takes the same fields."
             )
+        if args.should_save:
+            check_writable(args.output_dir)
         super().__init__(model=model, args=args, **kwargs)
         if self.model_init is None:
             self._adopt(self._bare_model)
@@ -80,8 +86,9 @@ class MultimodalTrainer(Trainer):
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         """The optimizer of plain `Trainer`, with the encoders of `modality_learning_rates` in groups of their own."""
+        is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        rates = self.args.modality_learning_rates or {}
+        rates = (self.args.modality_learning_rates or {}) if is_new else {}
         backbones = self._bare_model.backbones if rates else {}
         for name, rate in rates.items():
             own = set(backbones[name].parameters())
@@ -92,9 +99,24 @@ class MultimodalTrainer(Trainer):
                     optimizer.add_param_group({**group, "params": chosen, "lr": rate})
         return optimizer
 
-    def train(self, *args, **kwargs) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
+        """
+        Train, as plain `Trainer` does, but `resume_from_checkpoint=True` goes on from the newest *complete* checkpoint
+        of `output_dir`, and from the beginning if there is none.
+        """
         self._window = {}  # what a run that failed has left
-        return super().train(*args, **kwargs)
+        folder, processes = self.args.output_dir, self.args.world_size
+        if resume_from_checkpoint is True:
+            self.resumed_from = newest_complete_checkpoint(folder, processes)
+            if self.resumed_from is None:
+                logger.warning(f"There is no complete checkpoint in {folder}: training from the beginning.")
+        else:
+            self.resumed_from = resume_from_checkpoint or None
+            problems = [] if self.resumed_from is None else checkpoint_problems(self.resumed_from, processes)
+            if problems:
+                logger.warning(f"Resuming from {self.resumed_from} without all that it should have: {problems}.")
+        with failures_explained(folder, processes):
+            return super().train(self.resumed_from, *args, **kwargs)
 
     @property
     def _bare_model(self) -> nn.Module:
@@ -123,6 +145,13 @@ class MultimodalTrainer(Trainer):
         elif data is not None and isinstance(model, MultimodalModel) and collator is default_data_collator:
             raise ValueError(
                 "Expected a `data_collator`, got none; pass a MultimodalCollator(processor, columns, label)."
+            )
+        lengths = self.args.length_column_name
+        by_length = data is not None and self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        if by_length and not (isinstance(data, datasets.Dataset) and lengths in data.column_names):
+            raise ValueError(
+                f"Expected a `datasets.Dataset` with a column {lengths!r} to sample by, since samples of several "
+                "modalities have no one length; add the column, for instance with `map`."
             )
         if isinstance(data, dict):
             raise ValueError(
@@ -212,14 +241,23 @@ class MultimodalTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         self._check_finite(self._window_sums())
-        model = self._bare_model
-        finite = {name: parameter.isfinite().all() for name, parameter in model.named_parameters()}
+        model, sharded = self._bare_model, False
+        finite = {}
+        for name, parameter in model.named_parameters():
+            if isinstance(parameter, DTensor):
+                parameter, sharded = parameter.to_local(), True
+            finite[name] = parameter.isfinite().all()
         # A buffer may be a mask of -inf.
         finite |= {name: ~buffer.isnan().any() for name, buffer in model.named_buffers()}
-        if not torch.stack(list(finite.values())).all():
-            names = [name for name, ok in finite.items() if not ok]
+        flags = torch.stack(list(finite.values())).float()
+        flags = (self.accelerator.reduce(flags, "mean") if sharded else flags).tolist()
+        names = [name for name, flag in zip(finite, flags, strict=True) if flag < 1]
+        if names:
             self._stop_not_finite(f"{len(names)} of {len(finite)} weights, first {names[0]}")
         super().save_model(output_dir, _internal_call)
+        if self.args.should_save and output_dir in (None, self.args.output_dir):
+            # A pickle, which would be pushed; the checkpoints keep theirs.
+            Path(self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _check_finite(self, window: dict[str, tuple[float, float]]) -> None:
         bad = {name: total for name, (total, _) in window.items() if not math.isfinite(total)}

@@ -5,13 +5,14 @@ import os
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 
 @dataclass
 class MultimodalTrainingArguments(TrainingArguments):
     """
     Arguments of [`MultimodalTrainer`]: those of [`~transformers.TrainingArguments`], two for single modalities, and
-    five other defaults.
+    six other defaults.
 
     Args:
         freeze (`list[str]`, *optional*, defaults to `None`): modalities whose encoders are not trained, and
@@ -26,10 +27,12 @@ class MultimodalTrainingArguments(TrainingArguments):
             is not finite, and cost a host synchronisation per step.
         ddp_find_unused_parameters (`bool`, *optional*, defaults to `True`): so that a process may meet a batch that
             lacks a modality.
+        hub_strategy (`str`, *optional*, defaults to `"end"`): must stay `"end"`, so that the model is pushed when it is
+            saved. The other strategies push pickles.
 
     Raises:
-        ValueError: for `remove_unused_columns=True`, `batch_eval_metrics=True`, `eval_do_concat_batches=False`, or
-            learning rates that are no positive numbers.
+        ValueError: for `remove_unused_columns=True`, another `hub_strategy`, `batch_eval_metrics=True`,
+            `eval_do_concat_batches=False`, or learning rates that are no positive numbers.
         RuntimeError: for one of several launched processes that is not connected to the others.
     """
 
@@ -51,6 +54,9 @@ class MultimodalTrainingArguments(TrainingArguments):
     )
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "So that a process may meet a batch that lacks a modality."}
+    )
+    hub_strategy: str = field(
+        default="end", metadata={"help": "Must stay 'end': the others push pickles.", "choices": ["end"]}
     )
 
     def __post_init__(self):
@@ -75,6 +81,11 @@ class MultimodalTrainingArguments(TrainingArguments):
             raise ValueError(
                 "Expected `remove_unused_columns=False`, got True, which would remove the columns that the collator "
                 "reads; leave it out."
+            )
+        if self.hub_strategy != HubStrategy.END:
+            raise ValueError(
+                f"Expected `hub_strategy='end'`, got {self.hub_strategy.value!r}, which would push pickles; call "
+                "`trainer.push_to_hub()` wherever you want the model pushed."
             )
         if self.batch_eval_metrics or not self.eval_do_concat_batches:
             raise ValueError(
@@ -105,8 +116,15 @@ class PMRTrainingArguments(MultimodalTrainingArguments):
             wherever those are positive, as in the authors' public code.
         prototype_momentum (`float`, *optional*, defaults to `0.2`): eps of Eq. 12, in [0, 1). The authors' scripts use
             0.0 or 0.2.
-        prototype_fraction (`float`, *optional*, defaults to `0.1`): share of the training set that the prototypes are
-            taken from, in (0, 1]. The paper uses 0.1 (Table 5).
+        prototype_source (`str`, *optional*, defaults to `"subset"`): where the prototypes are taken from. `"subset"`
+            embeds a share of the training set anew for each refresh, as the paper does; it needs a dataset with a
+            length. `"online"` sums the embeddings of the training steps themselves, without a further forward pass;
+            there are no prototypes, and so no terms of the method, before the first refresh.
+        prototype_fraction (`float`, *optional*, defaults to `0.1`): share of the training set that `"subset"` embeds,
+            in (0, 1]. The paper uses 0.1 (Table 5).
+        prototype_refresh_steps (`int`, *optional*, defaults to `None`): optimizer steps from one refresh to the next,
+            at least 1. By default a refresh per epoch, as in the paper, or, for a training set without a length, one
+            every 100 steps.
 
     Raises:
         ValueError: for a value outside its range.
@@ -121,8 +139,18 @@ class PMRTrainingArguments(MultimodalTrainingArguments):
         default="clip", metadata={"help": "'clip' (Eq. 11) or 'hard' (0 or 1).", "choices": ["clip", "hard"]}
     )
     prototype_momentum: float = field(default=0.2, metadata={"help": "eps (Eq. 12), in [0, 1)."})
+    prototype_source: str = field(
+        default="subset",
+        metadata={
+            "help": "'subset' embeds a share of the training set anew, 'online' sums the training steps' embeddings.",
+            "choices": ["subset", "online"],
+        },
+    )
     prototype_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the training set that the prototypes are taken from, in (0, 1]."}
+        default=0.1, metadata={"help": "Share of the training set that 'subset' embeds, in (0, 1]."}
+    )
+    prototype_refresh_steps: int | None = field(
+        default=None, metadata={"help": "Optimizer steps from one refresh to the next; by default an epoch."}
     )
 
     def __post_init__(self):
@@ -141,7 +169,17 @@ class PMRTrainingArguments(MultimodalTrainingArguments):
                 f"Expected `prototype_fraction` in (0, 1], got {self.prototype_fraction}; 0.1 takes a tenth of the "
                 "training set."
             )
+        if self.prototype_refresh_steps is not None and self.prototype_refresh_steps < 1:
+            raise ValueError(
+                f"Expected `prototype_refresh_steps` to be at least 1, got {self.prototype_refresh_steps}; leave it "
+                "out for a refresh per epoch."
+            )
         if self.pmr_weights not in ("clip", "hard"):
             raise ValueError(
                 f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; 'clip' is the paper's."
+            )
+        if self.prototype_source not in ("subset", "online"):
+            raise ValueError(
+                f"Expected `prototype_source` to be 'subset' or 'online', got {self.prototype_source!r}; 'subset' is "
+                "the paper's."
             )

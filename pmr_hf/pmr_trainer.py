@@ -297,7 +297,7 @@ class PMRTrainer(MultimodalTrainer):
         if _internal_call and output_dir is not None and self._sums is not None:  # a checkpoint
             sums = self._reduce_sums(self._sums)
             # The first process goes on from the sums of all, so that a resumed run adds up in the same order.
-            self._sums = sums if self.args.process_index == 0 else None
+            self._sums = sums if self.args.process_index == 0 else self.prototypes.zero_sums()
             if self.args.should_save:
                 save_sums(sums, os.path.join(output_dir, SUMS_NAME))
 
@@ -306,7 +306,8 @@ class PMRTrainer(MultimodalTrainer):
         self._sums = None
         file = os.path.join(checkpoint or "", SUMS_NAME)
         if self.args.process_index == 0 and checkpoint is not None and os.path.isfile(file):
-            self._sums = load_sums(file, self.args.device)
+            sums = load_sums(file)
+            self._sums = {name: tuple(part.to(self.args.device) for part in parts) for name, parts in sums.items()}
 
     def create_model_card(
         self,

@@ -145,9 +145,9 @@ def save_sums(sums: Sums, file: str | os.PathLike) -> None:
     save_file(parts, file)
 
 
-def load_sums(file: str | os.PathLike, device: torch.device) -> Sums:
-    """Read what [`save_sums`] has written."""
-    parts = load_file(file, device=str(device))
+def load_sums(file: str | os.PathLike) -> Sums:
+    """Read what [`save_sums`] has written, on the CPU."""
+    parts = load_file(file)
     names = [key.removesuffix("_sum") for key in parts if key.endswith("_sum")]
     return {name: tuple(parts[f"{name}_{part}"] for part in PARTS) for name in names}
 

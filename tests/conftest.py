@@ -64,7 +64,7 @@ def collator(processor):
     return MultimodalCollator(processor, columns={"image": "picture", "text": "caption"}, label="label")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     def make(seed=0, dropout=0.0, **kwargs):
         set_seed(seed)

@@ -1,0 +1,62 @@
+"""
+Train PMR on several scenarios, one after the other, in one process or in several; test_distributed.py launches it.
+
+    train_scenarios.py FOLDER OUTPUT
+
+FOLDER has the model, the processor, datasets and `scenarios.json`, the arguments of `run` by name. OUTPUT gets a folder
+for each.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from datasets import load_from_disk
+
+from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, PMRTrainer, PMRTrainingArguments
+
+
+DEFAULTS = {
+    "num_train_epochs": 2,
+    "optim": "sgd",
+    "learning_rate": 0.1,
+    "max_grad_norm": 0.0,
+    "train_sampling_strategy": "sequential",
+    "prototype_fraction": 0.5,
+    "pmr_alpha": 2.0,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+
+def run(
+    folder: Path, output: Path, data: str, batch: int, options: dict, stream: bool = False, resume: str | None = None
+) -> None:
+    """Train with a global batch, whatever the number of processes, and save model, state and metrics."""
+    args = PMRTrainingArguments(str(output), **(DEFAULTS | options))
+    args.per_device_train_batch_size = args.per_device_eval_batch_size = batch // args.world_size
+    processor = MultimodalProcessor.from_pretrained(folder / "processor")
+    dataset = load_from_disk(folder / data)
+    trainer = PMRTrainer(
+        model=MultimodalModel.from_pretrained(folder / "model"),
+        args=args,
+        train_dataset=dataset.to_iterable_dataset() if stream else dataset,
+        eval_dataset=dataset,
+        processing_class=processor,
+        data_collator=MultimodalCollator(processor, {"image": "picture", "text": "caption"}),
+    )
+    trainer.train(resume_from_checkpoint=None if resume is None else str(output / resume))
+    metrics = trainer.evaluate()
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        (output / "metrics.json").write_text(json.dumps(metrics))
+
+
+if __name__ == "__main__":
+    folder, output = map(Path, sys.argv[1:])
+    for name, scenario in json.loads((folder / "scenarios.json").read_text()).items():
+        run(folder, output / name, **scenario)

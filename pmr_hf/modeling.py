@@ -6,6 +6,7 @@ from itertools import chain
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -87,7 +88,12 @@ class MultimodalModel(PreTrainedModel):
             # Every part has its weights already: `post_init` would draw those of a given encoder or a user's head anew.
             for module in self.modules():
                 module._is_hf_initialized = True
+        # What `device_map` and FSDP keep whole: the layers that the encoders name, or each encoder.
+        self._no_split_modules = set(
+            chain.from_iterable(part._no_split_modules or [] for part in self.backbones.values())
+        )
         self.post_init()
+        self.fsdp_plan = {f"backbones.{name}": "free_full_weight" for name in self.backbones}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -166,6 +172,9 @@ class MultimodalModel(PreTrainedModel):
         if dropout:
             present = drop_modalities(present, dropout)
         logits = self.fusion(self._fused(embeddings, present))
+        if present is None:
+            # Sharded models need a gradient for each parameter, and in each process.
+            logits = logits + 0 * torch.stack([vector.sum() for vector in self.absent.values()]).sum()
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         return MultimodalOutput(loss=loss, logits=logits, embeddings=embeddings, present=present)
 
@@ -177,11 +186,19 @@ class MultimodalModel(PreTrainedModel):
         present = inputs["present"].bool()
         rows = present.nonzero()[:, 0]
         if len(rows) == 0:
+            if isinstance(self, FSDPModule):
+                raise ValueError(
+                    f"Expected a sample with {name!r} in the batch of each process, since every process must run each "
+                    "encoder of a sharded model, got none; use larger batches, or train with DDP."
+                )
             empty = torch.zeros(len(present), self.prototypes.widths[name], device=present.device)
             return empty.to(next(self.parameters()).dtype), present
         inputs = {key: value[rows] for key, value in inputs.items() if key != "present"}
         embeddings = encode(name, backbone, inputs, pooling)
         return embeddings.new_zeros(len(present), embeddings.shape[1]).index_copy(0, rows, embeddings), present
+
+    def get_input_embeddings(self) -> None:
+        """None: each encoder has its own, and Accelerate asks for one when it shards the model."""
 
     def train(self, mode: bool = True) -> "MultimodalModel":
         """Training mode, but for frozen encoders: their dropout and running statistics stay as in evaluation."""

@@ -299,6 +299,7 @@ class PMRTrainer(MultimodalTrainer):
             # The first process goes on from the sums of all, so that a resumed run adds up in the same order.
             self._sums = sums if self.args.process_index == 0 else self.prototypes.zero_sums()
             if self.args.should_save:
+                os.makedirs(output_dir, exist_ok=True)  # FSDP has not written there yet
                 save_sums(sums, os.path.join(output_dir, SUMS_NAME))
 
     def resume_sums(self, checkpoint: str | None) -> None:

@@ -88,6 +88,8 @@ class MultimodalTrainer(Trainer):
         """The optimizer of plain `Trainer`, with the encoders of `modality_learning_rates` in groups of their own."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self.is_fsdp_enabled:
+            optimizer.register_step_pre_hook(_fill_gradients)
         rates = (self.args.modality_learning_rates or {}) if is_new else {}
         backbones = self._bare_model.backbones if rates else {}
         for name, rate in rates.items():
@@ -347,6 +349,14 @@ def classes_of(name: str, logits: torch.Tensor, outputs: Any) -> torch.Tensor:
     """Predicted classes (B,), -1 for samples without the modality."""
     present, classes = present_of(outputs), logits.argmax(1)
     return classes if present is None else torch.where(present[name], classes, -1)
+
+
+def _fill_gradients(optimizer: torch.optim.Optimizer, *args) -> None:
+    """Zeros for parameters that nothing used, as BERT's pooler: FSDP resumes no optimizer that lacks their state."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
 
 def _require_multimodal(model: nn.Module, argument: str) -> MultimodalModel:

@@ -213,7 +213,7 @@ def test_an_empty_dataset(make_trainer, digits):
 
 
 def test_a_training_set_without_a_length(make_trainer, digits):
-    with pytest.raises(ValueError, match="Expected a training set with a length"):
+    with pytest.raises(ValueError, match=r"Expected a training set with a length.*`prototype_source='online'`"):
         make_trainer(train_dataset=digits.to_iterable_dataset(), max_steps=4)
     assert isinstance(digits.to_iterable_dataset(), IterableDataset)
 
@@ -231,6 +231,8 @@ def test_a_training_set_without_a_length(make_trainer, digits):
         ("pmr_mu", float("inf")),
         ("pmr_entropy_epochs", -1.0),
         ("pmr_weights", "soft"),
+        ("prototype_source", "all"),
+        ("prototype_refresh_steps", 0),
     ],
 )
 def test_arguments_outside_their_range(name, value, tmp_path):

@@ -21,19 +21,17 @@ def assert_equal(left, right):
     assert not different, different
 
 
-@pytest.fixture
-def uninterrupted(make_trainer, make_model):
-    """A run of 24 steps, 8 an epoch, with a checkpoint every 4."""
-    trainer = make_trainer(make_model(dropout=0.2), **SETTINGS)
-    trainer.train()
-    return trainer
-
-
-@pytest.mark.parametrize("step", [8, 16, 4, 12, 20, 24])
-def test_resumed_weights_and_prototypes_are_the_uninterrupted_ones(uninterrupted, make_trainer, make_model, step):
-    resumed = make_trainer(make_model(seed=OTHER_SEED, dropout=0.2), **SETTINGS)
-    resumed.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
-    assert_equal(state(resumed), state(uninterrupted))
+@pytest.mark.parametrize("source", ["subset", "online"])
+@pytest.mark.parametrize("refresh_steps", [None, 3, 4])
+def test_resumed_weights_and_prototypes_are_the_uninterrupted_ones(make_trainer, make_model, source, refresh_steps):
+    """24 steps, 8 an epoch, a checkpoint every 4: at the end of epochs, in their middle, at a refresh and off it."""
+    settings = SETTINGS | {"prototype_source": source, "prototype_refresh_steps": refresh_steps}
+    uninterrupted = make_trainer(make_model(dropout=0.2), **settings)
+    uninterrupted.train()
+    for step in (4, 8, 12, 16, 20, 24):
+        resumed = make_trainer(make_model(seed=OTHER_SEED, dropout=0.2), **settings)
+        resumed.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
+        assert_equal(state(resumed), state(uninterrupted))
 
 
 def test_resume_in_the_middle_of_gradient_accumulation_epochs(make_trainer, make_model):

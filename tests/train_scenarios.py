@@ -8,10 +8,16 @@ for each.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from datasets import load_from_disk
+from torch.distributed.tensor import DTensor
+from transformers.distributed import DistributedConfig
 
 from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, PMRTrainer, PMRTrainingArguments
 
@@ -33,22 +39,39 @@ DEFAULTS = {
 
 
 def run(
-    folder: Path, output: Path, data: str, batch: int, options: dict, stream: bool = False, resume: str | None = None
+    folder: Path,
+    output: Path,
+    data: str,
+    batch: int,
+    options: dict,
+    stream: bool = False,
+    resume: str | None = None,
+    shard: str | None = None,
 ) -> None:
     """Train with a global batch, whatever the number of processes, and save model, state and metrics."""
     args = PMRTrainingArguments(str(output), **(DEFAULTS | options))
     args.per_device_train_batch_size = args.per_device_eval_batch_size = batch // args.world_size
+    shard = shard if args.world_size > 1 else None
+    if shard == "accelerate":
+        # Accelerate shards on GPUs only, and leaves a model on CPUs whole without a word.
+        AcceleratorState._reset_state()
+        PartialState().distributed_type = DistributedType.MULTI_GPU
+        os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+        os.environ |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+    by_transformers = {"distributed_config": DistributedConfig(fsdp_size=args.world_size)}
     processor = MultimodalProcessor.from_pretrained(folder / "processor")
     dataset = load_from_disk(folder / data)
     trainer = PMRTrainer(
-        model=MultimodalModel.from_pretrained(folder / "model"),
+        model=MultimodalModel.from_pretrained(folder / "model", **(by_transformers if shard == "transformers" else {})),
         args=args,
         train_dataset=dataset.to_iterable_dataset() if stream else dataset,
         eval_dataset=dataset,
         processing_class=processor,
         data_collator=MultimodalCollator(processor, {"image": "picture", "text": "caption"}),
     )
-    trainer.train(resume_from_checkpoint=None if resume is None else str(output / resume))
+    trainer.train(resume_from_checkpoint=None if resume is None else str(output.parent / resume))
+    for group in trainer.optimizer.param_groups:
+        assert all(isinstance(parameter, DTensor) == (shard is not None) for parameter in group["params"])
     metrics = trainer.evaluate()
     trainer.save_model()
     trainer.save_state()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +125,13 @@ def failures_explained(output_dir: str | os.PathLike, processes: int = 1) -> Ite
     """Add what happened and how to go on to the errors of a full or read-only disk and of a worker that died."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as first:
+        error = first
+        if isinstance(error, ConnectionResetError):
+            try:
+                time.sleep(1)  # a worker has died; torch raises what it knows of it a moment later
+            except RuntimeError as later:
+                error = later
         reason = _reason(error)
         if reason is None:
             raise

@@ -1,0 +1,26 @@
+"""`kill -9` at random moments, and going on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_a_run_that_is_killed_20_times_ends_with_the_weights_of_one_that_is_not(
+    tmp_path, make_model, processor, digits
+):
+    make_model(dropout=0.2).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "processor")
+    digits.save_to_disk(tmp_path / "data")
+    run = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("killed_run.py")), str(tmp_path), "20"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    result = json.loads(run.stdout.splitlines()[-1])
+    assert sum(result["killed"].values()) == 20 and result["ended"] >= 2
+    assert result["different"] == []
+    assert result["half_written"] > 0 and {"saving", "refreshing", "training"} == result["killed"].keys()

@@ -16,7 +16,6 @@ from .losses import prototype_logits
 
 # By modality: sums (K, D_m) of the embeddings of each class, and counts (K,) of the samples in them
 Sums = dict[str, tuple[torch.Tensor, torch.Tensor]]
-PARTS = ("sum", "count")
 
 
 class Prototypes(nn.Module):
@@ -141,15 +140,15 @@ class Prototypes(nn.Module):
 
 def save_sums(sums: Sums, file: str | os.PathLike) -> None:
     """Write class sums and counts to a safetensors file."""
-    parts = {f"{name}_{part}": value for name, pair in sums.items() for part, value in zip(PARTS, pair, strict=True)}
-    save_file(parts, file)
+    totals = {f"{name}_sum": total for name, (total, _) in sums.items()}
+    save_file(totals | {f"{name}_count": count for name, (_, count) in sums.items()}, file)
 
 
 def load_sums(file: str | os.PathLike) -> Sums:
     """Read what [`save_sums`] has written, on the CPU."""
     parts = load_file(file)
     names = [key.removesuffix("_sum") for key in parts if key.endswith("_sum")]
-    return {name: tuple(parts[f"{name}_{part}"] for part in PARTS) for name in names}
+    return {name: (parts[f"{name}_sum"], parts[f"{name}_count"]) for name in names}
 
 
 def attach_prototypes(model: nn.Module, widths: dict[str, int], num_labels: int) -> Prototypes:

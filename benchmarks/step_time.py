@@ -1,0 +1,287 @@
+"""
+What PMR costs beside plain `Trainer`: time of steps and epochs, memory, and how the terms grow.
+
+    python benchmarks/step_time.py                       # all of it, about ten minutes on 2 cores
+    python benchmarks/step_time.py steps epochs          # some of it: steps, epochs, memory, loop, growth, profile
+
+The model has the paper's CG-MNIST encoders, the batch 64 samples of 28 x 28 pixels, in memory. Whatever is compared
+runs in turn in one process; printed is the median of the paired ratios, their quartiles, and beside them the same for
+plain against plain. Memory is the peak of a process of its own.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from pmr_hf import CGMNISTConfig, MultimodalModel, PMRTrainer, PMRTrainingArguments, Prototypes
+from pmr_hf.losses import prototypical_cross_entropy, prototypical_entropy
+
+
+BATCH = 64
+
+
+class Digits(torch.utils.data.Dataset):
+    """Random pictures, gray and colored, of random classes."""
+
+    def __init__(self, size: int):
+        generator = torch.Generator().manual_seed(0)
+        self.gray = torch.randn(size, 1, 28, 28, generator=generator)
+        self.colored = torch.randn(size, 3, 28, 28, generator=generator)
+        self.labels = torch.randint(10, (size,), generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> int:
+        return i
+
+    def collate(self, rows: list[int]) -> dict[str, Any]:
+        pictures = {name: {"pixel_values": getattr(self, name)[rows]} for name in ("gray", "colored")}
+        return {**pictures, "labels": self.labels[rows]}
+
+
+class EpochTimes(TrainerCallback):
+    """Seconds of each epoch, refresh included: it begins before the callback of the prototypes."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def make_trainer(kind: str, data: Digits, epochs: int = 1) -> Trainer:
+    """`plain`, `control`, `subset` or `online`."""
+    set_seed(0)
+    model = MultimodalModel.from_backbones(
+        {"gray": CGMNISTConfig(num_channels=1), "colored": CGMNISTConfig(num_channels=3)}, num_labels=10
+    )
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": BATCH,
+        "num_train_epochs": epochs,
+        "optim": "sgd",
+        "optim_args": "momentum=0.9,weight_decay=1e-4",
+        "learning_rate": 1e-3,
+        "logging_steps": 20,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "use_cpu": True,
+    }
+    folder, shared = tempfile.gettempdir(), {"model": model, "train_dataset": data, "data_collator": data.collate}
+    if kind in ("plain", "control"):
+        return Trainer(args=TrainingArguments(folder, **settings), **shared)
+    return PMRTrainer(args=PMRTrainingArguments(folder, prototype_source=kind, **settings), **shared)
+
+
+def paired(title: str, times: dict[str, list[float]], base: str = "plain") -> None:
+    print(f"\n| {title} | median ratio to {base} | quartiles |\n|---|---|---|")
+    for kind, values in times.items():
+        if kind != base:
+            ratios = [a / b for a, b in zip(values, times[base], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            print(f"| {kind} | {middle:.3f} | {low:.3f} .. {high:.3f} |")
+    print(f"\n{base}: {1000 * statistics.median(times[base]):.1f} ms")
+
+
+def in_turn(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each run in each round; every other round goes backwards."""
+    times: dict[str, list[float]] = {kind: [] for kind in runs}
+    for i in range(rounds):
+        for kind in list(runs) if i % 2 else list(runs)[::-1]:
+            start = time.perf_counter()
+            runs[kind]()
+            times[kind].append(time.perf_counter() - start)
+    return times
+
+
+def ready(kind: str, data: Digits) -> Callable[[int], None]:
+    """A trainer after its first epoch, as a function that makes one step on a batch."""
+    trainer = make_trainer(kind, data)
+    trainer.train()
+    trainer.model.train()
+
+    def step(i: int) -> None:
+        batch = data.collate(list(range(i, i + BATCH)))
+        trainer.training_step(trainer.model, batch)
+        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+
+    return step
+
+
+def steps(rounds: int) -> None:
+    data = Digits(5 * BATCH)
+    step = {kind: ready(kind, data) for kind in ("plain", "control", "subset", "online")}
+    times = in_turn({kind: (lambda kind=kind: step[kind](0)) for kind in step}, rounds)
+    paired(f"one step of {BATCH}", times)
+
+
+def epochs(rounds: int) -> None:
+    data = Digits(40 * BATCH)
+    clocks = {}
+    runs = {}
+    for kind in ("plain", "control", "subset", "online"):
+        trainer = make_trainer(kind, data)
+        clocks[kind] = EpochTimes()
+        trainer.callback_handler.callbacks.insert(0, clocks[kind])
+        runs[kind] = trainer.train
+    in_turn(runs, rounds + 1)
+    paired(f"an epoch of {len(data)}, refresh included", {kind: clock.seconds[1:] for kind, clock in clocks.items()})
+
+
+def loop_step(data: Digits) -> Callable[[int], None]:
+    """A step as in public code: each distance on its own, in a loop over samples and classes."""
+    trainer = make_trainer("subset", data)
+    trainer.train()
+    model = trainer.model.train()
+
+    def logits(embeddings: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+        distances = torch.zeros(len(embeddings), len(prototypes))
+        for i in range(len(embeddings)):
+            for k in range(len(prototypes)):
+                difference = embeddings[i] - prototypes[k]
+                distances[i, k] = torch.sqrt(torch.dot(difference, difference))
+        return -distances
+
+    def step(i: int) -> None:
+        batch = data.collate(list(range(i, i + BATCH)))
+        output, labels = model(**batch), batch["labels"]
+        values = [logits(output.embeddings[name], model.prototypes.mean(name)) for name in ("gray", "colored")]
+        pce = [prototypical_cross_entropy(value, labels) for value in values]
+        gray, colored = (value.softmax(1)[range(BATCH), labels].sum().item() for value in values)
+        slow, weight = (pce[0], min(colored / gray - 1, 1)) if gray < colored else (pce[1], min(gray / colored - 1, 1))
+        (output.loss + weight * slow).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+
+    return step
+
+
+def loop(rounds: int) -> None:
+    data = Digits(5 * BATCH)
+    ours, theirs = ready("subset", data), loop_step(data)
+    paired(f"one step of {BATCH}", in_turn({"ours": lambda: ours(0), "double loop": lambda: theirs(0)}, rounds), "ours")
+
+
+def memory(rounds: int) -> None:
+    """Peak memory of processes that train two epochs."""
+    peaks: dict[str, list[float]] = {kind: [] for kind in ("plain", "control", "subset", "online")}
+    for _ in range(max(3, rounds // 20)):
+        for kind in peaks:
+            run = subprocess.run([sys.executable, __file__, "--peak", kind], capture_output=True, text=True, check=True)
+            peaks[kind].append(json.loads(run.stdout.splitlines()[-1]))
+    print("\n| peak memory of a process | MiB | ratio to plain |\n|---|---|---|")
+    for kind, values in peaks.items():
+        middle = statistics.median(values)
+        print(f"| {kind} | {middle / 2**10:.0f} | {middle / statistics.median(peaks['plain']):.3f} |")
+
+
+def peak(kind: str) -> None:
+    make_trainer(kind, Digits(20 * BATCH), epochs=2).train()
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
+def growth(rounds: int) -> None:
+    """The terms, forward and backward, against the matrix product (B, D) x (D, K) of each modality and its gradient."""
+    print("\n| K | M | D | terms, ms | products, ms | ratio | operations, ratio |\n|---|---|---|---|---|---|---|")
+    base = {"K": 10, "M": 2, "D": 128}
+    larger = [
+        {},
+        *({"K": k} for k in (100, 1000, 10_000)),
+        *({"M": m} for m in (4, 8)),
+        *({"D": d} for d in (512, 2048)),
+    ]
+    for change in [*larger, {"K": 10_000, "M": 8, "D": 2048}]:
+        k, m, d = (base | change).values()
+        names = [f"m{i}" for i in range(m)]
+        prototypes = Prototypes(dict.fromkeys(names, d), k)
+        means = {name: torch.randn(k, d) for name in names}
+        prototypes.momentum_update({name: (mean, torch.ones(k)) for name, mean in means.items()}, 0.0)
+        embeddings = {name: torch.randn(BATCH, d, requires_grad=True) for name in names}
+        labels = torch.randint(k, (BATCH,))
+
+        def terms(prototypes=prototypes, embeddings=embeddings, labels=labels) -> None:
+            values = prototypes(embeddings).values()
+            loss = sum(prototypical_cross_entropy(v, labels) - prototypical_entropy(v) for v in values)
+            torch.autograd.grad(loss, list(embeddings.values()))
+
+        def products(embeddings=embeddings, means=means) -> None:
+            loss = sum((embeddings[name] @ means[name].T).sum() for name in means)
+            torch.autograd.grad(loss, list(embeddings.values()))
+
+        counts = []
+        for work in (terms, products):
+            with FlopCounterMode(display=False) as counter:
+                work()
+            counts.append(counter.get_total_flops())
+        times = in_turn({"terms": terms, "products": products}, rounds)
+        ours, least = (statistics.median(values) * 1000 for values in times.values())
+        flops = f"{counts[0] / counts[1]:.2f}"
+        print(f"| {k} | {m} | {d} | {ours:.2f} | {least:.2f} | {ours / least:.1f} | {flops} |")
+
+
+def profile(rounds: int) -> None:
+    """Where the time of a PMR step goes, by the functions that call torch."""
+    data = Digits(5 * BATCH)
+    trainer = make_trainer("online", data)
+    trainer.train()
+    model, prototypes = trainer.model.train(), trainer.prototypes
+    batch = data.collate(list(range(BATCH)))
+    labels = batch["labels"]
+    output = model(**batch)
+    detached = {name: value.detach().requires_grad_() for name, value in output.embeddings.items()}
+    parts = {
+        "whole step": lambda: trainer.training_step(model, batch),
+        "encoders, fusion and cross entropy, forward": lambda: model(**batch),
+        "distances": lambda: prototypes(detached),
+        "all terms, with their logs": lambda: trainer.rebalance_loss(detached, labels),
+        "gradient of the terms": lambda: torch.autograd.grad(
+            trainer.rebalance_loss(detached, labels), list(detached.values())
+        ),
+        "online sums": lambda: prototypes.class_sums(output.embeddings, labels, None, sums),
+    }
+    sums = prototypes.zero_sums()
+    times = {name: statistics.median(values) for name, values in in_turn(parts, rounds).items()}
+    print("\n| part of a step | ms | share |\n|---|---|---|")
+    for name, seconds in times.items():
+        print(f"| {name} | {1000 * seconds:.2f} | {100 * seconds / times['whole step']:.1f} % |")
+
+
+PARTS = {part.__name__: part for part in (steps, epochs, memory, loop, growth, profile)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; all of it by default")
+    parser.add_argument("--rounds", type=int, default=60, help="of each comparison")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        peak(args.peak)
+        return
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for name in args.parts or PARTS:
+        PARTS[name](args.rounds)
+
+
+if __name__ == "__main__":
+    main()

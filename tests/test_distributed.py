@@ -15,7 +15,7 @@ from pmr_hf import MultimodalModel
 
 TWO = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 ONLINE = {"prototype_source": "online"}
-SAME = ["holes", "apart", "apart_online", "shuffled", "accumulated", "stream", "saved", "sharded", "sharded_saved"]
+SAME = ["holes", "apart", "apart_online", "shuffled", "accumulated", "stream", "stream_each", "saved", "sharded", "sharded_saved"]
 
 
 def launch(*options, script, arguments, timeout=300):
@@ -71,6 +71,11 @@ def runs(tmp_path_factory, make_model, processor, digits):
         "uneven_online": {"data": "uneven", "options": still | ONLINE},
         "short_online": {"data": "short", "options": ONLINE},
         "stream": {"data": "all", "options": ONLINE | {"max_steps": 12, "prototype_refresh_steps": 4}, "stream": True},
+        "stream_each": {
+            "data": "all",
+            "options": ONLINE | {"max_steps": 12, "accelerator_config": {"dispatch_batches": False}},
+            "stream": True,
+        },
         "saved": {"data": "all", "options": saving},
         "resumed": {"data": "all", "options": saving, "resume": "saved/checkpoint-3"},
         "sharded": {"data": "all", "options": {"max_grad_norm": 1.0}, "shard": "transformers"},

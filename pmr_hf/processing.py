@@ -30,7 +30,7 @@ from transformers.utils import PushToHubMixin
 
 from .backbones import encoder_config, model_classes
 from .configuration import check_modality_name
-from .media import UnreadableError, describe, is_missing, is_numbers, read_audio, read_frames, read_image
+from .media import UnreadableError, as_array, describe, is_missing, is_numbers, read_audio, read_frames, read_image
 from .numeric import NumericProcessor
 from .spectrogram import SpectrogramFeatureExtractor
 
@@ -191,6 +191,10 @@ class MultimodalProcessor(PushToHubMixin):
         if isinstance(processor, PreTrainedTokenizerBase):
             if not isinstance(value, (str, int, float)):
                 raise UnreadableError(f"{describe(value)} is no text")
+            try:
+                str(value).encode()
+            except UnicodeEncodeError as error:  # half of a pair that JSON may hold, which tokenizers refuse
+                raise UnreadableError(f"{value!r:.80} is no Unicode text") from error
             return str(value)
         if isinstance(processor, NumericProcessor):
             return processor.read(value)
@@ -199,7 +203,7 @@ class MultimodalProcessor(PushToHubMixin):
             # 25 ms is what the first step of the common encoders sees.
             return np.pad(wave, (0, max(processor.sampling_rate // 40 - len(wave), 0)))
         if is_numbers(value):
-            value = np.asarray(value)
+            value = as_array(value)
         frames = (
             name in self.num_frames or isinstance(value, (list, tuple)) or isinstance(processor, BaseVideoProcessor)
         )
@@ -255,6 +259,9 @@ class MultimodalProcessor(PushToHubMixin):
         if isinstance(processor, PreTrainedTokenizerBase):
             batch = dict(DataCollatorWithPadding(processor)([{k: v.tolist() for k, v in row.items()} for row in known]))
         else:
+            if isinstance(processor, NumericProcessor) and any("attention_mask" in row for row in known):
+                one = torch.ones(1, dtype=torch.long)  # among sequences a vector is one of length 1
+                known = [{"attention_mask": one} | row | {"values": torch.atleast_2d(row["values"])} for row in known]
             fill = getattr(processor, "padding_value", 0.0)
             batch = {}
             for key in known[0]:

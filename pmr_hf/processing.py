@@ -129,7 +129,9 @@ class MultimodalProcessor(PushToHubMixin):
                 processors[name] = backbone
                 continue
             if os.path.isdir(backbone) and not os.path.isfile(os.path.join(backbone, "config.json")):
-                processors[name] = AutoProcessor.from_pretrained(backbone)  # the folder of a processor alone
+                processors[name] = AutoProcessor.from_pretrained(
+                    backbone, trust_remote_code=False
+                )  # the folder of a processor alone
                 continue
             config = encoder_config(name, backbone)
             reads = model_classes(config)[0].main_input_name
@@ -138,7 +140,7 @@ class MultimodalProcessor(PushToHubMixin):
                     f"Expected an encoder for {name!r} that reads one of {list(LOADERS)}, got one of {reads!r}; load "
                     "its processor yourself and pass it."
                 )
-            processor = LOADERS[reads].from_pretrained(backbone)
+            processor = LOADERS[reads].from_pretrained(backbone, trust_remote_code=False)
             limit_tokens(processor, config)
             if isinstance(processor, BaseImageProcessor) and "num_frames" in config:
                 frames[name] = config.num_frames
@@ -317,7 +319,7 @@ class MultimodalProcessor(PushToHubMixin):
             file = hf_hub_download(str(name_or_path), cls.config_name, **kwargs)
         config = json.loads(Path(file).read_text(encoding="utf-8"))
         processors = {
-            name: KINDS[kind][1].from_pretrained(name_or_path, subfolder=name, **kwargs)
+            name: KINDS[kind][1].from_pretrained(name_or_path, subfolder=name, trust_remote_code=False, **kwargs)
             for name, kind in config["modalities"].items()
         }
         return cls(processors, num_frames=config.get("num_frames"))

@@ -40,8 +40,10 @@ from pmr_hf import (
 from pmr_hf.ave import read_ave
 from pmr_hf.collator import ROW
 from pmr_hf.colored_digits import cg_mnist, read_dataset, read_mnist, read_sklearn_digits
+from pmr_hf.configuration import check_fields
 from pmr_hf.crema_d import read_crema_d
 from pmr_hf.data import load_table
+from pmr_hf.fusion import FUSIONS
 from pmr_hf.media import UnreadableError, is_missing
 from pmr_hf.numeric import as_numbers
 from pmr_hf.processing import ModalityProcessor
@@ -118,7 +120,7 @@ class ScriptArguments:
             **PAIRS,
         },
     )
-    fusion: str = field(default="concat", metadata={"help": "Fusion head: concat, sum, film or gated."})
+    fusion: str = field(default="concat", metadata={"help": "Fusion head.", "choices": sorted(FUSIONS)})
     embedding_dim: int | None = field(default=None, metadata={"help": "Project every modality to this width."})
     pooling: list[str] | None = field(
         default=None, metadata={"help": "Pooling of a modality: auto, cls, mean or max.", **PAIRS}
@@ -133,6 +135,12 @@ class ScriptArguments:
     lora: list[str] | None = field(default=None, metadata={"help": "Rank of a modality's LoRA: text=8", **PAIRS})
 
     def __post_init__(self):
+        check_fields({"embedding_dim": self.embedding_dim, "modality_dropout": self.modality_dropout})
+        ranges = {"preprocess_workers": (1, 1024), "max_train_samples": (1, 10**12), "test_correlation": (0, 1)}
+        for name, (least, most) in {**ranges, "clip_seconds": (0.1, 3600)}.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"Expected --{name} of {least} to {most}, got {value}.")
         for name in ("columns", "backbones", "pooling", "num_frames", "lora"):
             pairs = getattr(self, name) or []
             wrong = [pair for pair in pairs if not all(pair.partition("="))]
@@ -143,7 +151,7 @@ class ScriptArguments:
                 raise ValueError(f"Expected each modality once in --{name}, got {pairs}.")
         self.columns = {name: column.split(",") if "," in column else column for name, column in self.columns.items()}
         for name, value in [*self.num_frames.items(), *self.lora.items()]:
-            if not value.isdigit():
+            if not value.isdecimal() or len(value) > 6 or int(value) < 1:
                 raise ValueError(f"Expected a whole number for {name!r} in --num_frames or --lora, got {value!r}.")
         self.num_frames = {name: int(count) for name, count in self.num_frames.items()}
         self.lora = {name: {"r": int(rank)} for name, rank in self.lora.items()}
@@ -203,7 +211,10 @@ def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
             num_train_epochs=60 if script_args.dataset in ("digits", "cg_mnist") else 130,
             pmr_alpha=2.0,
         )
-    return parser.parse_args_into_dataclasses()
+    *parsed, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    if unknown:
+        raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")
+    return tuple(parsed)
 
 
 def load_data(args: ScriptArguments, processor: MultimodalProcessor, seed: int) -> DatasetDict:

@@ -50,7 +50,9 @@ def load_backbone(
         )
     config = encoder_config(name, backbone)
     # In fp32, whatever it is stored in: that is what `bf16=True` and the optimizer expect of weights to train.
-    model, loading = AutoModel.from_pretrained(backbone, config=config, dtype=torch.float32, output_loading_info=True)
+    model, loading = AutoModel.from_pretrained(
+        backbone, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
     if len(loading["missing_keys"]) > len(model.state_dict()) // 2:
         raise ValueError(
             f"Expected {backbone} to hold the weights of a {type(model).__name__} for {name!r}, but "
@@ -67,8 +69,17 @@ def load_backbone(
 
 
 def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
-    """The config of a named encoder; raises as [`one_encoder`]."""
-    return one_encoder(name, AutoConfig.from_pretrained(backbone))
+    """The config of a named encoder; raises as [`one_encoder`], and for code of its own."""
+    try:
+        config = AutoConfig.from_pretrained(backbone, trust_remote_code=False)  # by default it would ask on stdin
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"Expected a backbone of transformers itself for {name!r}, but {backbone} comes with code of its own, "
+            "which is not run; read that code, load the encoder with `trust_remote_code=True` yourself, and pass it."
+        ) from error
+    return one_encoder(name, config)
 
 
 def one_encoder(name: str, config: PreTrainedConfig) -> PreTrainedConfig:

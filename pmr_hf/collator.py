@@ -66,6 +66,8 @@ class MultimodalCollator:
         self.on_error = on_error
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        if not rows:
+            raise ValueError("Expected at least one row to collate, got none; drop empty batches.")
         for keys in {tuple(row) for row in rows}:
             self.check_columns(keys)
         batch: dict[str, Any] = {
@@ -219,13 +221,17 @@ def integer_labels(labels: Any, num_labels: int | None = None) -> torch.Tensor:
         num_labels (`int`, *optional*): the number of classes K, to check that labels lie in 0..K-1.
 
     Raises:
-        ValueError: for labels that are not integers or outside 0..K-1.
+        ValueError: for labels that are no list of integers or outside 0..K-1.
     """
-    values = np.asarray(labels)
-    if values.dtype.kind not in "iu":
-        wrong = next((label for label in labels if np.asarray(label).dtype.kind not in "iu"), labels[0])
+    try:
+        values = np.asarray(labels)
+    except ValueError:  # lists of several lengths
+        values = np.empty(0)
+    if values.dtype.kind not in "iu" or values.ndim != 1 or not len(values) or values.max() > 2**63 - 1:
+        whole = (int, np.integer)
+        wrong = next((label for label in labels if not isinstance(label, whole) or isinstance(label, bool)), labels)
         raise ValueError(
-            f"Expected integer labels 0..K-1, got {wrong!r} of type {type(wrong).__name__}; map your classes "
+            f"Expected integer labels 0..K-1, got {wrong!r:.80} of type {type(wrong).__name__}; map your classes "
             "to integers before splitting, for instance with `dataset.class_encode_column`, and drop rows without one."
         )
     if num_labels is not None and not 0 <= values.min() <= values.max() < num_labels:

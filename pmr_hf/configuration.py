@@ -1,8 +1,11 @@
 """The configuration of a [`MultimodalModel`]: one sub-config per modality, their order, and the fusion head."""
 
 import keyword
+from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
+import numpy as np
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -27,6 +30,8 @@ RESERVED_NAMES = {
 # How an encoder's tokens become one embedding
 POOLINGS = ("auto", "cls", "mean", "max")
 
+LARGEST = 10**6  # of classes, widths and ranks: far beyond use, and not yet more than memory holds
+
 
 def check_modality_name(name: str) -> None:
     """Raise `ValueError` unless `name` can be a module name, a keyword argument and a prefix of log keys."""
@@ -39,6 +44,44 @@ def check_modality_name(name: str) -> None:
         raise ValueError(
             f"Expected modality names such as 'image' or 'text', but {name!r} {reason}; rename this modality."
         )
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 1 <= int(value) <= LARGEST
+
+
+def _is_lora(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(each, dict) and _is_size(each.get("r", 8)) for each in value.values()
+    )
+
+
+# What the fields of a `config.json` hold. Any others are for transformers to check.
+FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "backbones": ("a dict of configs, or None", lambda value: isinstance(value, dict | NoneType)),
+    "modalities": ("a list of names, or None", lambda value: isinstance(value, list | tuple | NoneType)),
+    "fusion": ("a name", lambda value: isinstance(value, str)),
+    "embedding_dim": (f"a positive width up to {LARGEST}, or None", lambda value: value is None or _is_size(value)),
+    "pooling": ("a name, or a dict of names", lambda value: isinstance(value, str | dict)),
+    "modality_dropout": ("a number in [0, 1)", lambda value: isinstance(value, (int, float)) and 0 <= value < 1),
+    "lora": (
+        f"a dict such as {{'text': {{'r': 8}}}}, of ranks up to {LARGEST}, or None",
+        lambda value: value is None or _is_lora(value),
+    ),
+    "num_labels": (f"a number of classes up to {LARGEST}", _is_size),
+    "id2label": ("a dict of names by class", lambda value: isinstance(value, dict | NoneType)),
+}
+
+
+def check_fields(fields: dict[str, Any]) -> None:
+    """Raise `ValueError` for a field of another type, or a number that would fill the memory."""
+    for field, (expected, holds) in FIELDS.items():
+        value = fields.get(field)
+        if field in fields and not holds(value):
+            raise ValueError(
+                f"Expected `{field}` to be {expected}, got {value!r:.80} of type {type(value).__name__}; correct it, "
+                "or leave it out."
+            )
 
 
 class MultimodalConfig(PreTrainedConfig):
@@ -64,7 +107,7 @@ class MultimodalConfig(PreTrainedConfig):
 
     Raises:
         ValueError: for a name that is no identifier or is taken, if `modalities` and `backbones` differ, or for a value
-            outside its range.
+            of another type or outside its range.
     """
 
     model_type = "pmr_multimodal"
@@ -81,27 +124,28 @@ class MultimodalConfig(PreTrainedConfig):
         lora: dict[str, dict[str, Any]] | None = None,
         **kwargs,
     ):
+        check_fields(
+            {
+                "backbones": backbones,
+                "modalities": modalities,
+                "fusion": fusion,
+                "embedding_dim": embedding_dim,
+                "pooling": pooling,
+                "modality_dropout": modality_dropout,
+                "lora": lora,
+                **kwargs,
+            }
+        )
         backbones = backbones or {}
         self.modalities = list(backbones if modalities is None else modalities)
+        for name in self.modalities:
+            check_modality_name(name)
         if len(set(self.modalities)) < len(self.modalities) or set(self.modalities) != set(backbones):
             raise ValueError(
                 f"Expected `modalities` to name each backbone once, got modalities {self.modalities} and backbones "
                 f"{list(backbones)}; make them the same names."
             )
-        for name in self.modalities:
-            check_modality_name(name)
-            if isinstance(backbones[name], dict) and "model_type" not in backbones[name]:
-                raise ValueError(
-                    f"Expected the config of backbone {name!r} to have a `model_type`, got {list(backbones[name])}; "
-                    "give a config object or add it."
-                )
-        if embedding_dim is not None and embedding_dim < 1:
-            raise ValueError(f"Expected `embedding_dim` to be a positive width or None, got {embedding_dim}.")
-        ordered = {name: backbones[name] for name in self.modalities}
-        self.backbones: dict[str, PreTrainedConfig] = {
-            name: AutoConfig.for_model(**config) if isinstance(config, dict) else config
-            for name, config in ordered.items()
-        }
+        self.backbones = {name: _sub_config(name, backbones[name]) for name in self.modalities}
         self.fusion = fusion
         self.embedding_dim = embedding_dim
         given = dict.fromkeys(self.modalities, pooling) if isinstance(pooling, str) else pooling
@@ -115,11 +159,34 @@ class MultimodalConfig(PreTrainedConfig):
         wrong = {name: value for name, value in self.pooling.items() if value not in POOLINGS}
         if wrong:
             raise ValueError(f"Expected `pooling` to be one of {POOLINGS}, got {wrong}; 'auto' suits most encoders.")
-        if not 0 <= modality_dropout < 1:
-            raise ValueError(f"Expected `modality_dropout` in [0, 1), got {modality_dropout}; 0 switches it off.")
-        super().__init__(**kwargs)
+        try:
+            super().__init__(**kwargs)
+            self.to_dict()  # some wrong values are only met in saving
+        except Exception as error:  # of any type, for a value of another type
+            raise ValueError(
+                f"Expected the fields that any config may have, got {kwargs!r:.80}, of which transformers says: "
+                f"{error!r}; correct them, or leave them out."
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
         output["backbones"] = {name: self.backbones[name].to_diff_dict() for name in self.modalities}
         return output
+
+
+def _sub_config(name: str, config: Any) -> PreTrainedConfig:
+    if isinstance(config, PreTrainedConfig):
+        return config
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        found = list(config) if isinstance(config, dict) else config
+        raise ValueError(
+            f"Expected the config of backbone {name!r} to have a `model_type`, got {found!r:.80}; give a config object "
+            "or add it."
+        )
+    try:
+        return AutoConfig.for_model(**config)
+    except Exception as error:  # of any type, for a value of another type
+        raise ValueError(
+            f"Expected the config of backbone {name!r} to be of a {config['model_type']!r}, of which transformers "
+            f"says: {error!r}; correct it, or register its class."
+        ) from error

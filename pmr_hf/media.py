@@ -54,9 +54,18 @@ def open_file(value: Any) -> BinaryIO | None:
     if isinstance(value, (str, os.PathLike)):
         try:
             return open(value, "rb")
-        except OSError as error:
-            raise UnreadableError(f"cannot open {describe(value)} ({error.strerror})") from error
+        except (OSError, ValueError) as error:  # a path with a null character is a ValueError
+            reason = getattr(error, "strerror", None) or error
+            raise UnreadableError(f"cannot open {describe(value)} ({reason})") from error
     return None
+
+
+def as_array(value: Any) -> np.ndarray:
+    """A list or tensor as an array; raises `UnreadableError` for lists of several lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise UnreadableError(f"{value!r:.80} is no array, since its lists differ in length") from error
 
 
 def read_image(value: Any) -> Image.Image:
@@ -72,7 +81,7 @@ def read_image(value: Any) -> Image.Image:
     """
     image = value
     if isinstance(value, (np.ndarray, torch.Tensor, list)):
-        return _image_of_array(np.asarray(value))
+        return _image_of_array(as_array(value))
     if not isinstance(value, Image.Image):
         stream = open_file(value)
         if stream is None:
@@ -134,6 +143,8 @@ def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
             wave, rate = _decode_audio(stream, value)
     elif isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys():
         wave, rate = _wave_of_array(value["array"]), value["sampling_rate"]
+        if not isinstance(rate, (int, float, np.number)) or not 1 <= rate < 2**31:
+            raise UnreadableError(f"{rate!r:.80} is no sampling rate in Hz")
     elif _is_torchcodec(value, "AudioDecoder"):
         samples = value.get_all_samples()
         wave, rate = samples.data.numpy(), samples.sample_rate
@@ -149,7 +160,9 @@ def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
 
 
 def _wave_of_array(value: Any) -> np.ndarray:
-    wave = np.asarray(value)
+    wave = as_array(value)
+    if wave.dtype.kind not in "bfiu":
+        raise UnreadableError(f"{value!r:.80} is no sound")
     if wave.dtype in (np.int16, np.int32):
         wave = wave / -float(np.iinfo(wave.dtype).min)
     if wave.ndim == 2 and wave.shape[0] > wave.shape[1]:

@@ -1,6 +1,7 @@
 """The model: one pretrained encoder per modality, a fusion head, and the class prototypes of every modality."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -147,17 +148,37 @@ class MultimodalModel(PreTrainedModel):
                 them, only those rows are encoded. A modality that is left out is absent from all samples.
 
         Raises:
-            ValueError: if a modality is unknown, none is given, or their numbers of rows differ.
+            ValueError: if a modality is unknown, none is given, their numbers of rows differ, or the labels are not one
+                class per row.
         """
         if not modalities or modalities.keys() - self.backbones.keys():
             raise ValueError(
                 f"Expected a batch with some of the modalities {list(self.backbones)}, got {list(modalities)}; make "
                 "the collator's columns and the model's backbones the same."
             )
-        sizes = {name: {len(value) for value in inputs.values()} for name, inputs in modalities.items()}
-        if len(set.union(*sizes.values())) != 1 or not all(sizes.values()):
-            raise ValueError(f"Expected tensors with one row per sample of each modality, got rows {sizes}.")
-        (size,) = set.union(*sizes.values())
+        for name, inputs in modalities.items():
+            if not isinstance(inputs, Mapping):
+                raise ValueError(
+                    f"Expected a dict of the inputs of {name!r}, got a {type(inputs).__name__}; name them as its "
+                    "encoder does, such as {'pixel_values': pixels}."
+                )
+        shapes = {
+            name: {key: tuple(value.shape) if torch.is_tensor(value) else () for key, value in inputs.items()}
+            for name, inputs in modalities.items()
+        }
+        rows = {shape[:1] for inputs in shapes.values() for shape in inputs.values()}
+        masks = [inputs["present"] for inputs in shapes.values() if "present" in inputs]
+        if len(rows) != 1 or () in rows or not all(shapes.values()) or any(len(mask) != 1 for mask in masks):
+            raise ValueError(
+                "Expected tensors with one row per sample of each modality, and `present` of one dimension, got the "
+                f"shapes {shapes}; stack the samples, or leave out a modality that none has."
+            )
+        ((size,),) = rows
+        if labels is not None and (labels.shape != (size,) or labels.dtype != torch.long):
+            raise ValueError(
+                f"Expected `labels` of shape ({size},) and type torch.int64, got {tuple(labels.shape)} and "
+                f"{labels.dtype}; give the class of each sample."
+            )
         device = next(self.parameters()).device
         encoded = {
             name: self._encode(name, modalities.get(name, {"present": torch.zeros(size, device=device)}))

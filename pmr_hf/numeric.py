@@ -80,12 +80,12 @@ class NumericProcessor(FeatureExtractionMixin):
     def read(self, value: Any) -> np.ndarray:
         """The numbers of one value, one, (D,) or (T, D), in fp64, NaN where there is none; raises as calling does."""
         array = np.atleast_1d(as_numbers(value))
-        if np.isinf(array).any():
-            raise UnreadableError(f"{value!r:.80} holds an infinite number")
         if array.ndim not in (1, 2) or array.shape[-1] != len(self.mean):
             raise UnreadableError(
                 f"an array of shape {array.shape} is no vector ({len(self.mean)},) or sequence (T, {len(self.mean)})"
             )
+        if (np.abs((array - self.mean) / self.std) > np.finfo(np.float32).max).any():
+            raise UnreadableError(f"{value!r:.80} holds an infinite number, or one too large for fp32")
         return array
 
 
@@ -93,7 +93,7 @@ def as_numbers(value: Any) -> np.ndarray:
     """A value as fp64 numbers, NaN for each `None`; raises [`~pmr_hf.media.UnreadableError`] if it holds others."""
     try:
         return np.array(value, dtype=np.float64)  # None becomes NaN
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UnreadableError(f"{value!r:.80} is no vector of numbers") from error
 
 
@@ -151,4 +151,10 @@ class NumericModel(PreTrainedModel):
     def forward(self, values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> BaseModelOutput:
         """From `values` (B, D) or (B, T, D), `last_hidden_state` of the same shape but for the width. The mask (B, T)
         serves the pooling that follows."""
+        width = self.config.num_features
+        if values.dim() not in (2, 3) or values.shape[-1] != width:
+            raise ValueError(
+                f"Expected `values` (B, {width}) or (B, T, {width}), got {tuple(values.shape)}; give each vector the "
+                "`num_features` of the NumericConfig."
+            )
         return BaseModelOutput(last_hidden_state=self.layers(values.to(self.dtype)))

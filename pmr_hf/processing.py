@@ -30,7 +30,7 @@ from transformers.utils import PushToHubMixin
 
 from .backbones import encoder_config, model_classes
 from .configuration import check_modality_name
-from .media import UnreadableError, describe, is_missing, is_numbers, read_audio, read_frames, read_image
+from .media import UnreadableError, as_array, describe, is_missing, is_numbers, read_audio, read_frames, read_image
 from .numeric import NumericProcessor
 from .spectrogram import SpectrogramFeatureExtractor
 
@@ -134,7 +134,9 @@ class MultimodalProcessor(PushToHubMixin):
                 processors[name] = backbone
                 continue
             if os.path.isdir(backbone) and not os.path.isfile(os.path.join(backbone, "config.json")):
-                processors[name] = AutoProcessor.from_pretrained(backbone)  # the folder of a processor alone
+                processors[name] = AutoProcessor.from_pretrained(
+                    backbone, trust_remote_code=False
+                )  # the folder of a processor alone
                 continue
             config = encoder_config(name, backbone)
             reads = model_classes(config)[0].main_input_name
@@ -143,7 +145,7 @@ class MultimodalProcessor(PushToHubMixin):
                     f"Expected an encoder for {name!r} that reads one of {list(LOADERS)}, got one of {reads!r}; load "
                     "its processor yourself and pass it."
                 )
-            processor = LOADERS[reads].from_pretrained(backbone)
+            processor = LOADERS[reads].from_pretrained(backbone, trust_remote_code=False)
             limit_tokens(processor, config)
             if isinstance(processor, BaseImageProcessor) and "num_frames" in config:
                 frames[name] = config.num_frames
@@ -196,6 +198,10 @@ class MultimodalProcessor(PushToHubMixin):
         if isinstance(processor, PreTrainedTokenizerBase):
             if not isinstance(value, (str, int, float)):
                 raise UnreadableError(f"{describe(value)} is no text")
+            try:
+                str(value).encode()
+            except UnicodeEncodeError as error:  # half of a pair that JSON may hold, which tokenizers refuse
+                raise UnreadableError(f"{value!r:.80} is no Unicode text") from error
             return str(value)
         if isinstance(processor, NumericProcessor):
             return processor.read(value)
@@ -204,7 +210,7 @@ class MultimodalProcessor(PushToHubMixin):
             # 25 ms is what the first step of the common encoders sees.
             return np.pad(wave, (0, max(processor.sampling_rate // 40 - len(wave), 0)))
         if is_numbers(value):
-            value = np.asarray(value)
+            value = as_array(value)
         frames = (
             name in self.num_frames or isinstance(value, (list, tuple)) or isinstance(processor, BaseVideoProcessor)
         )
@@ -260,6 +266,9 @@ class MultimodalProcessor(PushToHubMixin):
         if isinstance(processor, PreTrainedTokenizerBase):
             batch = dict(DataCollatorWithPadding(processor)([{k: v.tolist() for k, v in row.items()} for row in known]))
         else:
+            if isinstance(processor, NumericProcessor) and any("attention_mask" in row for row in known):
+                one = torch.ones(1, dtype=torch.long)  # among sequences a vector is one of length 1
+                known = [{"attention_mask": one} | row | {"values": torch.atleast_2d(row["values"])} for row in known]
             fill = getattr(processor, "padding_value", 0.0)
             batch = {}
             for key in known[0]:
@@ -315,7 +324,7 @@ class MultimodalProcessor(PushToHubMixin):
             file = hf_hub_download(str(name_or_path), cls.config_name, **kwargs)
         config = json.loads(Path(file).read_text(encoding="utf-8"))
         processors = {
-            name: KINDS[kind][1].from_pretrained(name_or_path, subfolder=name, **kwargs)
+            name: KINDS[kind][1].from_pretrained(name_or_path, subfolder=name, trust_remote_code=False, **kwargs)
             for name, kind in config["modalities"].items()
         }
         return cls(processors, num_frames=config.get("num_frames"))

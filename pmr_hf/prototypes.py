@@ -87,6 +87,14 @@ class Prototypes(nn.Module):
         They add up over batches and processes; [`Prototypes.momentum_update`] divides once.
         """
         self.check(embeddings)
+        batch = next(iter(embeddings.values())).shape[:1]
+        found = {"labels": labels.shape} | {name: mask.shape for name, mask in (present or {}).items()}
+        expected = dict.fromkeys(["labels", *(() if present is None else self.widths)], batch)
+        if found != expected:
+            raise ValueError(
+                f"Expected labels, and masks of all modalities or none, of shapes {expected}, got {found}; give one "
+                "label per embedding, and one bool for each modality."
+            )
         sums = self.zero_sums() if sums is None else sums
         for name, (total, count) in sums.items():
             values, ones = embeddings[name].float(), torch.ones_like(labels, dtype=torch.float32)
@@ -126,11 +134,10 @@ class Prototypes(nn.Module):
         return self
 
     def check(self, embeddings: Mapping[str, torch.Tensor]) -> None:
-        """Raise `ValueError` unless there is an embedding (B, D_m) for each modality and no other."""
+        """Raise `ValueError` unless there is an embedding (B, D_m), of one B, for each modality and no other."""
         found = {name: tuple(embedding.shape) for name, embedding in embeddings.items()}
-        if found.keys() != self.widths.keys() or any(
-            len(shape) != 2 or shape[1] != self.widths[name] for name, shape in found.items()
-        ):
+        batch = next(iter(found.values()), ())[:1]
+        if found != {name: (*batch, width) for name, width in self.widths.items()}:
             expected = {name: ("batch", width) for name, width in self.widths.items()}
             raise ValueError(
                 f"Expected one embedding per modality, of shapes {expected}, got {found}; make the prototypes' widths "

@@ -1,11 +1,27 @@
 """Arguments of the trainers."""
 
 import json
+import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
+
+
+# Arguments that `Trainer` takes below these too, to train backwards, not at all, or stop far from the cause
+LEAST = {
+    "num_train_epochs": 0,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "warmup_steps": 0,
+    "max_grad_norm": 0,
+    "label_smoothing_factor": 0,
+    "seed": 0,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+}
 
 
 @dataclass
@@ -32,7 +48,8 @@ class MultimodalTrainingArguments(TrainingArguments):
 
     Raises:
         ValueError: for `remove_unused_columns=True`, another `hub_strategy`, `batch_eval_metrics=True`,
-            `eval_do_concat_batches=False`, or learning rates that are no positive numbers.
+            `eval_do_concat_batches=False`, or learning rates that are no positive numbers; for numbers that are not
+            finite, or below what makes sense.
         RuntimeError: for one of several launched processes that is not connected to the others.
     """
 
@@ -60,6 +77,12 @@ class MultimodalTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"Expected `{name}` to be a finite number, got {value}; correct it, or leave it out.")
+            if isinstance(value, (int, float)) and value < LEAST.get(name, value):
+                raise ValueError(f"Expected `{name}` of at least {LEAST[name]}, got {value}; correct it.")
         super().__post_init__()
         if isinstance(self.modality_learning_rates, str):
             try:
@@ -69,9 +92,9 @@ class MultimodalTrainingArguments(TrainingArguments):
                     "Expected `modality_learning_rates` as JSON, such as '{\"text\": 1e-5}', got "
                     f"{self.modality_learning_rates!r}."
                 ) from error
-        rates = self.modality_learning_rates or {}
+        rates = {} if self.modality_learning_rates is None else self.modality_learning_rates
         if not isinstance(rates, dict) or not all(
-            isinstance(rate, (int, float)) and 0 < rate < float("inf") for rate in rates.values()
+            isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < 1e38 for rate in rates.values()
         ):
             raise ValueError(
                 "Expected `modality_learning_rates` to map modalities to positive numbers, such as "

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +70,21 @@ processor.save_pretrained({str(tmp_path / "second")!r})
     saved = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert {"processor_config.json", "image/preprocessor_config.json", "text/tokenizer.json"} <= saved.keys()
     assert {name: content for name, content in hub.files.items() if name != "README.md"} == saved
+
+
+def test_a_token_is_in_no_file_and_no_log(make_trainer, capfd, caplog):
+    token = "hf_aSecretThatNobodyElseMayRead"
+    caplog.set_level("DEBUG")
+    trainer = make_trainer(hub_token=token, num_train_epochs=1, save_strategy="epoch", disable_tqdm=False)
+    trainer.train()
+    trainer.evaluate()
+    trainer.save_model()
+    trainer.save_state()
+    trainer.create_model_card(dataset="digits")
+    print(trainer.args, trainer.model.config, trainer.args.to_json_string())
+    files = [path for path in Path(trainer.args.output_dir).rglob("*") if path.is_file() and path.suffix != ".bin"]
+    assert {"README.md", "config.json", "trainer_state.json"} <= {path.name for path in files}
+    assert [path for path in files if token.encode() in path.read_bytes()] == []
+    output = capfd.readouterr()
+    assert token not in output.out + output.err + caplog.text
+    assert "hub_token" in output.out  # the arguments were printed

@@ -1,0 +1,175 @@
+"""A `config.json` and a command line of any content work, or stop at once with a sentence."""
+
+import copy
+import importlib.util
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers import BertConfig
+
+from pmr_hf import MultimodalConfig, MultimodalModel, NumericConfig
+
+
+FUZZ = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+
+
+# ---- config.json ----
+
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8, "num_attention_heads": 2}
+VALID = json.loads(
+    MultimodalConfig(
+        backbones={
+            "stats": NumericConfig(num_features=2, hidden_size=4),
+            "text": BertConfig(vocab_size=16, max_position_embeddings=16, **SIZES),
+        },
+        num_labels=3,
+        embedding_dim=4,
+        lora={"stats": {"r": 2}},
+    ).to_json_string(use_diff=False)
+)
+KEYS = st.sampled_from([*VALID, "num_labels", "stats", "text", "model_type", "r", "0", "x"])
+NONSENSE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.sampled_from([10**7, 10**12, 10**400, float("nan"), float("inf"), -1.5, 0.5, 1e300])
+    | st.sampled_from(["", "x", "auto", "stats", "text", "bert", "pmr_numeric", "pmr_multimodal", "float32", "\0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
+)
+# Numbers of the encoders themselves are for transformers to check.
+PLACES = [(key,) for key in [*VALID, "num_labels", "extra"]]
+PLACES += [(field, name) for field in ("backbones", "pooling", "lora") for name in ("stats", "text", "x")]
+PLACES += [
+    ("backbones", "text", "model_type"),
+    ("backbones", "text", "dtype"),
+    ("lora", "stats", "r"),
+    ("id2label", "9"),
+]
+
+
+@pytest.fixture(scope="module")
+def config_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("config")
+
+
+@FUZZ
+@given(st.lists(st.tuples(st.sampled_from(PLACES), NONSENSE | st.just("drop")), min_size=1, max_size=2))
+@example([(("num_labels",), 10**12), (("id2label",), "drop")])
+@example([(("embedding_dim",), 10**12)])
+@example([(("lora", "stats", "r"), 10**12)])
+@example([(("pooling",), None)])
+@example([(("modality_dropout",), "0.5")])
+@example([(("backbones", "text"), [1])])
+@example([(("backbones", "text", "model_type"), "nope")])
+@example([(("modalities",), [["stats"]])])
+def test_any_config_loads_or_stops_with_a_sentence(config_folder, changes):
+    fields = copy.deepcopy(VALID)
+    for (*path, last), value in changes:
+        inner = fields
+        for key in path:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            inner.pop(last, None)
+            if value != "drop":
+                inner[last] = value
+    (config_folder / "config.json").write_text(json.dumps(fields))
+    try:
+        config = MultimodalConfig.from_pretrained(config_folder)
+        model = MultimodalModel(config)
+    except ValueError as error:
+        assert str(error).startswith("Expected ")
+    else:
+        assert 1 <= model.prototypes.num_labels <= 10 and list(model.backbones) == config.modalities
+        assert 0 <= config.modality_dropout < 1 and config.pooling.keys() == set(config.modalities)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "null", '{"a": ', "\0", '"text"'])
+def test_a_file_that_is_no_config_stops(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises((OSError, TypeError)):  # of transformers
+        MultimodalConfig.from_pretrained(tmp_path)
+
+
+# ---- The command line ----
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def parse():
+    specification = importlib.util.spec_from_file_location("run_pmr", ROOT / "examples" / "run_pmr.py")
+    script = importlib.util.module_from_spec(specification)
+    sys.modules["run_pmr"] = script  # where a dataclass looks for its annotations
+    specification.loader.exec_module(script)
+
+    def parse(arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["run_pmr.py", "--use_cpu", *arguments])
+            return script.parse_arguments()
+
+    return parse
+
+
+OPTIONS = """
+    pmr_alpha pmr_mu pmr_entropy_epochs pmr_weights prototype_momentum prototype_fraction freeze modality_learning_rates
+    method dataset dataset_name train_file columns backbones label_column on_error preprocess preprocess_workers split
+    max_train_samples test_correlation fusion embedding_dim pooling num_frames clip_seconds modality_dropout lora
+    num_train_epochs learning_rate per_device_train_batch_size gradient_accumulation_steps warmup_steps weight_decay
+    max_grad_norm logging_steps seed unknown
+"""
+REFUSED = """
+    pmr_alpha=nan pmr_alpha=inf pmr_alpha=-1 pmr_alpha=abc pmr_alpha=1e400 pmr_weights=soft prototype_fraction=0
+    prototype_momentum=1 num_train_epochs=-1 num_train_epochs=nan learning_rate=-0.1 learning_rate=inf weight_decay=nan
+    per_device_train_batch_size=0 gradient_accumulation_steps=0 modality_learning_rates=[1] fusion=nope embedding_dim=0
+    embedding_dim=1000000000000 modality_dropout=1 clip_seconds=0 clip_seconds=1e9 max_train_samples=-1 lora=text=0
+    num_frames=visual=x test_correlation=2 preprocess_workers=0 dataset=mnist columns=junk columns= nothing=1
+"""
+VALUES = ["", "nan", "inf", "-inf", "-1", "0", "1", "0.5", "abc", "1e400", "9" * 30, "1e12", "None", "true", "\0"]
+VALUES += ["a=b", "a=", "=b", "=", "a=1", "a=0", "a=\u00b2", "a=" + "9" * 5000, "{", "[1]", "\u00b2", '""', "null"]
+VALUES += ['{"a": 1}', '{"a": true}', '{"a": NaN}', '{"a": "x"}', '{"a": -1}', '{"a": 1e400}', '{"a": []}']
+
+
+def stops(parse, arguments):
+    """Whether these arguments are refused, by argparse or with a sentence; or else what they mean."""
+    try:
+        return None, parse(arguments)
+    except SystemExit as stop:
+        assert stop.code == 2
+    except ValueError as error:
+        assert re.match("Expected |logging strategy", str(error)), error  # the second is of transformers
+    return True, None
+
+
+@FUZZ
+@given(st.lists(st.tuples(st.sampled_from(OPTIONS.split()), st.sampled_from(VALUES) | st.text(max_size=5)), max_size=3))
+@example([("pmr_alpha", "1"), ("pmr_alpha", "nan")])  # the last one counts
+@example([("modality_learning_rates", "0")])
+@example([("num_frames", "a=\u00b2")])
+@example([("logging_steps", "inf")])
+@example([("unknown", "1")])
+def test_any_command_line_is_parsed_or_stops_with_a_sentence(parse, options):
+    stopped, parsed = stops(parse, [f"--{name}={value}" for name, value in options if value != "--"])
+    if stopped:
+        return
+    script_args, args = parsed
+    numbers = [*vars(args).values(), *vars(script_args).values()]
+    assert all(math.isfinite(number) for number in numbers if isinstance(number, float))
+    assert args.pmr_alpha >= 0 and args.pmr_mu >= 0 and args.pmr_entropy_epochs >= 0
+    assert 0 < args.prototype_fraction <= 1 and 0 <= args.prototype_momentum < 1
+    assert args.num_train_epochs >= 0 and args.learning_rate >= 0 and args.per_device_train_batch_size > 0
+    assert all(rate > 0 for rate in (args.modality_learning_rates or {}).values())
+    assert 0 <= script_args.modality_dropout < 1 and 0 <= script_args.test_correlation <= 1
+    assert script_args.columns.keys() == script_args.backbones.keys()
+    assert all(0 < count <= 10**6 for count in [*script_args.num_frames.values(), *script_args.lora.values()])
+
+
+@pytest.mark.parametrize("option", REFUSED.split())
+def test_nonsense_on_the_command_line_is_refused(parse, option):
+    assert stops(parse, [f"--{option}"])[0]

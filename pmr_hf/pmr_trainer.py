@@ -306,9 +306,12 @@ class PMRTrainer(MultimodalTrainer):
         """Go on from the online sums of a checkpoint, or from none."""
         self._sums = None
         file = os.path.join(checkpoint or "", SUMS_NAME)
-        if self.args.process_index == 0 and checkpoint is not None and os.path.isfile(file):
-            sums = load_sums(file)
-            self._sums = {name: tuple(part.to(self.args.device) for part in parts) for name, parts in sums.items()}
+        if checkpoint is not None and os.path.isfile(file):
+            self._sums = self.prototypes.zero_sums()
+            if self.args.process_index == 0:
+                for name, parts in load_sums(file).items():
+                    for own, saved in zip(self._sums[name], parts, strict=True):
+                        own.copy_(saved)
 
     def create_model_card(
         self,

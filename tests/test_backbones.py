@@ -140,7 +140,10 @@ def test_an_embedding_that_survives_saving(family, tmp_path):
     set_seed(1)
     loaded = AutoModel.from_pretrained(tmp_path).eval()
     assert not any("decoder" in key for key in loaded.state_dict())
-    torch.testing.assert_close(loaded(one=inputs).embeddings["one"], output.embeddings["one"], rtol=0, atol=0)
+    weights = loaded.state_dict()
+    assert not [key for key, value in model.state_dict().items() if not torch.equal(value, weights[key])]
+    # Where weights lie in memory may decide how a convolution is computed.
+    torch.testing.assert_close(loaded(one=inputs).embeddings["one"], output.embeddings["one"], rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("pooling", ["auto", "cls", "mean", "max"])

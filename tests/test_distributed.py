@@ -19,15 +19,19 @@ SAME = ["holes", "apart", "apart_online", "shuffled", "accumulated", "stream", "
 SHARDED = ["sharded", "sharded_saved"]
 
 
-def launch(*options, script, arguments, timeout=300):
+def launch(*options, script, arguments, attempts=1):
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(Path(__file__).with_name(script))]
-    run = subprocess.run(
-        [*command, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    for _ in range(attempts):
+        run = subprocess.run(
+            [*command, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        # torch's DTensors crash now and then over gloo: "Signal 11 (SIGSEGV)". Any other failure is ours.
+        if "(SIGSEGV)" not in run.stderr and "(SIGABRT)" not in run.stderr:
+            break
     assert run.returncode == 0, [line for line in run.stderr.splitlines() if "rank" in line or "Error" in line][-30:]
 
 
@@ -91,7 +95,10 @@ def runs(tmp_path_factory, make_model, processor, digits):
     scenarios = {name: {"batch": 8} | scenario for name, scenario in scenarios.items()}
     (folder / "scenarios.json").write_text(json.dumps(scenarios))
     launch("--cpu", script="train_scenarios.py", arguments=[folder, folder / "one"])
-    launch(*TWO, script="train_scenarios.py", arguments=[folder, folder / "two"])
+    whole = [name for name in scenarios if "sharded" not in name]
+    launch(*TWO, script="train_scenarios.py", arguments=[folder, folder / "two", *whole])
+    sharded = [name for name in scenarios if "sharded" in name]
+    launch(*TWO, script="train_scenarios.py", arguments=[folder, folder / "two", *sharded], attempts=4)
     return folder / "one", folder / "two"
 
 

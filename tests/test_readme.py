@@ -33,7 +33,7 @@ def test_the_fusion_head_works():
 def test_the_defaults_in_the_table_are_the_arguments(tmp_path):
     args = pmr_hf.PMRTrainingArguments(str(tmp_path))
     rows = re.findall(r"^\| `(pmr_\w+|prototype_\w+)` \|[^|]*\| `?\"?([\w.]+)\"?`? \|", README, re.MULTILINE)
-    assert len(rows) == 6
+    assert len(rows) == 7 and args.prototype_refresh_steps is None
     for name, default in rows:
         value = getattr(args, name)
         assert value == (default if isinstance(value, str) else float(default)), name

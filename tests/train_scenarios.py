@@ -1,10 +1,10 @@
 """
 Train PMR on several scenarios, one after the other, in one process or in several; test_distributed.py launches it.
 
-    train_scenarios.py FOLDER OUTPUT
+    train_scenarios.py FOLDER OUTPUT [NAME ...]
 
 FOLDER has the model, the processor, datasets and `scenarios.json`, the arguments of `run` by name. OUTPUT gets a folder
-for each.
+for each, or for those that are named.
 """
 
 import json
@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
@@ -80,6 +81,9 @@ def run(
 
 
 if __name__ == "__main__":
-    folder, output = map(Path, sys.argv[1:])
-    for name, scenario in json.loads((folder / "scenarios.json").read_text()).items():
-        run(folder, output / name, **scenario)
+    folder, output = map(Path, sys.argv[1:3])
+    scenarios = json.loads((folder / "scenarios.json").read_text())
+    for name in sys.argv[3:] or scenarios:
+        run(folder, output / name, **scenarios[name])
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -148,7 +148,7 @@ def epochs(rounds: int) -> None:
 
 
 def loop_step(data: Digits) -> Callable[[int], None]:
-    """A step as in public code: each distance on its own, in a loop over samples and classes."""
+    """A step as in public code: distances in a loop over samples and classes, scores in one over samples."""
     trainer = make_trainer("subset", data)
     trainer.train()
     model = trainer.model.train()
@@ -166,7 +166,7 @@ def loop_step(data: Digits) -> Callable[[int], None]:
         output, labels = model(**batch), batch["labels"]
         values = [logits(output.embeddings[name], model.prototypes.mean(name)) for name in ("gray", "colored")]
         pce = [prototypical_cross_entropy(value, labels) for value in values]
-        gray, colored = (value.softmax(1)[range(BATCH), labels].sum().item() for value in values)
+        gray, colored = (sum(value.softmax(1)[i][labels[i]] for i in range(BATCH)).item() for value in values)
         slow, weight = (pce[0], min(colored / gray - 1, 1)) if gray < colored else (pce[1], min(gray / colored - 1, 1))
         (output.loss + weight * slow).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -222,11 +222,10 @@ def growth(rounds: int) -> None:
         def terms(prototypes=prototypes, embeddings=embeddings, labels=labels) -> None:
             values = prototypes(embeddings).values()
             loss = sum(prototypical_cross_entropy(v, labels) - prototypical_entropy(v) for v in values)
-            torch.autograd.grad(loss, list(embeddings.values()))
+            loss.backward()
 
         def products(embeddings=embeddings, means=means) -> None:
-            loss = sum((embeddings[name] @ means[name].T).sum() for name in means)
-            torch.autograd.grad(loss, list(embeddings.values()))
+            sum((embeddings[name] @ means[name].T).sum() for name in means).backward()
 
         counts = []
         for work in (terms, products):

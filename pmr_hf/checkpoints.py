@@ -47,26 +47,32 @@ def newest_complete_checkpoint(output_dir: str | os.PathLike, processes: int = 1
         ValueError: if no checkpoint is complete, though the writing of one was finished: it was saved by another number
             of processes or with `save_only_model`, or has lost files since.
     """
-    steps = {}
-    if os.path.isdir(output_dir):
-        for folder in Path(output_dir).iterdir():
-            if match := re.fullmatch(r"checkpoint-(\d+)", folder.name):
-                steps[int(match[1])] = folder
-    finished = {}
-    for _, folder in sorted(steps.items(), reverse=True):
-        problems = checkpoint_problems(folder, processes)
-        if not problems:
-            return str(folder)
-        logger.warning(f"Not resuming from {folder}: {'; '.join(problems)}.")
-        if not any(problem.endswith(STATE) for problem in problems):  # it is written last
-            finished[folder.name] = problems
-    if finished:
+    checkpoint, finished = _search(output_dir, processes)
+    if checkpoint is None and finished:
         found = ", ".join(f"{name} ({'; '.join(problems)})" for name, problems in finished.items())
         raise ValueError(
             f"Expected a complete checkpoint of {processes} process(es) in {output_dir}, got {found}; launch as many "
             "processes as before, or give the path of the one to resume from without what is missing."
         )
-    return None
+    return checkpoint
+
+
+def _search(output_dir: str | os.PathLike, processes: int) -> tuple[str | None, dict[str, list[str]]]:
+    """The newest complete checkpoint, and what is wrong with the newer ones whose writing was finished."""
+    steps = {}
+    if os.path.isdir(output_dir):
+        for folder in Path(output_dir).iterdir():
+            if match := re.fullmatch(r"checkpoint-(\d+)", folder.name):
+                steps[int(match[1])] = folder
+    finished: dict[str, list[str]] = {}
+    for _, folder in sorted(steps.items(), reverse=True):
+        problems = checkpoint_problems(folder, processes)
+        if not problems:
+            return str(folder), finished
+        logger.warning(f"Not resuming from {folder}: {'; '.join(problems)}.")
+        if not any(problem.endswith(STATE) for problem in problems):  # it is written last
+            finished[folder.name] = problems
+    return None, finished
 
 
 def checkpoint_problems(folder: str | os.PathLike, processes: int = 1) -> list[str]:
@@ -85,7 +91,7 @@ def checkpoint_problems(folder: str | os.PathLike, processes: int = 1) -> list[s
         if not _is_readable(file):
             problems.append(f"cannot read {file.relative_to(folder)}")
         elif file.name.endswith(".index.json"):
-            shards = set(json.loads(file.read_text())["weight_map"].values())
+            shards = set(json.loads(file.read_bytes())["weight_map"].values())
             problems += [f"there is no {name}" for name in sorted(shards) if not (file.parent / name).exists()]
     return problems
 
@@ -94,7 +100,7 @@ def _is_readable(file: Path) -> bool:
     """Whether a file is whole, as far as its format tells: each of these ends with, or begins with, its own length."""
     try:
         if file.suffix == ".json":
-            json.loads(file.read_text())
+            json.loads(file.read_bytes())
         elif file.suffix == ".safetensors":
             with safe_open(file, framework="pt"):
                 pass
@@ -132,21 +138,27 @@ def failures_explained(output_dir: str | os.PathLike, processes: int = 1) -> Ite
                 time.sleep(1)  # a worker has died; torch raises what it knows of it a moment later
             except RuntimeError as later:
                 error = later
-        reason = _reason(error)
+        reason = _reason(error, str(output_dir))
         if reason is None:
             raise
-        checkpoint = newest_complete_checkpoint(output_dir, processes)
+        checkpoint, _ = _search(output_dir, processes)
         go_on = "there is no checkpoint yet" if checkpoint is None else f"the last complete checkpoint is {checkpoint}"
         raise RuntimeError(f"{reason}, then resume with `resume_from_checkpoint=True`: {go_on}.") from error
 
 
-def _reason(error: BaseException | None) -> str | None:
+def _reason(error: BaseException | None, output_dir: str) -> str | None:
     while error is not None:
         text = str(error)
+        if "No space left on device" in text and ("/torch_" in text or "shared memory" in text):
+            return (
+                f"Expected shared memory for the workers that load data, but it is full ({text}); give it more (in "
+                "Docker, --shm-size), or lower `dataloader_num_workers`"
+            )
         # The second is all that torch says of a file that it could not write to its end.
         if "No space left on device" in text or "unexpected pos" in text:
             return "Expected to save, but the disk is full; free some space"
-        if "Read-only file system" in text or "Permission denied" in text:
+        denied = "Read-only file system" in text or "Permission denied" in text
+        if denied and os.path.basename(os.path.abspath(output_dir)) in text:
             return f"Expected to save, but the folder cannot be written to any more ({text}); make it writable"
         if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by signal" in text):
             return (

@@ -44,7 +44,7 @@ class PMRTrainer(MultimodalTrainer):
     To the loss of plain `Trainer` it adds, while training, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13),
     with the weights of [`~pmr_hf.losses.rebalance_weights`] from the batch of all processes. Under gradient
     accumulation that is each micro-batch. Samples that are repeated to fill the last batch of several processes count
-    in no term, log or prototype.
+    in no score, term or prototype.
 
     The prototypes are refreshed by `prototype_source`: before each epoch and once more after training (`"subset"`), or
     after each epoch (`"online"`), or every `prototype_refresh_steps`.
@@ -100,8 +100,8 @@ class PMRTrainer(MultimodalTrainer):
         streams = isinstance(data, IterableDataset) or not has_length(data)
         if data is not None and streams and self.args.prototype_source == "subset":
             raise ValueError(
-                f"Expected a training set with a length, to take {self.args.prototype_fraction} of it for the "
-                f"prototypes, got a {type(data).__name__}; set `prototype_source='online'`, or use a map-style dataset."
+                f"Expected a map-style training set with a length, to take {self.args.prototype_fraction} of it for "
+                f"the prototypes, got a {type(data).__name__}; or set `prototype_source='online'`."
             )
         super()._check_setup()
 
@@ -141,11 +141,15 @@ class PMRTrainer(MultimodalTrainer):
     def _counted(self, outputs: Any, labels: torch.Tensor) -> Mapping[str, torch.Tensor] | None:
         """By modality, the samples (B,) that have it and are not repeated to fill the last batch; `None` for all."""
         present, state = present_of(outputs), self.accelerator.gradient_state
+        processes, remainder = self.accelerator.num_processes, state.remainder
         last = state.end_of_dataloader and self.accelerator.sync_gradients
-        if not last or state.remainder <= 0 or self.args.dataloader_drop_last:
+        data = self.train_dataset
+        if last and remainder < 0 and has_length(data) and not isinstance(data, IterableDataset):
+            remainder = len(data) % (processes * len(labels))  # which Accelerate loses in a resumed epoch
+        if processes == 1 or not last or remainder <= 0 or self.args.dataloader_drop_last:
             return present
         # `remainder` samples of the last batch of all processes are new ones, those of the first processes first.
-        new = state.remainder - self.accelerator.process_index * len(labels)
+        new = remainder - self.accelerator.process_index * len(labels)
         if new >= len(labels):
             return present
         counted = torch.arange(len(labels), device=labels.device) < new
@@ -306,7 +310,7 @@ class PMRTrainer(MultimodalTrainer):
         """Go on from the online sums of a checkpoint, or from none."""
         self._sums = None
         file = os.path.join(checkpoint or "", SUMS_NAME)
-        if checkpoint is not None and os.path.isfile(file):
+        if self.args.prototype_source == "online" and checkpoint is not None and os.path.isfile(file):
             self._sums = self.prototypes.zero_sums()
             if self.args.process_index == 0:
                 for name, parts in load_sums(file).items():

@@ -324,7 +324,7 @@ class MultimodalProcessor(PushToHubMixin):
             file = hf_hub_download(str(name_or_path), cls.config_name, **kwargs)
         config = json.loads(Path(file).read_text(encoding="utf-8"))
         processors = {
-            name: KINDS[kind][1].from_pretrained(name_or_path, subfolder=name, trust_remote_code=False, **kwargs)
+            name: KINDS[kind][1].from_pretrained(name_or_path, subfolder=name, **{**kwargs, "trust_remote_code": False})
             for name, kind in config["modalities"].items()
         }
         return cls(processors, num_frames=config.get("num_frames"))

@@ -11,11 +11,9 @@ from transformers.trainer_utils import HubStrategy
 
 # Arguments that `Trainer` takes below these too, to train backwards, not at all, or stop far from the cause
 LEAST = {
-    "num_train_epochs": 0,
     "learning_rate": 0,
     "weight_decay": 0,
     "warmup_steps": 0,
-    "max_grad_norm": 0,
     "label_smoothing_factor": 0,
     "seed": 0,
     "per_device_train_batch_size": 1,
@@ -79,10 +77,16 @@ class MultimodalTrainingArguments(TrainingArguments):
     def __post_init__(self):
         for name in (each.name for each in fields(self)):
             value = getattr(self, name)
-            if isinstance(value, float) and not math.isfinite(value):
+            clips_nothing = name == "max_grad_norm" and value == math.inf
+            if isinstance(value, float) and not math.isfinite(value) and not clips_nothing:
                 raise ValueError(f"Expected `{name}` to be a finite number, got {value}; correct it, or leave it out.")
             if isinstance(value, (int, float)) and value < LEAST.get(name, value):
                 raise ValueError(f"Expected `{name}` of at least {LEAST[name]}, got {value}; correct it.")
+        if self.num_train_epochs < 0 and self.max_steps <= 0:
+            raise ValueError(
+                f"Expected `num_train_epochs` of at least 0, got {self.num_train_epochs}; correct it, or set "
+                "`max_steps`."
+            )
         super().__post_init__()
         if isinstance(self.modality_learning_rates, str):
             try:

@@ -272,7 +272,7 @@ def test_an_empty_dataset(make_trainer, digits):
 
 
 def test_a_training_set_without_a_length(make_trainer, digits):
-    with pytest.raises(ValueError, match=r"Expected a training set with a length.*`prototype_source='online'`"):
+    with pytest.raises(ValueError, match=r"Expected a map-style training set.*`prototype_source='online'`"):
         make_trainer(train_dataset=digits.to_iterable_dataset(), max_steps=4)
     assert isinstance(digits.to_iterable_dataset(), IterableDataset)
 

@@ -17,6 +17,7 @@ TWO = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 ONLINE = {"prototype_source": "online"}
 SAME = ["holes", "apart", "apart_online", "shuffled", "accumulated", "stream", "stream_each", "saved"]
 SHARDED = ["sharded", "sharded_saved"]
+SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
 
 def launch(*options, script, arguments, attempts=1):
@@ -78,11 +79,14 @@ def runs(tmp_path_factory, make_model, processor, digits):
         "stream": {"data": "all", "options": ONLINE | {"max_steps": 12, "prototype_refresh_steps": 4}, "stream": True},
         "stream_each": {
             "data": "all",
-            "options": ONLINE | {"max_steps": 12, "accelerator_config": {"dispatch_batches": False}},
+            "options": ONLINE
+            | {"max_steps": 12, "prototype_refresh_steps": 4, "accelerator_config": {"dispatch_batches": False}},
             "stream": True,
         },
         "saved": {"data": "all", "options": saving},
         "resumed": {"data": "all", "options": saving, "resume": "saved/checkpoint-3"},
+        "uneven_saved": {"data": "uneven", "options": saving},
+        "uneven_resumed": {"data": "uneven", "options": saving, "resume": "uneven_saved/checkpoint-3"},
         "sharded": {"data": "all", "options": {"max_grad_norm": 1.0}, "shard": "transformers"},
         "sharded_saved": {"data": "all", "options": saving, "shard": "accelerate"},
         "sharded_resumed": {
@@ -145,11 +149,11 @@ def test_a_rank_whose_rows_are_all_repeated_ends_with_the_others(runs):
     assert weights["prototypes.image_count"].sum() == 9 and len(logs) == 4
 
 
-@pytest.mark.parametrize(("whole", "resumed"), [("saved", "resumed"), ("sharded_saved", "sharded_resumed")])
-def test_two_processes_resume_to_the_bit(runs, whole, resumed):
+@pytest.mark.parametrize(("kind", "resumed"), [("saved", "resumed"), ("uneven_saved", "uneven_resumed"), SHARDED_PAIR])
+def test_two_processes_resume_to_the_bit(runs, kind, resumed):
     """In the middle of an epoch whose embeddings are being summed on both."""
-    (whole, _, _), (resumed, _, _) = (results(runs[1] / name) for name in (whole, resumed))
-    assert not [key for key in whole if not torch.equal(whole[key], resumed[key])]
+    (whole, _, _), (again, _, _) = (results(runs[1] / name) for name in (kind, resumed))
+    assert not [key for key in whole if not torch.equal(whole[key], again[key])]
 
 
 def test_a_sharded_model_loads_whole_in_one_process(runs, digits, collator):

@@ -97,8 +97,7 @@ class PMRTrainer(MultimodalTrainer):
                 "`attach_prototypes(model, widths, num_labels)` first and pass `embeddings_fn`."
             )
         data = self.train_dataset
-        streams = isinstance(data, IterableDataset) or not has_length(data)
-        if data is not None and streams and self.args.prototype_source == "subset":
+        if data is not None and self._streams and self.args.prototype_source == "subset":
             raise ValueError(
                 f"Expected a map-style training set with a length, to take {self.args.prototype_fraction} of it for "
                 f"the prototypes, got a {type(data).__name__}; or set `prototype_source='online'`."
@@ -110,6 +109,10 @@ class PMRTrainer(MultimodalTrainer):
         # Every process computes the same prototypes: DDP need not send them from the first one before each forward.
         names = [name for name, _ in model.named_buffers() if name.startswith("prototypes.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+
+    @property
+    def _streams(self) -> bool:
+        return isinstance(self.train_dataset, IterableDataset) or not has_length(self.train_dataset)
 
     @property
     def prototypes(self) -> Prototypes:
@@ -143,17 +146,21 @@ class PMRTrainer(MultimodalTrainer):
         present, state = present_of(outputs), self.accelerator.gradient_state
         processes, remainder = self.accelerator.num_processes, state.remainder
         last = state.end_of_dataloader and self.accelerator.sync_gradients
-        data = self.train_dataset
-        if last and remainder < 0 and has_length(data) and not isinstance(data, IterableDataset):
-            remainder = len(data) % (processes * len(labels))  # which Accelerate loses in a resumed epoch
+        if last and remainder < 0 and not self._streams:
+            remainder = len(self.train_dataset) % (processes * len(labels))  # Accelerate loses it in a resumed epoch
         if processes == 1 or not last or remainder <= 0 or self.args.dataloader_drop_last:
             return present
         # `remainder` samples of the last batch of all processes are new ones, those of the first processes first.
-        new = remainder - self.accelerator.process_index * len(labels)
-        if new >= len(labels):
+        return self._first(remainder - self.accelerator.process_index * len(labels), labels, present)
+
+    def _first(
+        self, count: int, labels: torch.Tensor, present: Mapping[str, torch.Tensor] | None
+    ) -> Mapping[str, torch.Tensor] | None:
+        """What is present (B,) by modality among the first samples of a batch; `None` for all."""
+        if count >= len(labels):
             return present
-        counted = torch.arange(len(labels), device=labels.device) < new
-        return {name: counted if present is None else counted & present[name] for name in self.prototypes.widths}
+        first = torch.arange(len(labels), device=labels.device) < count
+        return {name: first if present is None else first & present[name] for name in self.prototypes.widths}
 
     def rebalance_loss(
         self,
@@ -275,13 +282,9 @@ class PMRTrainer(MultimodalTrainer):
                 inputs = self._prepare_inputs(inputs)
                 with self.compute_loss_context_manager():
                     outputs = self._forward(model, inputs)
-                embeddings, labels, present = self.embeddings_fn(outputs), inputs["labels"], present_of(outputs)
-                if done + len(labels) > new_rows:
-                    kept = slice(new_rows - done)
-                    embeddings = {name: values[kept] for name, values in embeddings.items()}
-                    labels = labels[kept]
-                    present = None if present is None else {name: mask[kept] for name, mask in present.items()}
-                prototypes.class_sums(embeddings, labels, present, sums)
+                labels = inputs["labels"]
+                counted = self._first(new_rows - done, labels, present_of(outputs))
+                prototypes.class_sums(self.embeddings_fn(outputs), labels, counted, sums)
                 done += len(labels)
         model.train(was_training)
         return sums

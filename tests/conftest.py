@@ -20,6 +20,16 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 NUM_LABELS = 4
 
 
+def state(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different, different
+
+
 @pytest.fixture(autouse=True, scope="session")
 def two_threads():
     torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", 2))))

@@ -4,7 +4,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import NUM_LABELS
+from conftest import NUM_LABELS, assert_equal, state
 from transformers import TrainerCallback
 
 from pmr_hf import PMRTrainer
@@ -16,15 +16,6 @@ class Recording(PMRTrainer):
     def refresh_prototypes(self, momentum=None):
         self.moments = [*getattr(self, "moments", []), self.state.global_step]
         super().refresh_prototypes(momentum)
-
-
-def state(trainer):
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-def assert_equal(left, right):
-    assert left.keys() == right.keys()
-    assert not [name for name in left if not torch.equal(left[name], right[name])]
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,12 @@ import shutil
 
 import pytest
 import torch
+from conftest import assert_equal, state
 from transformers import Trainer, TrainingArguments
 
 
 OTHER_SEED = 99
 SETTINGS = {"num_train_epochs": 3, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 4}
-
-
-def state(trainer):
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-def assert_equal(left, right):
-    assert left.keys() == right.keys()
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert not different, different
 
 
 @pytest.mark.parametrize("source", ["subset", "online"])

@@ -5,7 +5,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import NUM_LABELS
+from conftest import NUM_LABELS, assert_equal
 from PIL import Image as PILImage
 from torch.utils.data import Dataset as TorchDataset
 from transformers import (
@@ -24,12 +24,6 @@ from pmr_hf import MultimodalModel, MultimodalTrainer, PMRTrainer, attach_protot
 
 def weights(model):
     return {name: value.clone() for name, value in model.state_dict().items() if not name.startswith("prototypes.")}
-
-
-def assert_equal(left, right):
-    assert left.keys() == right.keys()
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert not different, different
 
 
 def batch_of(trainer, rows):

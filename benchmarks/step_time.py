@@ -1,12 +1,13 @@
 """
 What PMR costs beside plain `Trainer`: time of steps and epochs, memory, and how the terms grow.
 
-    python benchmarks/step_time.py                       # all of it, about ten minutes on 2 cores
+    python benchmarks/step_time.py                       # all of it, about 25 minutes on 2 cores
     python benchmarks/step_time.py steps epochs          # some of it: steps, epochs, memory, loop, growth, profile
 
 The model has the paper's CG-MNIST encoders, the batch 64 samples of 28 x 28 pixels, in memory. Whatever is compared
-runs in turn in one process; printed is the median of the paired ratios, their quartiles, and beside them the same for
-plain against plain. Memory is the peak of a process of its own.
+runs in turn in one process, and in several such processes, since each has its own layout of memory, which moves the
+time of a step by more than PMR does; printed is the median of the paired ratios, their quartiles, and beside them the
+same for plain against plain. Memory is the peak of a process of its own.
 """
 
 import argparse
@@ -22,13 +23,15 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pmr_hf import CGMNISTConfig, MultimodalModel, PMRTrainer, PMRTrainingArguments, Prototypes
 from pmr_hf.losses import prototypical_cross_entropy, prototypical_entropy
 
 
 BATCH = 64
+KINDS = ("plain", "control", "subset", "online")
+PROCESSES = 6
 
 
 class Digits(torch.utils.data.Dataset):
@@ -65,7 +68,7 @@ class EpochTimes(TrainerCallback):
 
 
 def make_trainer(kind: str, data: Digits, epochs: int = 1) -> Trainer:
-    """`plain`, `control`, `subset` or `online`."""
+    """A trainer of one of the `KINDS`, without its printed logs."""
     set_seed(0)
     model = MultimodalModel.from_backbones(
         {"gray": CGMNISTConfig(num_channels=1), "colored": CGMNISTConfig(num_channels=3)}, num_labels=10
@@ -86,8 +89,11 @@ def make_trainer(kind: str, data: Digits, epochs: int = 1) -> Trainer:
     }
     folder, shared = tempfile.gettempdir(), {"model": model, "train_dataset": data, "data_collator": data.collate}
     if kind in ("plain", "control"):
-        return Trainer(args=TrainingArguments(folder, **settings), **shared)
-    return PMRTrainer(args=PMRTrainingArguments(folder, prototype_source=kind, **settings), **shared)
+        trainer = Trainer(args=TrainingArguments(folder, **settings), **shared)
+    else:
+        trainer = PMRTrainer(args=PMRTrainingArguments(folder, prototype_source=kind, **settings), **shared)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def paired(title: str, times: dict[str, list[float]], base: str = "plain") -> None:
@@ -98,6 +104,21 @@ def paired(title: str, times: dict[str, list[float]], base: str = "plain") -> No
             low, middle, high = statistics.quantiles(ratios, n=4)
             print(f"| {kind} | {middle:.3f} | {low:.3f} .. {high:.3f} |")
     print(f"\n{base}: {1000 * statistics.median(times[base]):.1f} ms")
+
+
+def child(*arguments: object) -> Any:
+    """What this script prints, as JSON, in a process of its own."""
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+
+
+def in_processes(part: str, rounds: int) -> dict[str, list[float]]:
+    """The times of a part of `TIMES`, from several processes one after the other."""
+    times: dict[str, list[float]] = {}
+    for _ in range(PROCESSES):
+        for kind, values in child("--times", part, "--rounds", max(2, rounds // PROCESSES)).items():
+            times.setdefault(kind, []).extend(values)
+    return times
 
 
 def in_turn(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -111,14 +132,14 @@ def in_turn(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[f
     return times
 
 
-def ready(kind: str, data: Digits) -> Callable[[int], None]:
+def ready(kind: str, data: Digits) -> Callable[[], None]:
     """A trainer after its first epoch, as a function that makes one step on a batch."""
     trainer = make_trainer(kind, data)
     trainer.train()
     trainer.model.train()
 
-    def step(i: int) -> None:
-        batch = data.collate(list(range(i, i + BATCH)))
+    def step() -> None:
+        batch = data.collate(list(range(BATCH)))
         trainer.training_step(trainer.model, batch)
         torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
         trainer.optimizer.step()
@@ -128,27 +149,35 @@ def ready(kind: str, data: Digits) -> Callable[[int], None]:
 
 
 def steps(rounds: int) -> None:
+    paired(f"one step of {BATCH}", in_processes("step", rounds))
+
+
+def step_times(rounds: int) -> dict[str, list[float]]:
     data = Digits(5 * BATCH)
-    step = {kind: ready(kind, data) for kind in ("plain", "control", "subset", "online")}
-    times = in_turn({kind: (lambda kind=kind: step[kind](0)) for kind in step}, rounds)
-    paired(f"one step of {BATCH}", times)
+    return in_turn({kind: ready(kind, data) for kind in KINDS}, rounds)
 
 
 def epochs(rounds: int) -> None:
+    paired("an epoch of 40 steps, refresh included", in_processes("epoch", rounds))
+
+
+def epoch_times(rounds: int) -> dict[str, list[float]]:
     data = Digits(40 * BATCH)
-    clocks = {}
+    clocks = {kind: EpochTimes() for kind in KINDS}
     runs = {}
-    for kind in ("plain", "control", "subset", "online"):
+    for kind, clock in clocks.items():
         trainer = make_trainer(kind, data)
-        clocks[kind] = EpochTimes()
-        trainer.callback_handler.callbacks.insert(0, clocks[kind])
+        trainer.callback_handler.callbacks.insert(0, clock)
         runs[kind] = trainer.train
     in_turn(runs, rounds + 1)
-    paired(f"an epoch of {len(data)}, refresh included", {kind: clock.seconds[1:] for kind, clock in clocks.items()})
+    return {kind: clock.seconds[1:] for kind, clock in clocks.items()}
 
 
-def loop_step(data: Digits) -> Callable[[int], None]:
-    """A step as in public code: distances in a loop over samples and classes, scores in one over samples."""
+def loop_step(data: Digits) -> Callable[[], None]:
+    """
+    A step with the loops of public code (main_Prototype_grad.py of Modal-Imbalance-PMR): distances sample by sample and
+    class by class, with the difference taken twice, and scores sample by sample, with a softmax for each.
+    """
     trainer = make_trainer("subset", data)
     trainer.train()
     model = trainer.model.train()
@@ -157,18 +186,16 @@ def loop_step(data: Digits) -> Callable[[int], None]:
         distances = torch.zeros(len(embeddings), len(prototypes))
         for i in range(len(embeddings)):
             for k in range(len(prototypes)):
-                difference = embeddings[i] - prototypes[k]
-                distances[i, k] = torch.sqrt(torch.dot(difference, difference))
+                distances[i, k] = torch.dot(embeddings[i] - prototypes[k], embeddings[i] - prototypes[k]).sqrt()
         return -distances
 
-    def step(i: int) -> None:
-        batch = data.collate(list(range(i, i + BATCH)))
+    def step() -> None:
+        batch = data.collate(list(range(BATCH)))
         output, labels = model(**batch), batch["labels"]
         values = [logits(output.embeddings[name], model.prototypes.mean(name)) for name in ("gray", "colored")]
         pce = [prototypical_cross_entropy(value, labels) for value in values]
-        gray, colored = (sum(value.softmax(1)[i][labels[i]] for i in range(BATCH)).item() for value in values)
-        slow, weight = (pce[0], min(colored / gray - 1, 1)) if gray < colored else (pce[1], min(gray / colored - 1, 1))
-        (output.loss + weight * slow).backward()
+        gray, colored = (sum(value.softmax(1)[i][labels[i]] for i in range(BATCH)) for value in values)
+        (output.loss + (pce[0] if gray < colored else pce[1])).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
@@ -177,27 +204,29 @@ def loop_step(data: Digits) -> Callable[[int], None]:
 
 
 def loop(rounds: int) -> None:
+    paired(f"one step of {BATCH}", in_processes("loop", rounds), "ours")
+
+
+def loop_times(rounds: int) -> dict[str, list[float]]:
     data = Digits(5 * BATCH)
-    ours, theirs = ready("subset", data), loop_step(data)
-    paired(f"one step of {BATCH}", in_turn({"ours": lambda: ours(0), "double loop": lambda: theirs(0)}, rounds), "ours")
+    return in_turn({"ours": ready("subset", data), "double loop": loop_step(data)}, rounds)
 
 
 def memory(rounds: int) -> None:
     """Peak memory of processes that train two epochs."""
-    peaks: dict[str, list[float]] = {kind: [] for kind in ("plain", "control", "subset", "online")}
-    for _ in range(max(3, rounds // 20)):
-        for kind in peaks:
-            run = subprocess.run([sys.executable, __file__, "--peak", kind], capture_output=True, text=True, check=True)
-            peaks[kind].append(json.loads(run.stdout.splitlines()[-1]))
+    peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for _ in range(PROCESSES):
+        for kind in KINDS:
+            peaks[kind].append(child("--peak", kind))
     print("\n| peak memory of a process | MiB | ratio to plain |\n|---|---|---|")
     for kind, values in peaks.items():
         middle = statistics.median(values)
         print(f"| {kind} | {middle / 2**10:.0f} | {middle / statistics.median(peaks['plain']):.3f} |")
 
 
-def peak(kind: str) -> None:
+def peak(kind: str) -> int:
     make_trainer(kind, Digits(20 * BATCH), epochs=2).train()
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def growth(rounds: int) -> None:
@@ -266,6 +295,7 @@ def profile(rounds: int) -> None:
 
 
 PARTS = {part.__name__: part for part in (steps, epochs, memory, loop, growth, profile)}
+TIMES = {"step": step_times, "epoch": epoch_times, "loop": loop_times}
 
 
 def main() -> None:
@@ -273,9 +303,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; all of it by default")
     parser.add_argument("--rounds", type=int, default=60, help="of each comparison")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--times", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        peak(args.peak)
+    if args.peak or args.times:  # in a child
+        print(json.dumps(peak(args.peak) if args.peak else TIMES[args.times](args.rounds)))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name in args.parts or PARTS:

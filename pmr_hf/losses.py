@@ -6,7 +6,6 @@ Everything is computed in fp32, whatever the inputs and under any autocast, with
 """
 
 import torch
-from torch.nn import functional as F
 
 
 MIN_DISTANCE = 1e-6
@@ -39,10 +38,11 @@ def prototype_logits(
             center = torch.where(seen[:, None], prototypes, 0).sum(0) / seen.sum().clamp(min=1)
         embeddings, prototypes = embeddings - center, prototypes - center
 
-        squared = torch.addmm(prototypes.square().sum(1), embeddings, prototypes.T, alpha=-2)  # (B, K)
-        squared = squared + embeddings.square().sum(1, keepdim=True)
+        norms = prototypes.square().sum(1)  # (K,)
         if seen is not None:
-            squared = squared.masked_fill(~seen, torch.inf)
+            norms = torch.where(seen, norms, torch.inf)
+        squared = torch.addmm(norms, embeddings, prototypes.T, alpha=-2)  # (B, K)
+        squared = squared + embeddings.square().sum(1, keepdim=True)
         nearest = squared.detach().argmin(1, keepdim=True)  # (B, 1)
         exact = (embeddings - prototypes[nearest.squeeze(1)]).square().sum(1, keepdim=True)
         squared = squared.scatter(1, nearest, exact)
@@ -51,29 +51,35 @@ def prototype_logits(
         return logits if seen is None else logits.masked_fill(~seen, torch.finfo(logits.dtype).min)
 
 
+def true_class_log_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each sample's class, log p_i(y_i): logits (..., B, K) and labels (B,) to (..., B), <= 0."""
+    log_probabilities = logits.float().log_softmax(-1)
+    return log_probabilities.gather(-1, labels.expand(logits.shape[:-1])[..., None]).squeeze(-1)
+
+
 def true_class_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Probability of each sample's own class, p_i(y_i) of Eq. 8: logits (B, K) and labels (B,) to (B,) in [0, 1]."""
-    return logits.float().softmax(1).gather(1, labels[:, None]).squeeze(1)
+    """Probability of each sample's own class, p_i(y_i) of Eq. 8: (..., B, K) and (B,) to (..., B) in [0, 1]."""
+    return true_class_log_probability(logits, labels).exp()
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean of the values (B,) that the bool mask (B,) keeps, as a scalar; 0 where it keeps none."""
+    """Mean over B of the values (..., B) that the bool mask (..., B) keeps; 0 where it keeps none."""
     if mask is None:
-        return values.mean()
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+        return values.mean(-1)
+    return torch.where(mask, values, 0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def prototypical_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Prototypical cross entropy, PCE (Eq. 9): the mean over the samples in `mask` (B,) of -log p_i(y_i), in nats."""
-    return masked_mean(F.cross_entropy(logits.float(), labels, reduction="none"), mask)
+    """Prototypical cross entropy, PCE (Eq. 9): the mean over the samples in `mask` of -log p_i(y_i), in nats."""
+    return masked_mean(-true_class_log_probability(logits, labels), mask)
 
 
 def prototypical_entropy(logits: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Entropy H(p) of the prototype classifier (Eq. 13): mean over the samples in `mask` (B,), in [0, log K] nats."""
-    log_probabilities = logits.float().log_softmax(1)
-    return masked_mean(-(log_probabilities.exp() * log_probabilities).sum(1), mask)
+    """Entropy H(p) of the prototype classifier (Eq. 13): mean over the samples in `mask`, in [0, log K] nats."""
+    log_probabilities = logits.float().log_softmax(-1)
+    return masked_mean(-(log_probabilities.exp() * log_probabilities).sum(-1), mask)
 
 
 def rebalance_weights(scores: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

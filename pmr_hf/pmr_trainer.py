@@ -179,16 +179,15 @@ class PMRTrainer(MultimodalTrainer):
         """
         prototypes = self.prototypes
         names = list(prototypes.widths)
-        logits = prototypes(embeddings)
-        # Each modality's logits (B, K) and the samples (B,) that have it and whose class has a prototype
-        pairs = [(logits[name], prototypes.seen(name)[labels]) for name in names]
+        logits = torch.stack(list(prototypes(embeddings).values()))  # (M, B, K)
+        # (M, B): the samples that have the modality and whose class has a prototype of it
+        mask = torch.stack([prototypes.seen(name)[labels] for name in names])
         if present is not None:
-            pairs = [(values, mask & present[name]) for name, (values, mask) in zip(names, pairs, strict=True)]
-        pce = torch.stack([prototypical_cross_entropy(values, labels, mask) for values, mask in pairs])
-        entropy = torch.stack([prototypical_entropy(values, mask) for values, mask in pairs])
+            mask = mask & torch.stack([present[name] for name in names])
+        pce, entropy = prototypical_cross_entropy(logits, labels, mask), prototypical_entropy(logits, mask)  # (M,)
         with torch.no_grad():
-            counts = torch.stack([mask.sum() for _, mask in pairs]).float()
-            sums = torch.stack([(true_class_probability(values, labels) * mask).sum() for values, mask in pairs])
+            counts = mask.sum(1).float()
+            sums = torch.where(mask, true_class_probability(logits, labels), 0).sum(1)
             # (2, M) over the global batch
             total_sums, total_counts = self.accelerator.reduce(torch.stack([sums, counts]), "sum")
             scores = total_sums / total_counts.clamp(min=1)

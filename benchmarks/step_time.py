@@ -173,10 +173,11 @@ def epoch_times(rounds: int) -> dict[str, list[float]]:
     return {kind: clock.seconds[1:] for kind, clock in clocks.items()}
 
 
-def loop_step(data: Digits) -> Callable[[], None]:
+def loop_step(data: Digits, head_scores: bool) -> Callable[[], None]:
     """
     A step with the loops of public code (main_Prototype_grad.py of Modal-Imbalance-PMR): distances sample by sample and
-    class by class, with the difference taken twice, and scores sample by sample, with a softmax for each.
+    class by class, with the difference taken twice, and scores sample by sample, with a softmax for each; with
+    `head_scores` also those that it takes from the slices of the fusion head.
     """
     trainer = make_trainer("subset", data)
     trainer.train()
@@ -189,12 +190,18 @@ def loop_step(data: Digits) -> Callable[[], None]:
                 distances[i, k] = torch.dot(embeddings[i] - prototypes[k], embeddings[i] - prototypes[k]).sqrt()
         return -distances
 
+    def score(value: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return sum(value.softmax(1)[i][labels[i]] for i in range(BATCH))
+
     def step() -> None:
         batch = data.collate(list(range(BATCH)))
         output, labels = model(**batch), batch["labels"]
         values = [logits(output.embeddings[name], model.prototypes.mean(name)) for name in ("gray", "colored")]
         pce = [prototypical_cross_entropy(value, labels) for value in values]
-        gray, colored = (sum(value.softmax(1)[i][labels[i]] for i in range(BATCH)) for value in values)
+        gray, colored = (score(value, labels) for value in values)
+        if head_scores:
+            for value in model.modality_logits(output.embeddings).values():
+                score(value, labels)
         (output.loss + (pce[0] if gray < colored else pce[1])).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         trainer.optimizer.step()
@@ -209,7 +216,12 @@ def loop(rounds: int) -> None:
 
 def loop_times(rounds: int) -> dict[str, list[float]]:
     data = Digits(5 * BATCH)
-    return in_turn({"ours": ready("subset", data), "double loop": loop_step(data)}, rounds)
+    runs = {
+        "ours": ready("subset", data),
+        "loops": loop_step(data, head_scores=False),
+        "loops, and scores of the head": loop_step(data, head_scores=True),
+    }
+    return in_turn(runs, rounds)
 
 
 def memory(rounds: int) -> None:

@@ -117,10 +117,10 @@ def _is_readable(file: Path) -> bool:
 def check_writable(folder: str | os.PathLike) -> None:
     """Raise `OSError` unless the folder, or the first above it that is there, can be written to."""
     path = Path(folder).absolute()
-    while not os.path.exists(path):
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
     if not os.path.isdir(path) or not os.access(path, os.W_OK | os.X_OK):
-        found = "cannot be written to" if os.path.isdir(path) else "is a file"
+        found = "cannot be written to" if os.path.isdir(path) else "is no folder"
         raise OSError(
             f"Expected to save in {folder}, but {path} {found}; choose another `output_dir`, or change its permissions."
         )

@@ -87,6 +87,7 @@ class PMRTrainer(MultimodalTrainer):
     ):
         self.embeddings_fn = embeddings_fn or output_embeddings
         self._sums: Sums | None = None  # online: of this process, since the last refresh
+        self._unseen: dict[str, list[int]] = {}  # the classes without a prototype that were last warned of
         super().__init__(model=model, args=args, **kwargs)
         self.add_callback(_RefreshPrototypes(self))
 
@@ -246,7 +247,8 @@ class PMRTrainer(MultimodalTrainer):
         self.prototypes.momentum_update(sums, self.args.prototype_momentum if momentum is None else momentum)
         for name in self.prototypes.widths:
             unseen = (~self.prototypes.seen(name)).nonzero()[:, 0].tolist()
-            if unseen:
+            news, self._unseen[name] = unseen and unseen != self._unseen.get(name), unseen
+            if news and self.is_world_process_zero():
                 logger.warning(
                     f"Classes {unseen} have no prototype of {name!r} yet: none of the training samples behind it is of "
                     f"these classes and has {name!r}. Samples of theirs count in no PMR term of it until one is drawn; "

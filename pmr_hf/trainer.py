@@ -11,8 +11,8 @@ import datasets
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import EvalPrediction, PreTrainedModel, Trainer, default_data_collator
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, default_data_collator
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, has_length
 from transformers.utils import logging
 
 from .checkpoints import check_writable, checkpoint_problems, failures_explained, newest_complete_checkpoint
@@ -24,6 +24,8 @@ from .training_args import MultimodalTrainingArguments
 
 
 logger = logging.get_logger(__name__)
+
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
 class MultimodalTrainer(Trainer):
@@ -54,7 +56,7 @@ class MultimodalTrainer(Trainer):
             raise TypeError(
                 f"Expected `args` of {self.args_class.__name__}, got {type(args).__name__}; it takes the same fields."
             )
-        if args.should_save:
+        if args.should_save and kwargs.get("train_dataset") is not None:
             check_writable(args.output_dir)
         super().__init__(model=model, args=args, **kwargs)
         if self.model_init is None:
@@ -65,6 +67,7 @@ class MultimodalTrainer(Trainer):
         self._forward_takes_labels = "labels" in inspect.signature(self._bare_model.forward).parameters
         # Names of terms to their sums and counts since the last log, (2, T) on the device
         self._window: dict[tuple[str, ...], torch.Tensor] = {}
+        self.add_callback(_NewWindow(self))
         self._user_metrics = self.compute_metrics
         self.compute_metrics = self._compute_metrics
         if self.preprocess_logits_for_metrics is not None:
@@ -106,7 +109,6 @@ class MultimodalTrainer(Trainer):
         Train, as plain `Trainer` does, but `resume_from_checkpoint=True` goes on from the newest *complete* checkpoint
         of `output_dir`, and from the beginning if there is none.
         """
-        self._window = {}  # what a run that failed has left
         folder, processes = self.args.output_dir, self.args.world_size
         if resume_from_checkpoint is True:
             self.resumed_from = newest_complete_checkpoint(folder, processes)
@@ -261,6 +263,19 @@ class MultimodalTrainer(Trainer):
             # A pickle, which would be pushed; the checkpoints keep theirs.
             Path(self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
+    def push_to_hub(self, *args, **kwargs):
+        """As of plain `Trainer`; raises `ValueError` if `output_dir` holds pickles, which would be pushed with it."""
+        folder = Path(self.args.output_dir)
+        names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix in PICKLES)
+        # `Trainer` leaves out its checkpoints, but not those of a search, which lie deeper.
+        pickles = sorted(str(name) for name in names if not name.parts[0].startswith((PREFIX_CHECKPOINT_DIR, "_")))
+        if pickles:
+            raise ValueError(
+                f"Expected no pickles to push in {folder}, got {len(pickles)}, first {pickles[0]}; delete them, such "
+                "as the checkpoints of a hyperparameter search, and push again."
+            )
+        return super().push_to_hub(*args, **kwargs)
+
     def _check_finite(self, window: dict[str, tuple[float, float]]) -> None:
         bad = {name: total for name, (total, _) in window.items() if not math.isfinite(total)}
         if bad:
@@ -330,6 +345,16 @@ class MultimodalTrainer(Trainer):
             if has.any():
                 metrics[key] = Accuracy().compute(predictions=classes[has], references=labels[has])["accuracy"]
         return metrics
+
+
+class _NewWindow(TrainerCallback):
+    """Forgets the terms of a run that failed, as the attempts of `auto_find_batch_size` do."""
+
+    def __init__(self, trainer: MultimodalTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer._window = {}
 
 
 def keep_weight_names(model: nn.Module) -> None:

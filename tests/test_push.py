@@ -72,6 +72,16 @@ processor.save_pretrained({str(tmp_path / "second")!r})
     assert {name: content for name, content in hub.files.items() if name != "README.md"} == saved
 
 
+def test_the_pickles_of_a_search_are_not_pushed(make_trainer):
+    trainer = make_trainer()
+    folder = Path(trainer.args.output_dir)
+    for name in ("run-0/checkpoint-8/optimizer.pt", "checkpoint-8/optimizer.pt"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"got 1, first run-0/checkpoint-8/optimizer.pt; delete them"):
+        trainer.push_to_hub()
+
+
 def test_a_token_is_in_no_file_and_no_log(make_trainer, capfd, caplog):
     token = "hf_aSecretThatNobodyElseMayRead"
     caplog.set_level("DEBUG")

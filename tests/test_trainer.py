@@ -448,6 +448,8 @@ def test_classes_without_a_prototype_are_named(make_trainer, digits, monkeypatch
     assert [message.split(" yet")[0] for message in messages] == [
         f"Classes [2] have no prototype of {name!r}" for name in ("image", "text")
     ]
+    trainer.refresh_prototypes()  # nothing new
+    assert len(messages) == 2
 
 
 def test_prototypes_never_see_evaluation_data(make_trainer, digits):

@@ -45,7 +45,7 @@ from pmr_hf.crema_d import read_crema_d
 from pmr_hf.data import load_table
 from pmr_hf.fusion import FUSIONS
 from pmr_hf.media import UnreadableError, is_missing
-from pmr_hf.numeric import as_numbers
+from pmr_hf.numeric_processor import as_numbers
 from pmr_hf.processing import ModalityProcessor
 
 

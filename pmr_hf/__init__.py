@@ -1,6 +1,6 @@
 """Prototypical Modal Rebalance (PMR) for multimodal models of the Hugging Face world."""
 
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .cg_mnist import CGMNISTConfig, CGMNISTModel
 from .collator import MultimodalCollator
@@ -8,7 +8,8 @@ from .configuration import MultimodalConfig
 from .fusion import Fusion, register_fusion
 from .metrics import Accuracy, MacroF1
 from .modeling import MultimodalModel, MultimodalOutput
-from .numeric import NumericConfig, NumericModel, NumericProcessor
+from .numeric import NumericConfig, NumericModel
+from .numeric_processor import NumericProcessor
 from .pmr_trainer import PMRTrainer
 from .processing import MultimodalProcessor
 from .prototypes import Prototypes, attach_prototypes, load_prototypes
@@ -18,12 +19,13 @@ from .training_args import MultimodalTrainingArguments, PMRTrainingArguments
 from .version import __version__
 
 
-AutoConfig.register(CGMNISTConfig.model_type, CGMNISTConfig)
-AutoModel.register(CGMNISTConfig, CGMNISTModel)
-AutoConfig.register(NumericConfig.model_type, NumericConfig)
-AutoModel.register(NumericConfig, NumericModel)
 AutoConfig.register(MultimodalConfig.model_type, MultimodalConfig)
 AutoModel.register(MultimodalConfig, MultimodalModel)
+AutoProcessor.register(MultimodalConfig, MultimodalProcessor)
+# Models are saved with the code that loads them where pmr_hf is not installed.
+MultimodalConfig.register_for_auto_class()
+MultimodalModel.register_for_auto_class()
+MultimodalProcessor.register_for_auto_class()
 
 __all__ = [
     "Accuracy",

@@ -7,8 +7,17 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from .cg_mnist import CGMNISTConfig, CGMNISTModel
+from .numeric import NumericConfig, NumericModel
+
+
+# Here, not in `__init__.py`, which does not travel with a model to where pmr_hf is not installed.
+AutoConfig.register(CGMNISTConfig.model_type, CGMNISTConfig, exist_ok=True)
+AutoModel.register(CGMNISTConfig, CGMNISTModel, exist_ok=True)
+AutoConfig.register(NumericConfig.model_type, NumericConfig, exist_ok=True)
+AutoModel.register(NumericConfig, NumericModel, exist_ok=True)
 
 # Taken by the batch, by the model's outputs, by `Trainer` or by the log keys built from modality names.
 RESERVED_NAMES = {

@@ -1,100 +1,11 @@
-"""Numbers as a modality: a standardising processor and a small multi-layer perceptron as their encoder."""
+"""A small multi-layer perceptron, the encoder of modalities of numbers."""
 
-from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
-
-from .media import UnreadableError
-
-
-class NumericProcessor(FeatureExtractionMixin):
-    """
-    Standardises vectors, or sequences of vectors, by the mean and deviation of the training data.
-
-    ```python
-    processor = NumericProcessor.fit([row["vitals"] for row in train])
-    processor([[36.6, 80.0], [39.1, None]])  # {"values": (2, 2)}
-    ```
-
-    Args:
-        mean (`list[float]`): of each of the D features.
-        std (`list[float]`): deviation of each feature; one that never varies has 1.
-    """
-
-    model_input_names = ["values"]
-
-    def __init__(self, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), **kwargs):
-        super().__init__(**kwargs)
-        self.mean = [float(value) for value in mean]
-        self.std = [float(value) for value in std]
-
-    @classmethod
-    def fit(cls, values: Iterable[Any]) -> "NumericProcessor":
-        """
-        The processor for values like these training values: vectors (D,), or sequences (T, D) with T varying. Numbers
-        that are `None` or NaN are left out of the statistics.
-
-        Raises:
-            ValueError: without any values, or if their widths differ.
-        """
-        rows = []
-        for i, value in enumerate(values):
-            try:
-                rows.append(np.atleast_2d(as_numbers(value)))
-            except UnreadableError as error:
-                raise UnreadableError(f"Expected numbers in the training data, but value {i + 1}, {error}.") from error
-        widths = {row.shape[1] for row in rows}
-        if len(widths) != 1:
-            raise ValueError(f"Expected vectors of one width to fit, got widths {sorted(widths)}; correct the data.")
-        known = np.ma.masked_invalid(np.concatenate(rows))
-        mean, std = known.mean(0).filled(0.0), known.std(0).filled(1.0)
-        return cls(mean.tolist(), np.where(std > 1e-12 * np.abs(mean).clip(1), std, 1.0).tolist())
-
-    def __call__(self, values: Sequence[Any]) -> BatchFeature:
-        """
-        Args:
-            values: B vectors (D,) or B sequences (T, D), as lists or arrays. A `None` or NaN among the numbers takes
-                the training mean.
-
-        Returns:
-            `BatchFeature`: `values` (B, D), or for sequences `values` (B, T, D) padded with zeros and `attention_mask`
-            (B, T), in fp32.
-
-        Raises:
-            UnreadableError: for values that are no numbers or have another width.
-        """
-        standard = [(self.read(value) - self.mean) / self.std for value in values]
-        arrays = [torch.tensor(np.nan_to_num(array, nan=0.0), dtype=torch.float32) for array in standard]
-        if all(array.dim() == 1 for array in arrays):
-            return BatchFeature({"values": torch.stack(arrays)})
-        arrays = [torch.atleast_2d(array) for array in arrays]
-        mask = nn.utils.rnn.pad_sequence([torch.ones(len(array), dtype=torch.long) for array in arrays], True)
-        return BatchFeature({"values": nn.utils.rnn.pad_sequence(arrays, True), "attention_mask": mask})
-
-    def read(self, value: Any) -> np.ndarray:
-        """The numbers of one value, one, (D,) or (T, D), in fp64, NaN where there is none; raises as calling does."""
-        array = np.atleast_1d(as_numbers(value))
-        if array.ndim not in (1, 2) or array.shape[-1] != len(self.mean):
-            raise UnreadableError(
-                f"an array of shape {array.shape} is no vector ({len(self.mean)},) or sequence (T, {len(self.mean)})"
-            )
-        if (np.abs((array - self.mean) / self.std) > np.finfo(np.float32).max).any():
-            raise UnreadableError(f"{value!r:.80} holds an infinite number, or one too large for fp32")
-        return array
-
-
-def as_numbers(value: Any) -> np.ndarray:
-    """A value as fp64 numbers, NaN for each `None`; raises [`~pmr_hf.media.UnreadableError`] if it holds others."""
-    try:
-        return np.array(value, dtype=np.float64)  # None becomes NaN
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UnreadableError(f"{value!r:.80} is no vector of numbers") from error
 
 
 class NumericConfig(PreTrainedConfig):

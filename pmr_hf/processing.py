@@ -26,12 +26,13 @@ from transformers import (
     SequenceFeatureExtractor,
     TimmWrapperImageProcessor,
 )
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import PushToHubMixin
 
 from .backbones import encoder_config, model_classes
 from .configuration import check_modality_name
 from .media import UnreadableError, as_array, describe, is_missing, is_numbers, read_audio, read_frames, read_image
-from .numeric import NumericProcessor
+from .numeric_processor import NumericProcessor
 from .spectrogram import SpectrogramFeatureExtractor
 
 
@@ -92,6 +93,7 @@ class MultimodalProcessor(PushToHubMixin):
     """
 
     config_name = "processor_config.json"
+    _auto_class: str | None = None
 
     def __init__(self, processors: dict[str, ModalityProcessor], num_frames: dict[str, int] | None = None):
         for name, processor in processors.items():
@@ -112,6 +114,11 @@ class MultimodalProcessor(PushToHubMixin):
                 f"Expected `num_frames` of at least 1 for modalities among {pictures}, which see pictures, got "
                 f"{self.num_frames}."
             )
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+        """Save the code of this class with the processor, so that `AutoProcessor` loads it without pmr_hf."""
+        cls._auto_class = auto_class
 
     @property
     def model_input_names(self) -> list[str]:
@@ -297,6 +304,8 @@ class MultimodalProcessor(PushToHubMixin):
                 processor.save_pretrained(folder / name)
         kinds = {name: _kind(name, processor) for name, processor in self.processors.items()}
         config = {"processor_class": type(self).__name__, "modalities": kinds, "num_frames": self.num_frames}
+        if self._auto_class is not None:
+            custom_object_save(self, folder, config=config)
         (folder / self.config_name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
@@ -313,6 +322,8 @@ class MultimodalProcessor(PushToHubMixin):
         Raises:
             FileNotFoundError: if a local folder holds none.
         """
+        for key in ("_from_auto", "trust_remote_code"):  # what `AutoProcessor` adds
+            kwargs.pop(key, None)
         if os.path.isdir(name_or_path):
             file = os.path.join(name_or_path, cls.config_name)
             if not os.path.isfile(file):
@@ -324,7 +335,7 @@ class MultimodalProcessor(PushToHubMixin):
             file = hf_hub_download(str(name_or_path), cls.config_name, **kwargs)
         config = json.loads(Path(file).read_text(encoding="utf-8"))
         processors = {
-            name: KINDS[kind][1].from_pretrained(name_or_path, subfolder=name, **{**kwargs, "trust_remote_code": False})
+            name: KINDS[kind][1].from_pretrained(name_or_path, subfolder=name, trust_remote_code=False, **kwargs)
             for name, kind in config["modalities"].items()
         }
         return cls(processors, num_frames=config.get("num_frames"))

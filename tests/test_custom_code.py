@@ -1,0 +1,98 @@
+"""A saved model and processor load where pmr_hf is not installed, from the code that is saved with them."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoProcessor, ViTImageProcessor
+
+from pmr_hf import CGMNISTConfig, MultimodalModel, MultimodalProcessor, NumericConfig, NumericProcessor
+
+
+# Run without pmr_hf: for each folder, the model's outputs for what its processor makes of the raw values.
+LOAD = """
+import sys
+sys.modules["pmr_hf"] = None  # importing it fails, as where it is not installed
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoProcessor
+for folder in sys.argv[1:]:
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    values = dict(np.load(folder + "/values.npz"))
+    with torch.no_grad():
+        output = model(**processor(**{name: list(value) for name, value in values.items()}))
+        logits = model.prototypes(output.embeddings)
+    save_file({"fused": output.logits, **logits}, folder + "/found.safetensors")
+    model.save_pretrained(folder + "/again")  # the code travels on
+    processor.save_pretrained(folder + "/again")
+    assert type(AutoModel.from_pretrained(folder + "/again", trust_remote_code=True)).__name__ == "MultimodalModel"
+"""
+
+
+def small_model(fusion):
+    backbones = {
+        "gray": CGMNISTConfig(num_channels=1, hidden_size=8),
+        "colored": CGMNISTConfig(num_channels=3, hidden_size=8),
+        "vitals": NumericConfig(num_features=3, hidden_size=8),
+    }
+    return MultimodalModel.from_backbones(backbones, num_labels=4, fusion=fusion).eval()
+
+
+def raw_values(count):
+    random = np.random.default_rng(0)
+    pictures = {
+        "gray": random.integers(0, 255, (count, 8, 8), dtype=np.uint8),
+        "colored": random.integers(0, 255, (count, 8, 8, 3), dtype=np.uint8),
+    }
+    return {**pictures, "vitals": random.normal(size=(count, 3))}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder for each built-in fusion, with what the model gives for some raw values; loaded by another process."""
+    processor = MultimodalProcessor(
+        {
+            "gray": ViTImageProcessor(do_resize=False, image_mean=[0.3], image_std=[0.35]),
+            "colored": ViTImageProcessor(do_resize=False),
+            "vitals": NumericProcessor([1.0, 2.0, 3.0], [1.0, 2.0, 1.0]),
+        }
+    )
+    folders = []
+    for fusion in ("concat", "sum", "film", "gated"):
+        folder = tmp_path_factory.mktemp(fusion)
+        model, values = small_model(fusion), raw_values(5)
+        with torch.no_grad():
+            inputs = processor(**{name: list(value) for name, value in values.items()})
+            sums = model.prototypes.class_sums(model(**inputs).embeddings, torch.tensor([0, 1, 2, 3, 3]))
+            model.prototypes.momentum_update(sums, 0.0)
+            output = model(**inputs)
+        save_file({"fused": output.logits, **model.prototypes(output.embeddings)}, folder / "expected.safetensors")
+        np.savez(folder / "values.npz", **values)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        folders.append(folder)
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules"))}
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD, *map(str, folders)], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return folders
+
+
+def test_they_load_without_the_package_and_give_equal_logits(saved):
+    for folder in saved:
+        expected, found = load_file(folder / "expected.safetensors"), load_file(folder / "found.safetensors")
+        assert expected.keys() == found.keys() == {"fused", "gray", "colored", "vitals"}
+        assert all(torch.equal(expected[key], found[key]) for key in expected), folder
+        assert expected["fused"].std() > 0.01
+
+
+def test_they_load_by_the_auto_classes_with_the_package(saved):
+    model, processor = AutoModel.from_pretrained(saved[0]), AutoProcessor.from_pretrained(saved[0])
+    assert type(model) is MultimodalModel and type(processor) is MultimodalProcessor

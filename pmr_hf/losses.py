@@ -51,15 +51,20 @@ def prototype_logits(
         return logits if seen is None else logits.masked_fill(~seen, torch.finfo(logits.dtype).min)
 
 
-def true_class_log_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each sample's class, log p_i(y_i): logits (..., B, K) and labels (B,) to (..., B), <= 0."""
-    log_probabilities = logits.float().log_softmax(-1)
-    return log_probabilities.gather(-1, labels.expand(logits.shape[:-1])[..., None]).squeeze(-1)
+def cross_entropies(log_probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """-log p_i(y_i) of each sample, in nats: log-probabilities (..., B, K) and labels (B,) to (..., B)."""
+    classes = labels.expand(log_probabilities.shape[:-1])[..., None]
+    return -log_probabilities.gather(-1, classes).squeeze(-1)
+
+
+def entropies(log_probabilities: torch.Tensor) -> torch.Tensor:
+    """Entropy H(p_i) of each sample, in [0, log K] nats: log-probabilities (..., B, K) to (..., B)."""
+    return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
 
 def true_class_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Probability of each sample's own class, p_i(y_i) of Eq. 8: (..., B, K) and (B,) to (..., B) in [0, 1]."""
-    return true_class_log_probability(logits, labels).exp()
+    return (-cross_entropies(logits.float().log_softmax(-1), labels)).exp()
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -73,13 +78,12 @@ def prototypical_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Prototypical cross entropy, PCE (Eq. 9): the mean over the samples in `mask` of -log p_i(y_i), in nats."""
-    return masked_mean(-true_class_log_probability(logits, labels), mask)
+    return masked_mean(cross_entropies(logits.float().log_softmax(-1), labels), mask)
 
 
 def prototypical_entropy(logits: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Entropy H(p) of the prototype classifier (Eq. 13): mean over the samples in `mask`, in [0, log K] nats."""
-    log_probabilities = logits.float().log_softmax(-1)
-    return masked_mean(-(log_probabilities.exp() * log_probabilities).sum(-1), mask)
+    return masked_mean(entropies(logits.float().log_softmax(-1)), mask)
 
 
 def rebalance_weights(scores: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,12 +18,7 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from .collator import integer_labels
-from .losses import (
-    prototypical_cross_entropy,
-    prototypical_entropy,
-    rebalance_weights,
-    true_class_probability,
-)
+from .losses import cross_entropies, entropies, rebalance_weights
 from .prototypes import Prototypes, Sums, load_sums, save_sums
 from .report import write_model_card
 from .trainer import MultimodalTrainer, classes_of, present_of
@@ -185,27 +180,27 @@ class PMRTrainer(MultimodalTrainer):
         mask = torch.stack([prototypes.seen(name)[labels] for name in names])
         if present is not None:
             mask = mask & torch.stack([present[name] for name in names])
-        pce, entropy = prototypical_cross_entropy(logits, labels, mask), prototypical_entropy(logits, mask)  # (M,)
+        log_probabilities = logits.log_softmax(-1)
+        pce, entropy = cross_entropies(log_probabilities, labels), entropies(log_probabilities)  # (M, B)
         with torch.no_grad():
             counts = mask.sum(1).float()
-            sums = torch.where(mask, true_class_probability(logits, labels), 0).sum(1)
+            sums = torch.where(mask, torch.stack([pce, entropy, (-pce).exp()]), 0).sum(-1)  # (3, M)
             # (2, M) over the global batch
-            total_sums, total_counts = self.accelerator.reduce(torch.stack([sums, counts]), "sum")
-            scores = total_sums / total_counts.clamp(min=1)
-            pce_weights, per_weights = rebalance_weights(scores, total_counts > 0)
+            total_scores, total_counts = self.accelerator.reduce(torch.stack([sums[2], counts]), "sum")
+            pce_weights, per_weights = rebalance_weights(total_scores / total_counts.clamp(min=1), total_counts > 0)
             if self.args.pmr_weights == "hard":
                 pce_weights, per_weights = pce_weights.gt(0).float(), per_weights.gt(0).float()
-            # Processes average their gradients, so each weighs by its share of the samples that count.
-            share = counts * self.accelerator.num_processes / total_counts.clamp(min=1)
-
             ones = torch.ones_like(counts)
             self.track(
                 tuple(f"{name}_{term}" for term in TERMS for name in names),
-                torch.cat([pce * counts, entropy * counts, sums, pce_weights, per_weights]),
+                torch.cat([sums.flatten(), pce_weights, per_weights]),
                 torch.cat([counts, counts, counts, ones, ones]),
             )
-        mu = self.args.pmr_mu if (self.state.epoch or 0) < self.args.pmr_entropy_epochs else 0.0
-        return (share * (self.args.pmr_alpha * pce_weights * pce - mu * per_weights * entropy)).sum()
+            # Means over the samples that count in the global batch; processes average their gradients.
+            share = self.accelerator.num_processes / total_counts.clamp(min=1)
+            mu = self.args.pmr_mu if (self.state.epoch or 0) < self.args.pmr_entropy_epochs else 0.0
+            a, e = (share * self.args.pmr_alpha * pce_weights)[:, None], (share * mu * per_weights)[:, None]
+        return torch.where(mask, a * pce - e * entropy, 0).sum()
 
     def summarize(self, window: dict[str, tuple[float, float]]) -> dict[str, float]:
         logs = super().summarize(window)

@@ -19,8 +19,9 @@ from transformers.utils import logging
 
 from .collator import integer_labels
 from .losses import cross_entropies, entropies, rebalance_weights
+from .processing import MultimodalProcessor
 from .prototypes import Prototypes, Sums, load_sums, save_sums
-from .report import write_model_card
+from .report import card_on_hub, write_model_card
 from .trainer import MultimodalTrainer, classes_of, present_of
 from .training_args import PMRTrainingArguments
 
@@ -322,9 +323,15 @@ class PMRTrainer(MultimodalTrainer):
         dataset: str | None = None,
         license: str | None = None,
         tags: list[str] | None = None,
+        language: str | list[str] | None = None,
+        finetuned_from: str | list[str] | None = None,
     ) -> None:
-        """Write a model card, with a plot of the training dynamics, to `output_dir`; see [`write_model_card`]."""
+        """
+        Write a model card, with a plot of the training dynamics, to `output_dir`; see [`write_model_card`]. What a user
+        has added to the card there, or on the Hub, is kept.
+        """
         if self.is_world_process_zero():
+            data, processor = self.train_dataset, self.processing_class
             write_model_card(
                 self.args.output_dir,
                 model_name=self.hub_model_id or model_name or self.args.output_dir,
@@ -333,8 +340,13 @@ class PMRTrainer(MultimodalTrainer):
                 num_labels=self.prototypes.num_labels,
                 args=self.args,
                 log_history=self.state.log_history,
+                processor=processor if isinstance(processor, MultimodalProcessor) else None,
+                previous=None if self.hub_model_id is None else card_on_hub(self.hub_model_id, self.args.hub_token),
+                train_size=len(data) if has_length(data) else None,
                 dataset=dataset,
                 license=license,
+                language=language,
+                finetuned_from=finetuned_from,
                 tags=tags,
             )
 

@@ -121,6 +121,11 @@ class MultimodalProcessor(PushToHubMixin):
         cls._auto_class = auto_class
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """By modality, which of `KINDS` its processor is."""
+        return {name: _kind(name, processor) for name, processor in self.processors.items()}
+
+    @property
     def model_input_names(self) -> list[str]:
         """The modalities; `Trainer` asks for them when it samples by length."""
         return list(self.processors)
@@ -302,8 +307,7 @@ class MultimodalProcessor(PushToHubMixin):
                 (folder / name / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             else:
                 processor.save_pretrained(folder / name)
-        kinds = {name: _kind(name, processor) for name, processor in self.processors.items()}
-        config = {"processor_class": type(self).__name__, "modalities": kinds, "num_frames": self.num_frames}
+        config = {"processor_class": type(self).__name__, "modalities": self.kinds, "num_frames": self.num_frames}
         if self._auto_class is not None:
             custom_object_save(self, folder, config=config)
         (folder / self.config_name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

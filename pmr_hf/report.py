@@ -1,18 +1,22 @@
 """What a run shows: a plot of the training dynamics and a model card."""
 
+import re
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.utils import yaml_dump
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 from transformers import PreTrainedConfig
 
 from .configuration import MultimodalConfig
 from .losses import imbalance_ratio
+from .processing import MultimodalProcessor
 from .training_args import PMRTrainingArguments
 
 
@@ -25,19 +29,40 @@ CITATION = """@inproceedings{fan2023pmr,
     year      = {2023},
 }"""
 
+# What the model's next card replaces; a user's own text stands above or below.
+BEGIN = "<!-- pmr_hf writes this part anew with each run, down to the end mark. Write your own above or below. -->"
+END = "<!-- The end of what pmr_hf writes. -->"
+
 USAGE = """
 ## Use
 
 ```python
-from pmr_hf import MultimodalModel, MultimodalProcessor
+{imports}from transformers import AutoModel, AutoProcessor
 
-model = MultimodalModel.from_pretrained("{model_name}").eval()
-processor = MultimodalProcessor.from_pretrained("{model_name}")
-output = model(**processor({inputs}))  # one raw value of each modality, in a list
+import pmr_hf  # where it is not installed, leave this out and load both with trust_remote_code=True
+
+model = AutoModel.from_pretrained("{model_name}").eval()
+processor = AutoProcessor.from_pretrained("{model_name}")
+inputs = processor(
+{values}
+)  # a list of samples of each modality; None where a sample lacks one
+with torch.no_grad():
+    output = model(**inputs)
 print(model.config.id2label[output.logits.argmax(1).item()])
-print(model.prototypes(output.embeddings))  # the prototype classifier of each modality alone
+for name, logits in model.prototypes(output.embeddings).items():  # what each modality says alone
+    print(name, model.config.id2label[logits.argmax(1).item()])
 ```
 """
+# By kind of processor: an empty value of a modality, as code, and what may stand in its place
+EXAMPLES = {
+    "numbers": ("[0.0] * {width}", "numbers"),
+    "spectrogram": ('{{"array": np.zeros(16000), "sampling_rate": 16000}}', "a waveform, or a file's path"),
+    "feature_extractor": ('{{"array": np.zeros(16000), "sampling_rate": 16000}}', "a waveform, or a file's path"),
+    "tokenizer": ('"a text"', "a text"),
+    "video_processor": ('[Image.new("RGB", ({width}, {width}))] * 8', "frames, or a file's path"),
+    "image_processor": ('Image.new("RGB", ({width}, {width}))', "a picture, or a file's path"),
+}
+EXAMPLES["timm"] = EXAMPLES["image_processor"]
 
 
 def plot_dynamics(
@@ -117,8 +142,13 @@ def write_model_card(
     num_labels: int,
     args: PMRTrainingArguments,
     log_history: list[dict[str, Any]],
+    processor: MultimodalProcessor | None = None,
+    previous: str | None = None,
+    train_size: int | None = None,
     dataset: str | None = None,
     license: str | None = None,
+    language: str | list[str] | None = None,
+    finetuned_from: str | list[str] | None = None,
     tags: list[str] | None = None,
 ) -> None:
     """
@@ -133,8 +163,14 @@ def write_model_card(
         args (`PMRTrainingArguments`): the arguments of the run.
         log_history (`list[dict]`): `trainer.state.log_history`, of which the last test entry is reported, else the last
             validation entry.
+        processor (`MultimodalProcessor`, *optional*): with it, there is a code sample.
+        previous (`str`, *optional*): a card whose own text and metadata are kept, by default the folder's.
+        train_size (`int`, *optional*): number of training samples.
         dataset (`str`, *optional*): name of the data.
         license (`str`, *optional*): license of the model, as the Hub spells it.
+        language (`str | list[str]`, *optional*): its languages, as the Hub spells them.
+        finetuned_from (`str | list[str]`, *optional*): Hub names of what it was trained from; by default those of its
+            encoders.
         tags (`list[str]`, *optional*): further tags.
     """
     folder = Path(folder)
@@ -147,11 +183,14 @@ def write_model_card(
         names[f"{name}_prototype_accuracy"] = f"accuracy of {name} alone, by its prototypes"
         names[f"{name}_accuracy"] = f"accuracy of {name} alone, by its slice of the fusion head"
     results = {key: metrics[f"{split}_{key}"] for key in names if f"{split}_{key}" in metrics}
+    encoders = hub_names(config, modalities)
 
     data = ModelCardData(
         model_name=model_name,
         library_name="pmr_hf",
         license=license,
+        language=language,
+        base_model=finetuned_from or sorted(set(encoders.values())) or None,
         tags=["multimodal", "prototypical-modal-rebalance", *(tags or [])],
         metrics=["accuracy", "f1"] if "macro_f1" in results else ["accuracy"],
         eval_results=[
@@ -171,12 +210,16 @@ def write_model_card(
     )
     table = "\n".join(f"| {names[key]} | {value:.4f} |" for key, value in results.items())
     if isinstance(config, MultimodalConfig):
-        kinds = {name: config.backbones[name].model_type for name in modalities}
-        model = f"fused by `{config.fusion}`: " + ", ".join(f"{name} (`{kind}`)" for name, kind in kinds.items())
-        usage = USAGE.format(model_name=model_name, inputs=", ".join(f"{name}=[{name}]" for name in modalities))
+        kinds = {
+            name: f"[{encoders[name]}](https://huggingface.co/{encoders[name]})"
+            if name in encoders
+            else f"`{config.backbones[name].model_type}`"
+            for name in modalities
+        }
+        model = f"fused by `{config.fusion}`: " + ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
     else:
         model = f"in a `{config.model_type}` model: " + ", ".join(modalities)
-        usage = ""
+    usage = "" if processor is None else usage_of(model_name, config, processor)
     if args.pmr_alpha or args.pmr_mu:
         how = "Trained with [PMR](https://arxiv.org/abs/2211.07089), which keeps the slow modality learning"
     else:
@@ -194,9 +237,21 @@ def write_model_card(
         rates += f" (encoders: {own})"
     if args.freeze:
         rates += f" (frozen: {', '.join(args.freeze)})"
+    if args.prototype_source == "subset":
+        behind = f"{args.prototype_fraction:g} of the training set, embedded anew"
+    else:
+        behind = "the embeddings of the training steps"
+    dropout = getattr(config, "modality_dropout", 0.0)
+    lacking = (
+        f"It was trained with each modality left out at random (probability {dropout:g})"
+        if dropout
+        else "Modalities were not left out at random in training"
+    )
     card = f"""---
 {data.to_yaml()}
 ---
+
+{BEGIN}
 
 # {model_name}
 
@@ -220,21 +275,83 @@ On the {"test" if split == "test" else "validation"} split{f" of {dataset}" if d
 
 | hyper-parameter | value |
 |---|---|
+| training samples | {"a stream" if train_size is None else f"{train_size:,}"}{f", {dataset}" if dataset else ""} |
 | α, weight of the prototypical cross entropy | {args.pmr_alpha} |
 | μ, weight of the entropy regularisation | {args.pmr_mu} |
 | E_r, epochs of entropy regularisation | {args.pmr_entropy_epochs:g} |
 | weights | {args.pmr_weights} |
 | ε, momentum of the prototypes | {args.prototype_momentum} |
-| share of the training set behind the prototypes | {args.prototype_fraction} |
+| prototypes from | {behind} |
 | learning rate, optimizer | {rates}, {args.optim.value} {args.optim_args or ""} |
 | batch size per process x accumulation | {args.per_device_train_batch_size} x {args.gradient_accumulation_steps} |
 | epochs | {epochs} |
 | seed | {args.seed} |
+
+## Limits
+
+It knows the classes above and no others, and its scores are not calibrated. The results hold for data like that of the
+table. {lacking}; how well it does without one is not in the table.
 
 ## Citation
 
 ```bibtex
 {CITATION}
 ```
+
+{END}
 """
-    ModelCard(card).save(folder / "README.md")
+    file = folder / "README.md"
+    if previous is None and file.is_file():
+        previous = file.read_text(encoding="utf-8")
+    ModelCard(card if previous is None else keep_own_text(card, previous)).save(file)
+
+
+def card_on_hub(name: str, token: str | None = None) -> str | None:
+    """The card that a Hub repository has, or `None`."""
+    try:
+        return Path(hf_hub_download(name, "README.md", token=token)).read_text(encoding="utf-8")
+    except EntryNotFoundError:
+        return None
+
+
+def hub_names(config: PreTrainedConfig, modalities: list[str]) -> dict[str, str]:
+    """The Hub names of a model's encoders, by modality, for those that came from there and not from a folder."""
+    if not isinstance(config, MultimodalConfig):
+        return {}
+    names = {name: str(config.backbones[name].name_or_path) for name in modalities}
+    return {
+        name: source
+        for name, source in names.items()
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not Path(source).exists()
+    }
+
+
+def usage_of(model_name: str, config: MultimodalConfig, processor: MultimodalProcessor) -> str:
+    """The card's code sample, which runs as it is printed, on an empty value of each modality."""
+    lines = []
+    for name, kind in processor.kinds.items():
+        value, what = EXAMPLES[kind]
+        backbone = config.backbones[name]
+        width = len(processor.processors[name].mean) if kind == "numbers" else getattr(backbone, "image_size", 224)
+        if name in processor.num_frames:
+            value, what = EXAMPLES["video_processor"]
+        lines.append(f"    {name}=[{value.format(width=width)}],  # {what}")
+    values = "\n".join(lines)
+    imports = ("import numpy as np\n" if "np." in values else "") + "import torch\n"
+    imports += "from PIL import Image\n" if "Image." in values else ""
+    return USAGE.format(imports=imports, model_name=model_name, values=values)
+
+
+def keep_own_text(card: str, previous: str) -> str:
+    """
+    A new card with what a user has added to the previous one: the text above and below the part that is written anew,
+    and metadata that the new card does not have. A card without the marks of that part is kept whole, above it.
+    """
+    new, old = ModelCard(card), ModelCard(previous, ignore_metadata_errors=True)
+    before, found, rest = old.text.partition(BEGIN)
+    after = rest.partition(END)[2] if found else ""
+    kept, ours = old.data.to_dict(), new.data.to_dict()
+    merged = kept | ours | {"tags": list(dict.fromkeys([*(ours.get("tags") or []), *(kept.get("tags") or [])]))}
+    parts = (part.strip("\n") for part in (before, new.text, after))
+    text = "\n\n".join(part for part in parts if part.strip())
+    return f"---\n{yaml_dump(merged, sort_keys=False).strip()}\n---\n\n{text}\n"

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import torch
+from huggingface_hub.errors import HTTPError  # of httpx, whichever version the client has
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, default_data_collator
@@ -264,8 +265,15 @@ class MultimodalTrainer(Trainer):
             Path(self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def push_to_hub(self, *args, **kwargs):
-        """As of plain `Trainer`; raises `ValueError` if `output_dir` holds pickles, which would be pushed with it."""
+        """
+        As of plain `Trainer`.
+
+        Raises:
+            ValueError: if `output_dir` holds pickles, which would be pushed with it.
+            RuntimeError: if the upload fails. All is saved in `output_dir` by then.
+        """
         folder = Path(self.args.output_dir)
+        (folder / "training_args.bin").unlink(missing_ok=True)  # as `save_model` does
         names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix in PICKLES)
         # `Trainer` leaves out its checkpoints, but not those of a search, which lie deeper.
         pickles = sorted(str(name) for name in names if not name.parts[0].startswith((PREFIX_CHECKPOINT_DIR, "_")))
@@ -274,7 +282,13 @@ class MultimodalTrainer(Trainer):
                 f"Expected no pickles to push in {folder}, got {len(pickles)}, first {pickles[0]}; delete them, such "
                 "as the checkpoints of a hyperparameter search, and push again."
             )
-        return super().push_to_hub(*args, **kwargs)
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        except HTTPError as error:
+            raise RuntimeError(
+                f"Expected to push to {self.hub_model_id}, but the upload failed ({error}). The model is saved in "
+                f"{folder}: push again with `trainer.push_to_hub()`, or by `hf upload`."
+            ) from error
 
     def _check_finite(self, window: dict[str, tuple[float, float]]) -> None:
         bad = {name: total for name, (total, _) in window.items() if not math.isfinite(total)}

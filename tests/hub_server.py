@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         if name not in self.server.files:
             return self.missing("RepoNotFound")
         if path not in self.server.files[name]:
-            return self.missing("EntryNotFound")
+            return self.missing("EntryNotFound", name)
         content = self.server.files[name][path]
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": self.server.commits[name][-1]}
         return self.answer(content, headers=headers)
@@ -186,8 +186,12 @@ class Handler(BaseHTTPRequestHandler):
         ]
         return self.answer(entries)
 
-    def missing(self, code):
-        return self.answer({"error": f"{code}: {self.path}"}, 404, {"X-Error-Code": code})
+    def missing(self, code, name=None):
+        """The client keeps in its cache that a file is not in a commit, for when it is offline."""
+        headers = {"X-Error-Code": code}
+        if name in self.server.commits:
+            headers["X-Repo-Commit"] = self.server.commits[name][-1]
+        return self.answer({"error": f"{code}: {self.path}"}, 404, headers)
 
     def answer(self, content, status=200, headers=None):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()

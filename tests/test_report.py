@@ -1,4 +1,5 @@
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -54,5 +55,5 @@ def test_the_cards_code_runs_as_printed(make_trainer, digits, tmp_path, monkeypa
     code = ModelCard.load(tmp_path / "out" / "README.md").text.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    exec(code, {"image": digits[0]["picture"], "text": digits[0]["caption"]})
-    assert capsys.readouterr().out.startswith("LABEL_")
+    exec(code, {})
+    assert re.fullmatch(r"LABEL_\d\nimage LABEL_\d\ntext LABEL_\d\n", capsys.readouterr().out)

@@ -1,0 +1,232 @@
+"""Pushing and pulling with the real Hub client, over a server on loopback that keeps what it is sent."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import TOKEN, Hub
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from pmr_hf import MultimodalModel, MultimodalProcessor
+
+
+NAME = "me/digits"
+
+# argv: the model's name or folder, the data's folder, an output folder, the number of epochs
+TRAIN = """
+import sys
+from datasets import load_from_disk
+from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, PMRTrainer, PMRTrainingArguments
+name, folder, output, epochs = sys.argv[1:]
+model, processor = MultimodalModel.from_pretrained(name), MultimodalProcessor.from_pretrained(name)
+args = PMRTrainingArguments(
+    output, num_train_epochs=float(epochs), learning_rate=1e-2, eval_strategy="epoch", report_to="none", use_cpu=True,
+    disable_tqdm=True, push_to_hub=True, hub_model_id="me/digits", save_strategy="epoch",
+)
+data = load_from_disk(folder + "/data")
+collator = MultimodalCollator(processor, columns={"image": "picture", "text": "caption"}, label="label")
+trainer = PMRTrainer(
+    model, args, train_dataset=data, eval_dataset=data, processing_class=processor, data_collator=collator
+)
+trainer.train()
+trainer.push_to_hub(dataset="digits", license="apache-2.0")
+"""
+# argv: where to write the logits, "with" or "without" pmr_hf, the folder of the data
+PREDICT = """
+import sys
+output, package, folder = sys.argv[1:]
+if package == "with":
+    import pmr_hf
+else:
+    sys.modules["pmr_hf"] = None
+import torch
+from datasets import load_from_disk
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoProcessor
+model = AutoModel.from_pretrained("me/digits", trust_remote_code=package == "without").eval()
+processor = AutoProcessor.from_pretrained("me/digits", trust_remote_code=package == "without")
+rows = load_from_disk(folder + "/data")[:16]
+with torch.no_grad():
+    result = model(**processor(image=rows["picture"], text=rows["caption"]))
+save_file({"fused": result.logits, **model.prototypes(result.embeddings)}, output)
+"""
+PUSH_PARTS = """
+import sys
+from pmr_hf import MultimodalModel, MultimodalProcessor
+MultimodalModel.from_pretrained(sys.argv[1]).push_to_hub("me/digits")
+processor = MultimodalProcessor.from_pretrained(sys.argv[1])
+processor.push_to_hub("me/processor")
+processor.save_pretrained(sys.argv[2])
+"""
+
+
+def client(code, hub, home, *arguments, token=TOKEN, **environment):
+    """Run code as a user of the Hub, whose home folder is `home`."""
+    settings = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_MODULES_CACHE": str(home / "modules"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": token,
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=os.environ | settings | environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def parts(make_model, processor, digits, tmp_path_factory):
+    """A folder with a model that is not trained yet, its processor and the data."""
+    folder = tmp_path_factory.mktemp("parts")
+    make_model().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    digits.save_to_disk(folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pushed(parts, tmp_path_factory):
+    """The server after a training run that pushed its model, and the run's folder."""
+    with Hub() as hub:
+        output = tmp_path_factory.mktemp("run") / "out"
+        run = client(TRAIN, hub, tmp_path_factory.mktemp("home"), parts, parts, output, 1)
+        assert run.returncode == 0, run.stderr
+        yield hub, output
+
+
+def test_a_run_pushes_model_processor_card_and_plot_and_no_pickle(pushed):
+    hub, output = pushed
+    files = hub.files[NAME]
+    expected = {"config.json", "model.safetensors", "processor_config.json", "README.md", "training_dynamics.png"}
+    assert expected | {"image/preprocessor_config.json", "text/tokenizer.json", "modeling.py"} <= files.keys()
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name]
+    assert {name: content for name, content in files.items() if (output / name).read_bytes() != content} == {}
+    assert any(request.startswith("PUT /lfs/") and request.count("/") == 3 for request in hub.requests)  # in parts
+    assert TOKEN.encode() not in b"".join(files.values())
+
+
+@pytest.mark.parametrize("package", ["with", "without"])
+def test_a_model_pulled_elsewhere_gives_equal_logits(pushed, parts, digits, package, tmp_path):
+    hub, output = pushed
+    run = client(PREDICT, hub, tmp_path, tmp_path / "logits", package, parts)
+    assert run.returncode == 0, run.stderr
+    model, processor = MultimodalModel.from_pretrained(output).eval(), MultimodalProcessor.from_pretrained(output)
+    rows = digits[:16]
+    with torch.no_grad():
+        result = model(**processor(image=rows["picture"], text=rows["caption"]))
+    expected = {"fused": result.logits, **model.prototypes(result.embeddings)}
+    found = load_file(tmp_path / "logits")
+    assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
+    assert model.prototypes.seen("image").all()
+
+    if package == "with":
+        return
+    requests = len(hub.requests)
+    (tmp_path / "logits").unlink()
+    run = client(PREDICT, hub, tmp_path, tmp_path / "logits", package, parts, HF_HUB_OFFLINE="1")
+    assert run.returncode == 0, run.stderr
+    assert len(hub.requests) == requests and torch.equal(load_file(tmp_path / "logits")["fused"], expected["fused"])
+
+
+def test_a_users_own_text_is_kept_on_the_next_push(pushed, parts, tmp_path):
+    hub, _ = pushed
+    card = hub.files[NAME]["README.md"].decode()
+    metadata, body = card.split("\n---\n", 1)
+    edited = f"{metadata}\nlanguage: sl\n---\n\nMy words above.\n{body}\nMy words below.\n"
+    hub.commit(NAME, {"README.md": edited.encode()})
+    run = client(TRAIN, hub, tmp_path, NAME, parts, tmp_path / "again", 2)  # from the model that was pushed
+    assert run.returncode == 0, run.stderr
+    new = hub.files[NAME]["README.md"].decode()
+    assert new.index("My words above.") < new.index("# me/digits") < new.index("My words below.")
+    assert new.count("## Results") == 1 and "| epochs | 2 |" in new
+    data = ModelCard(new).data
+    assert data.language == "sl" and data.license == "apache-2.0"
+    assert {result.metric_type for result in data.eval_results} == {"accuracy", "f1"}
+
+
+def test_a_model_and_a_processor_push_themselves_beside_what_is_there(pushed, parts, tmp_path):
+    """Also when the upload is cut off half way: the client sends it again."""
+
+    def cut_once(method, path):
+        if method == "PUT" and not cuts:
+            cuts.append(path)
+            return "cut"
+        return None
+
+    hub, _ = pushed
+    before, cuts = dict(hub.files[NAME]), []
+    hub.fail = cut_once
+    run = client(PUSH_PARTS, hub, tmp_path, parts, tmp_path / "saved")
+    hub.fail = None
+    assert run.returncode == 0, run.stderr
+    assert len(cuts) == 1
+    after = hub.files[NAME]
+    assert after["model.safetensors"] == (parts / "model.safetensors").read_bytes() != before["model.safetensors"]
+    assert before.keys() == after.keys() and after["training_dynamics.png"] == before["training_dynamics.png"]
+    processor = {name: content for name, content in hub.files["me/processor"].items() if name != "README.md"}
+    assert {"processor_config.json", "image/preprocessor_config.json", "text/tokenizer.json"} <= processor.keys()
+    assert [name for name, content in processor.items() if content != (tmp_path / "saved" / name).read_bytes()] == []
+
+
+def test_a_wrong_token_stops_before_training(parts, tmp_path):
+    with Hub() as hub:
+        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1, token="hf_wrong")
+    assert run.returncode != 0 and "Invalid username or password" in run.stderr and "hf_wrong" not in run.stderr
+    assert not hub.files and not (tmp_path / "out" / "checkpoint-8").exists()
+
+
+def test_an_error_of_the_server_loses_nothing(parts, tmp_path):
+    with Hub() as hub:
+        hub.fail = lambda method, path: 500 if "/commit/" in path else None
+        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)
+        assert run.returncode != 0
+        assert "Expected to push to me/digits, but the upload failed" in run.stderr, run.stderr
+        assert f"The model is saved in {tmp_path / 'out'}: push again" in run.stderr
+        assert not hub.files[NAME]
+    assert MultimodalModel.from_pretrained(tmp_path / "out").prototypes.seen("image").all()
+
+
+def test_retraining_goes_on_from_the_prototypes(pushed, make_trainer, collator, digits):
+    model = MultimodalModel.from_pretrained(pushed[1])
+    old = model.prototypes.mean("text").clone()
+    trainer = make_trainer(model, prototype_fraction=1.0, prototype_momentum=0.25)
+    with torch.no_grad():
+        embeddings = model.eval()(**collator(list(digits))).embeddings["text"]
+    labels = torch.tensor(digits["label"])
+    new = torch.stack([embeddings[labels == label].mean(0) for label in range(4)])
+    trainer.refresh_prototypes()
+    torch.testing.assert_close(model.prototypes.mean("text"), 0.25 * old + 0.75 * new)
+    assert (old - new).abs().max() > 0.01
+
+
+def test_the_pickles_of_a_search_are_not_pushed(make_trainer):
+    trainer = make_trainer()
+    folder = Path(trainer.args.output_dir)
+    for name in ("run-0/checkpoint-8/optimizer.pt", "checkpoint-8/optimizer.pt"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"got 1, first run-0/checkpoint-8/optimizer.pt; delete them"):
+        trainer.push_to_hub()
+
+
+def test_a_token_is_in_no_file_and_no_log(make_trainer, capfd, caplog):
+    token = "hf_aSecretThatNobodyElseMayRead"
+    caplog.set_level("DEBUG")
+    trainer = make_trainer(hub_token=token, num_train_epochs=1, save_strategy="epoch", disable_tqdm=False)
+    trainer.train()
+    trainer.evaluate()
+    trainer.save_model()
+    trainer.save_state()
+    trainer.create_model_card(dataset="digits")
+    print(trainer.args, trainer.model.config, trainer.args.to_json_string())
+    files = [path for path in Path(trainer.args.output_dir).rglob("*") if path.is_file() and path.suffix != ".bin"]
+    assert {"README.md", "config.json", "trainer_state.json"} <= {path.name for path in files}
+    assert [path for path in files if token.encode() in path.read_bytes()] == []
+    output = capfd.readouterr()
+    assert token not in output.out + output.err + caplog.text
+    assert "hub_token" in output.out  # the arguments were printed

@@ -10,6 +10,7 @@ from .metrics import Accuracy, MacroF1
 from .modeling import MultimodalModel, MultimodalOutput
 from .numeric import NumericConfig, NumericModel
 from .numeric_processor import NumericProcessor
+from .pipeline import MultimodalPipeline
 from .pmr_trainer import PMRTrainer
 from .processing import MultimodalProcessor
 from .prototypes import Prototypes, attach_prototypes, load_prototypes
@@ -37,6 +38,7 @@ __all__ = [
     "MultimodalConfig",
     "MultimodalModel",
     "MultimodalOutput",
+    "MultimodalPipeline",
     "MultimodalProcessor",
     "MultimodalTrainer",
     "MultimodalTrainingArguments",

@@ -3,7 +3,9 @@
 import io
 import os
 import sys
+from http.client import HTTPException
 from typing import Any, BinaryIO
+from urllib.request import urlopen
 
 import av
 import numpy as np
@@ -46,11 +48,17 @@ def describe(value: Any) -> str:
 
 
 def open_file(value: Any) -> BinaryIO | None:
-    """A stream of the bytes behind a path, bytes or `{"bytes", "path"}`; `None` for a value of another kind."""
+    """A stream of the bytes behind a path, a URL, bytes or `{"bytes", "path"}`; `None` for a value of another kind."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         value = value["bytes"] or value["path"]
     if isinstance(value, bytes):
         return io.BytesIO(value)
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        try:
+            with urlopen(value, timeout=30) as response:
+                return io.BytesIO(response.read())
+        except (OSError, HTTPException) as error:
+            raise UnreadableError(f"cannot download {value!r} ({error})") from error
     if isinstance(value, (str, os.PathLike)):
         try:
             return open(value, "rb")

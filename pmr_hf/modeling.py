@@ -192,7 +192,7 @@ class MultimodalModel(PreTrainedModel):
             present = {name: full if mask is None else mask for name, (_, mask) in encoded.items()}
         if dropout:
             present = drop_modalities(present, dropout)
-        logits = self.fusion(self._fused(embeddings, present))
+        logits = self.fuse(embeddings, present)
         if present is None:
             # Sharded models need a gradient for each parameter, and in each process.
             logits = logits + 0 * torch.stack([vector.sum() for vector in self.absent.values()]).sum()
@@ -237,6 +237,10 @@ class MultimodalModel(PreTrainedModel):
         for name in modalities:
             self.backbones[name].requires_grad_(False)
         self.train(self.training)
+
+    def fuse(self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """Fused logits (B, K) of embeddings (B, D_m), with the learned vectors where a modality is not in `present`."""
+        return self.fusion(self._fused(embeddings, present))
 
     def modality_logits(
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None

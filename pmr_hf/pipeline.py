@@ -1,0 +1,178 @@
+"""From raw values to classes with scores, whichever modalities there are, and what each of them said."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+
+from .media import is_missing
+from .modeling import MultimodalModel
+from .processing import MultimodalProcessor
+from .shapley import shapley_values
+
+
+class MultimodalPipeline:
+    """
+    A trained model on raw values: pictures, sound, video, texts and numbers as [`MultimodalProcessor`] reads them, from
+    files, bytes, URLs, arrays or PIL images. Any of its modalities may be missing from a sample, though not all.
+
+    ```python
+    pipe = MultimodalPipeline("me/my-model")
+    pipe(image="cat.png", text="a cat")  # [{"label": "cat", "score": 0.98}, ...]
+    pipe(image=["cat.png", "dog.png"], text=["a cat", None])  # a list of such lists
+    pipe(text="a cat", explain=True)["modalities"]  # what each modality says alone, and its share of the decision
+    ```
+
+    Args:
+        model (`MultimodalModel | str | os.PathLike`): a model, or the Hub name or local folder of one.
+        processor (`MultimodalProcessor | str | os.PathLike`, *optional*): its processor; by default the one that is
+            saved with a model given by name.
+        batch_size (`int`, *optional*, defaults to 32): samples that go through the model at once.
+        device (`str | torch.device`, *optional*): where to run; by default a GPU if there is one for a model given by
+            name, and where it is for a model.
+        missing (`str`, *optional*, defaults to `"fused"`): what answers for a sample that lacks modalities: `"fused"`,
+            the fusion head with its learned vector in place of each absent embedding, or `"prototypes"`, the product of
+            the prototype classifiers of those that are present (Eq. 7).
+
+    Raises:
+        ValueError: for a model without its processor, for modalities that differ between them, or for
+            `missing="prototypes"` of a model whose prototypes were never taken.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalModel | str | os.PathLike,
+        processor: MultimodalProcessor | str | os.PathLike | None = None,
+        batch_size: int = 32,
+        device: str | torch.device | None = None,
+        missing: str = "fused",
+    ):
+        if isinstance(model, (str, os.PathLike)):
+            processor = model if processor is None else processor
+            model = MultimodalModel.from_pretrained(model)
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if isinstance(processor, (str, os.PathLike)):
+            processor = MultimodalProcessor.from_pretrained(processor)
+        if processor is None:
+            raise ValueError("Expected the model's processor, got none; pass it, or give the model by name.")
+        names, processors = model.config.modalities, list(processor.processors)
+        if set(names) != set(processors):
+            raise ValueError(
+                f"Expected a processor for each of the model's modalities {names}, got processors for {processors}; "
+                "give both the same names."
+            )
+        if missing not in ("fused", "prototypes"):
+            raise ValueError(f"Expected `missing` to be 'fused' or 'prototypes', got {missing!r}.")
+        unseen = [name for name in names if not model.prototypes.seen(name).any()]
+        if missing == "prototypes" and unseen:
+            raise ValueError(
+                f"Expected prototypes of each modality for `missing='prototypes'`, got none of {unseen}; train with "
+                "PMRTrainer, or take 'fused'."
+            )
+        self.model = model.to(device).eval() if device else model.eval()
+        self.processor = processor
+        self.batch_size = batch_size
+        self.missing = missing
+
+    def __call__(self, top_k: int | None = 5, explain: bool = False, **modalities: Any) -> list[Any] | dict[str, Any]:
+        """
+        Classify one sample, or several given as lists.
+
+        Args:
+            top_k (`int`, *optional*, defaults to 5): how many of the best classes to return; all if `None`.
+            explain (`bool`, *optional*, defaults to `False`): also say what each modality brings.
+            modalities: by name, one value, or a list, tuple or dataset column of as many values as the others have. One
+                vector of numbers may be a list of numbers. A modality that is left out, and a `None`, are missing.
+
+        Returns:
+            For one sample a list of `{"label", "score"}`, the best class first; for lists a list of them. With
+            `explain`, in place of each such list a dict of it as `labels`, and `modalities`, by name: `labels` of the
+            modality's prototype classifier, none if it is missing or has no prototypes, and `share`, its Shapley value
+            for the score of the best class (see [`~pmr_hf.shapley.shapley_values`]). The shares sum to that score minus
+            the one without any modality.
+
+        Raises:
+            ValueError: for an unknown modality, lists of several lengths, or a sample without any modality.
+            UnreadableError: for a value that cannot be read.
+        """
+        several = {name: self._is_list(name, value) for name, value in modalities.items()}
+        if not any(several.values()):
+            modalities = {name: [value] for name, value in modalities.items()}
+        elif not all(several.values()):
+            raise ValueError(f"Expected one value of each modality, or a list of each, got lists of {several}.")
+        lengths = {name: len(values) for name, values in modalities.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"Expected as many values of each modality, got {lengths}; give one of each per sample.")
+        (count,) = set(lengths.values())
+        rows = ({name: values[i] for name, values in modalities.items()} for i in range(count))
+        results = list(self.stream(rows, top_k, explain))
+        return results if any(several.values()) else results[0]
+
+    def stream(
+        self, rows: Iterable[Mapping[str, Any]], top_k: int | None = 5, explain: bool = False
+    ) -> Iterator[list[dict[str, Any]] | dict[str, Any]]:
+        """
+        Classify samples from any iterable, each a dict of values by modality, in batches of `batch_size`: at no time
+        are more of them in memory. What it yields for each is what calling returns.
+        """
+        rows = iter(rows)
+        while batch := list(islice(rows, self.batch_size)):
+            yield from self._classify(batch, top_k, explain)
+
+    def _is_list(self, name: str, value: Any) -> bool:
+        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+            return False
+        vector = self.processor.kinds.get(name) == "numbers" and len(value) > 0
+        return not (vector and all(part is None or isinstance(part, (int, float)) for part in value))
+
+    @torch.inference_mode()
+    def _classify(self, rows: list[Mapping[str, Any]], top_k: int | None, explain: bool) -> list[Any]:
+        names, model = self.model.config.modalities, self.model
+        for row in rows:
+            if row.keys() - set(names) or all(is_missing(value) for value in row.values()):
+                raise ValueError(
+                    f"Expected a sample with some of the modalities {names}, got {row!r:.80}; give at least one value, "
+                    "under these names."
+                )
+        given = [name for name in names if any(name in row for row in rows)]
+        inputs = self.processor(**{name: [row.get(name) for row in rows] for name in given})
+        output = model(**{name: {key: v.to(model.device) for key, v in inputs[name].items()} for name in given})
+        full = torch.ones(len(rows), dtype=torch.bool, device=model.device)
+        present = output.present or dict.fromkeys(names, full)
+        alone = {name: logits.log_softmax(1) for name, logits in model.prototypes(output.embeddings).items()}
+        whole = torch.stack([present[name] for name in names]).all(0)
+
+        def scores(present: dict[str, torch.Tensor]) -> torch.Tensor:
+            """(B, K), with the modalities that are present."""
+            fused = model.fuse(output.embeddings, present).float().softmax(1)
+            if self.missing == "fused":
+                return fused
+            product = sum(torch.where(present[name][:, None], alone[name], 0) for name in names).softmax(1)
+            return torch.where(whole[:, None], fused, product)
+
+        decision = scores(present)
+        results: list[Any] = [self._labels(row, top_k) for row in decision]
+        if not explain:
+            return results
+        best = decision.argmax(1, keepdim=True)
+
+        def score_of(taking_part: tuple[bool, ...]) -> torch.Tensor:
+            some = {name: present[name] & takes for name, takes in zip(names, taking_part, strict=True)}
+            return scores(some).gather(1, best).squeeze(1)
+
+        shares = shapley_values(score_of, len(names))
+        for i, labels in enumerate(results):
+            results[i] = {"labels": labels, "modalities": {}}
+            for name, share in zip(names, shares, strict=True):
+                speaks = present[name][i] and model.prototypes.seen(name).any()
+                said = self._labels(alone[name][i].exp(), top_k) if speaks else []
+                results[i]["modalities"][name] = {"labels": said, "share": share[i].item()}
+        return results
+
+    def _labels(self, scores: torch.Tensor, top_k: int | None) -> list[dict[str, Any]]:
+        best = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
+        names = self.model.config.id2label
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"label": names[label], "score": score} for label, score in pairs]

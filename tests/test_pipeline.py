@@ -1,0 +1,209 @@
+"""Raw values in, classes out: the pipeline against the model itself, and its shares against all orders."""
+
+import functools
+import http.server
+import io
+import itertools
+import statistics
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+
+from pmr_hf import MultimodalPipeline, MultimodalProcessor, NumericConfig, NumericProcessor
+from pmr_hf.media import UnreadableError
+from pmr_hf.shapley import shapley_values
+
+
+@pytest.fixture(scope="module")
+def model(make_model, processor, digits):
+    """A model whose head, absent vectors and prototypes are of some use."""
+    model = make_model().eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for vector in model.absent.values():
+            vector.normal_()
+        for parameter in model.fusion.parameters():
+            parameter.normal_()
+        embeddings = model(**processor(image=digits["picture"], text=digits["caption"])).embeddings
+        sums = model.prototypes.class_sums(embeddings, torch.tensor(digits["label"]))
+        model.prototypes.momentum_update(sums, 0.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def pipe(model, processor):
+    return MultimodalPipeline(model, processor, batch_size=8)
+
+
+def scores_of(result):
+    return {entry["label"]: entry["score"] for entry in result}
+
+
+def test_one_sample_and_lists_and_columns_have_the_models_scores(pipe, model, processor, digits):
+    rows = digits[:20]
+    with torch.no_grad():
+        expected = model(**processor(image=rows["picture"], text=rows["caption"])).logits.softmax(1)
+    results = pipe(image=digits.select(range(20))["picture"], text=digits.select(range(20))["caption"])
+    assert len(results) == 20  # in three batches
+    for i, result in enumerate(results):
+        assert [entry["score"] for entry in result] == sorted((entry["score"] for entry in result), reverse=True)
+        for k in range(4):
+            assert scores_of(result)[f"LABEL_{k}"] == pytest.approx(expected[i, k].item(), abs=1e-6)
+        one = pipe(image=rows["picture"][i], text=rows["caption"][i])
+        assert scores_of(one) == pytest.approx(scores_of(result), abs=1e-6)
+    assert len(pipe(top_k=2, text="the digit one")) == 2
+
+
+def test_a_picture_from_anywhere_is_the_same(pipe, digits, tmp_path):
+    picture = digits[3]["picture"]
+    picture.save(tmp_path / "digit.png")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    data = io.BytesIO()
+    picture.save(data, "png")
+    url = f"http://127.0.0.1:{server.server_port}/digit.png"
+    values = [picture, str(tmp_path / "digit.png"), tmp_path / "digit.png", data.getvalue(), np.asarray(picture), url]
+    found = [scores_of(pipe(image=value)) for value in values]
+    assert all(scores == found[0] for scores in found)
+    with pytest.raises(UnreadableError, match=r"cannot download .*/none\.png' \(HTTP Error 404"):
+        pipe(image=url.replace("digit", "none"))
+    server.shutdown()
+    server.server_close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("missing", ["fused", "prototypes"])
+def test_any_subset_of_modalities(model, processor, digits, missing):
+    pipe = MultimodalPipeline(model, processor, missing=missing)
+    picture, caption = digits[0]["picture"], digits[0]["caption"]
+    with torch.no_grad():
+        output = model(**processor(image=[picture]))
+        alone = model.prototypes(output.embeddings)["image"].softmax(1)
+    expected = (output.logits.softmax(1) if missing == "fused" else alone)[0]
+    for result in (pipe(image=picture), pipe(image=picture, text=None), pipe(image=[picture], text=[""])[0]):
+        for k in range(4):
+            assert scores_of(result)[f"LABEL_{k}"] == pytest.approx(expected[k].item(), abs=1e-6)
+    mixed = pipe(image=[picture, None, picture], text=[None, caption, caption])
+    assert scores_of(mixed[0]) == pytest.approx(scores_of(pipe(image=picture)), abs=1e-6)
+    assert scores_of(mixed[1]) == pytest.approx(scores_of(pipe(text=caption)), abs=1e-6)
+    whole = MultimodalPipeline(model, processor)(image=picture, text=caption)
+    assert scores_of(mixed[2]) == pytest.approx(scores_of(whole), abs=1e-6)
+
+
+def test_the_product_of_the_present_classifiers(make_model, digits):
+    """Of three modalities two are there: p is proportional to the product of theirs."""
+    backbones = {name: NumericConfig(num_features=2, hidden_size=4, dropout=0.0) for name in ("a", "b", "c")}
+    model = make_model(backbones=backbones).eval()
+    processor = MultimodalProcessor({name: NumericProcessor([0.0, 0.0], [1.0, 1.0]) for name in backbones})
+    with pytest.raises(ValueError, match=r"got none of \['a', 'b', 'c'\]; train with PMRTrainer"):
+        MultimodalPipeline(model, processor, missing="prototypes")
+    values = torch.randn(8, 2)
+    with torch.no_grad():
+        embeddings = model(**{name: {"values": values} for name in backbones}).embeddings
+    model.prototypes.momentum_update(model.prototypes.class_sums(embeddings, torch.arange(8) % 4), 0.0)
+    p, q = (model.prototypes(embeddings)[name][0].softmax(0).tolist() for name in ("a", "c"))
+    total = sum(x * y for x, y in zip(p, q, strict=True))
+    found = scores_of(MultimodalPipeline(model, processor, missing="prototypes")(a=values[0].tolist(), c=values[0]))
+    for k in range(4):
+        assert found[f"LABEL_{k}"] == pytest.approx(p[k] * q[k] / total, abs=1e-5)
+
+
+def test_explaining(pipe, model, processor, digits):
+    row = digits[1]
+    result = pipe(image=row["picture"], text=row["caption"], explain=True)
+    assert result["labels"] == pipe(image=row["picture"], text=row["caption"])
+    best = result["labels"][0]["label"]
+    with torch.no_grad():
+        output = model(**processor(image=[row["picture"]], text=[row["caption"]]))
+        logits = model.prototypes(output.embeddings)["text"].softmax(1)[0]
+        none = model.fusion({name: vector[None] for name, vector in model.absent.items()}).softmax(1)[0]
+    assert scores_of(result["modalities"]["text"]["labels"])["LABEL_2"] == pytest.approx(logits[2].item(), abs=1e-6)
+    # Two modalities: half of what one adds alone, and half of what it adds to the other.
+    both, empty = result["labels"][0]["score"], none[int(best[-1])].item()
+    image, text = (scores_of(pipe(**{name: row[column]}))[best] for name, column in SOURCES)
+    shares = {name: part["share"] for name, part in result["modalities"].items()}
+    assert shares["image"] == pytest.approx((image - empty + both - text) / 2, abs=1e-6)
+    assert shares["text"] == pytest.approx((text - empty + both - image) / 2, abs=1e-6)
+    alone = pipe(text=row["caption"], explain=True)["modalities"]
+    assert alone["image"] == {"labels": [], "share": 0.0} and alone["text"]["labels"]
+
+
+SOURCES = (("image", "picture"), ("text", "caption"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_shapley_values_are_the_mean_over_all_orders(count):
+    random = np.random.default_rng(count)
+    game = {subset: random.normal() for subset in itertools.product([False, True], repeat=count)}
+    found = shapley_values(lambda subset: torch.tensor([game[subset]]), count)[:, 0]
+    added = {m: [] for m in range(count)}
+    for order in itertools.permutations(range(count)):
+        joined = [False] * count
+        for m in order:
+            before = game[tuple(joined)]
+            joined[m] = True
+            added[m].append(game[tuple(joined)] - before)
+    assert found.tolist() == pytest.approx([statistics.mean(added[m]) for m in range(count)])
+
+
+def test_a_stream_is_read_a_batch_at_a_time(pipe):
+    read = []
+
+    def rows():
+        for i in range(100):
+            read.append(i)
+            yield {"text": "the digit one"}
+
+    results = pipe.stream(rows())
+    for i in range(20):
+        next(results)
+        assert len(read) == (i // 8 + 1) * 8
+
+
+def test_batches_are_five_times_as_fast(model, processor, digits):
+    rows = digits[:64]
+    pipe = MultimodalPipeline(model, processor, batch_size=64)
+    ratios = []
+    for _ in range(5):
+        start = time.perf_counter()
+        single = [pipe(image=image, text=text) for image, text in zip(rows["picture"], rows["caption"], strict=True)]
+        middle = time.perf_counter()
+        batched = pipe(image=rows["picture"], text=rows["caption"])
+        ratios.append((middle - start) / (time.perf_counter() - middle))
+    assert statistics.median(ratios) >= 5, ratios
+    for one, other in zip(single, batched, strict=True):
+        assert scores_of(one) == pytest.approx(scores_of(other), abs=1e-6)
+
+
+def test_from_a_folder(model, processor, pipe, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    found = scores_of(MultimodalPipeline(tmp_path)(text="the digit two"))
+    assert found == pytest.approx(scores_of(pipe(text="the digit two")), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "Expected as many values of each modality, got {}"),
+        ({"image": None}, "give at least one value"),
+        ({"sound": "a.wav"}, r"some of the modalities \['image', 'text'\], got {'sound': 'a.wav'}"),
+        ({"image": ["a.png"], "text": "a"}, "Expected one value of each modality, or a list of each"),
+        ({"image": [None, None], "text": ["a"]}, r"got {'image': 2, 'text': 1}"),
+        ({"image": "none.png"}, "cannot open file 'none.png'"),
+        ({"image": PILImage.new("L", (8, 8)), "text": 3 + 4j}, "is no text"),
+    ],
+)
+def test_wrong_values(pipe, values, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**values)
+    with pytest.raises(ValueError, match="Expected the model's processor, got none"):
+        MultimodalPipeline(pipe.model)

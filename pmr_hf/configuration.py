@@ -122,6 +122,10 @@ class MultimodalConfig(PreTrainedConfig):
     model_type = "pmr_multimodal"
     keys_to_ignore_at_inference = ["embeddings", "present"]
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls._auto_class = None  # the file of a subclass travels only if its author registers it too
+
     def __init__(
         self,
         backbones: dict[str, PreTrainedConfig | dict[str, Any]] | None = None,

@@ -61,7 +61,7 @@ def load_table(
     folder = Path(dataset_name) if dataset_name is not None and os.path.isdir(dataset_name) else None
     files = files or (_tables_in(folder) if folder is not None else {})
     if files:
-        splits = {name: _read_table(Path(file)) for name, file in files.items()}
+        splits = {name: read_table(Path(file)) for name, file in files.items()}
         sources = {name: (Path(file).name, Path(file).parent) for name, file in files.items()}
     else:
         splits = _load(dataset_name, config_name, folder)
@@ -113,7 +113,8 @@ def _tables_in(folder: Path) -> dict[str, str]:
     }
 
 
-def _read_table(file: Path) -> Dataset:
+def read_table(file: Path) -> Dataset:
+    """The rows of a csv, tsv, json, jsonl or parquet file; raises `ValueError` for another type of file."""
     if file.suffix not in BUILDERS:
         raise ValueError(f"Expected a table of type {sorted(BUILDERS)}, got {file}; convert it.")
     if not file.is_file():

@@ -66,6 +66,10 @@ class MultimodalModel(PreTrainedModel):
     _supports_flash_attn = True
     _keep_in_fp32_modules_strict = {"prototypes"}
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls._auto_class = None  # the file of a subclass travels only if its author registers it too
+
     def __init__(self, config: MultimodalConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
         if not config.modalities:

@@ -95,6 +95,10 @@ class MultimodalProcessor(PushToHubMixin):
     config_name = "processor_config.json"
     _auto_class: str | None = None
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls._auto_class = None  # the file of a subclass travels only if its author registers it too
+
     def __init__(self, processors: dict[str, ModalityProcessor], num_frames: dict[str, int] | None = None):
         for name, processor in processors.items():
             check_modality_name(name)

@@ -93,6 +93,14 @@ def test_they_load_without_the_package_and_give_equal_logits(saved):
         assert expected["fused"].std() > 0.01
 
 
+def test_the_code_of_a_users_subclass_stays_at_home(tmp_path):
+    class Mine(MultimodalModel):
+        pass
+
+    Mine(small_model("sum").config).save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("test_*.py")) and not (tmp_path / "modeling.py").exists()
+
+
 def test_they_load_by_the_auto_classes_with_the_package(saved):
     model, processor = AutoModel.from_pretrained(saved[0]), AutoProcessor.from_pretrained(saved[0])
     assert type(model) is MultimodalModel and type(processor) is MultimodalProcessor

@@ -1,0 +1,105 @@
+"""
+Predict the classes of the rows of a table with a trained model, one JSON line for each.
+
+    python examples/predict.py --model outputs/posts-concat-pmr --input new.csv --columns image=picture text=title \\
+        --output predictions.jsonl
+
+A run that is stopped goes on where it was when it is started again. A row that cannot be read, or that has none of the
+modalities, gets an `error` in place of `labels`.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from pmr_hf import MultimodalPipeline
+from pmr_hf.data import read_table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Hub name or folder of a trained model")
+    parser.add_argument(
+        "--input", required=True, type=Path, help="csv, tsv, json, jsonl or parquet; paths from its folder"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="JSON lines, in the order of the input")
+    parser.add_argument(
+        "--columns", required=True, nargs="+", metavar="modality=column", help="or modality=a,b for numbers"
+    )
+    parser.add_argument("--top_k", type=int, default=1, help="best classes to write for each row")
+    parser.add_argument("--explain", action="store_true", help="also write what each modality says, and its share")
+    parser.add_argument("--missing", default="fused", choices=["fused", "prototypes"], help="see MultimodalPipeline")
+    parser.add_argument("--batch_size", type=int, default=32)
+    args = parser.parse_args()
+    wrong = [pair for pair in args.columns if not all(pair.partition("="))]
+    if wrong:
+        parser.error(f"expected --columns as modality=column, got {wrong}")
+    columns = dict(pair.split("=", 1) for pair in args.columns)
+
+    table = read_table(args.input)
+    missing = sorted({part for column in columns.values() for part in column.split(",")} - set(table.column_names))
+    if missing:
+        parser.error(f"expected the columns {missing} in {args.input}, which has {table.column_names}")
+    pipe = MultimodalPipeline(args.model, batch_size=args.batch_size, missing=args.missing)
+    done = resume(args.output)
+    if done > len(table):
+        parser.error(f"{args.output} has {done} predictions of {len(table)} rows; is it of another input?")
+    rows = (row_of(table[i], columns, pipe, args.input.parent) for i in range(done, len(table)))
+    with args.output.open("a", encoding="utf-8") as file, tqdm(total=len(table), initial=done, unit="row") as progress:
+        while batch := list(islice(rows, args.batch_size)):
+            for result in predict(pipe, batch, args.top_k, args.explain):
+                file.write(json.dumps({"row": done} | result, ensure_ascii=False) + "\n")
+                done += 1
+            file.flush()
+            progress.update(len(batch))
+
+
+def resume(output: Path) -> int:
+    """How many predictions there are; a last line that was not finished is cut off."""
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return 0
+    lines = output.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        os.truncate(output, sum(map(len, lines[:-1])))
+        lines.pop()
+    return len(lines)
+
+
+def row_of(row: dict[str, Any], columns: dict[str, str], pipe: MultimodalPipeline, folder: Path) -> dict[str, Any]:
+    """By modality, the value of a row; paths go from the table's folder."""
+    values = {}
+    for name, column in columns.items():
+        kind = pipe.processor.kinds.get(name)
+        value = [row[part] for part in column.split(",")] if "," in column else row[column]
+        if isinstance(value, str) and value.strip() and kind not in ("tokenizer", "numbers") and "://" not in value:
+            value = str(folder / value.strip())
+        values[name] = value
+    return values
+
+
+def predict(
+    pipe: MultimodalPipeline, batch: list[dict[str, Any]], top_k: int, explain: bool
+) -> Iterator[dict[str, Any]]:
+    """What to write for each row; where one of them is wrong, they are taken one by one to find it."""
+    try:
+        results = list(pipe.stream(batch, top_k, explain))
+    except ValueError as error:
+        if len(batch) == 1:
+            yield {"error": str(error)}
+        else:
+            for row in batch:
+                yield from predict(pipe, [row], top_k, explain)
+        return
+    for result in results:
+        yield result if explain else {"labels": result}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""examples/predict.py, as a user starts it: a table in, JSON lines out, also after it was stopped."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pmr_hf import MultimodalPipeline
+
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "predict.py"
+
+
+def predict(*arguments):
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def job(make_model, processor, digits, tmp_path_factory):
+    """The arguments, and the table's folder: ten rows, of which one has a file that is no picture and one nothing."""
+    folder = tmp_path_factory.mktemp("predict")
+    make_model().save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    rows = [{"picture": f"{i}.png", "title": row["caption"]} for i, row in enumerate(digits.select(range(10)))]
+    for i, row in enumerate(digits.select(range(10))):
+        row["picture"].save(folder / f"{i}.png")
+    (folder / "4.png").write_text("no picture")
+    rows[2]["title"], rows[3]["picture"], rows[7] = None, None, {"picture": None, "title": ""}
+    pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
+    arguments = ["--model", folder / "model", "--input", folder / "rows.csv", "--batch_size", 4, "--top_k", 4]
+    return folder, [*arguments, "--columns", "image=picture", "text=title"]
+
+
+def test_a_line_for_each_row(job, digits):
+    folder, arguments = job
+    output = folder / "new" / "predictions.jsonl"
+    run = predict(*arguments, "--output", output)
+    assert run.returncode == 0, run.stderr
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["row"] for line in lines] == list(range(10))
+    assert "4.png' is no image that can be read" in lines[4]["error"]
+    assert "give at least one value" in lines[7]["error"]
+    pipe = MultimodalPipeline(folder / "model")
+    values = [{"image": row["picture"], "text": row["caption"]} for row in digits.select(range(10))]
+    values[2].pop("text"), values[3].pop("image")
+    for i in (0, 2, 3, 9):
+        expected = {entry["label"]: entry["score"] for entry in pipe(**values[i])}
+        assert {entry["label"]: entry["score"] for entry in lines[i]["labels"]} == pytest.approx(expected, abs=1e-6)
+
+    # Stopped in the middle of a line
+    whole = output.read_bytes()
+    output.write_bytes(whole[: whole.index(b'"row": 5') + 30])
+    assert predict(*arguments, "--output", output).returncode == 0
+    again = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["row"] for line in again] == list(range(10))
+    assert output.read_bytes().splitlines()[:5] == whole.splitlines()[:5]  # those were not written again
+
+
+def test_a_missing_column_is_named(job):
+    folder, arguments = job
+    run = predict(*arguments[:-1], "text=caption", "--output", folder / "none.jsonl")
+    assert run.returncode == 2 and "expected the columns ['caption'] in" in run.stderr
+    assert not (folder / "none.jsonl").exists()

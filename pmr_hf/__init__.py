@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from .cg_mnist import CGMNISTConfig, CGMNISTModel
 from .collator import MultimodalCollator
 from .configuration import MultimodalConfig
+from .export import ExportableModel
 from .fusion import Fusion, register_fusion
 from .metrics import Accuracy, MacroF1
 from .modeling import MultimodalModel, MultimodalOutput
@@ -32,6 +33,7 @@ __all__ = [
     "Accuracy",
     "CGMNISTConfig",
     "CGMNISTModel",
+    "ExportableModel",
     "Fusion",
     "MacroF1",
     "MultimodalCollator",

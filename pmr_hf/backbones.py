@@ -178,7 +178,7 @@ def encode(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor], pool
     mask = inputs.get("attention_mask")
     config = backbone.config
     if "conv_stride" in config and "input_values" in inputs:
-        if mask is not None and not _ignores_padding(config) and not mask.all():
+        if mask is not None and not ignores_padding(config) and not mask.all():
             lengths = mask.sum(1).tolist()
             clips = [inputs["input_values"][i : i + 1, :length] for i, length in enumerate(lengths)]
             return torch.cat([encode(name, backbone, {"input_values": clip}, pooling) for clip in clips])
@@ -218,7 +218,7 @@ def _convolved(lengths: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
     return lengths
 
 
-def _ignores_padding(config: PreTrainedConfig) -> bool:
+def ignores_padding(config: PreTrainedConfig) -> bool:
     """
     Whether a speech encoder's mask hides padding from it. It does not where a group norm averages over time (wav2vec
     2.0 and HuBERT base), nor in families whose convolutions see the padding: these read their clips one by one.

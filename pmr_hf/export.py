@@ -1,0 +1,88 @@
+"""A model for a fixed set of modalities, as `torch.export` and ONNX take it: flat tensors in, logits out."""
+
+import torch
+from torch import nn
+
+from .backbones import encode, ignores_padding
+from .modeling import MultimodalModel
+
+
+class ExportableModel(nn.Module):
+    """
+    A [`MultimodalModel`] whose arguments are single tensors, dynamic in the batch.
+
+    ```python
+    inputs = processor(image=[picture, picture], text=["a cat", "a dog"])
+    flat = ExportableModel(model, inputs)
+    program = torch.export.export(flat, flat.arguments(inputs), dynamic_shapes=flat.dynamic_shapes)
+    torch.onnx.export(program, input_names=flat.input_names, output_names=["logits"]).save("model.onnx")
+    program.module()(*flat.arguments(processor(image=[other], text=["a bird"])))  # (1, K)
+    ```
+
+    Every sample must have each modality of `inputs`; the learned vectors stand for the others. Lengths other than the
+    batch are those of `inputs`: pad texts to them.
+
+    Args:
+        model (`MultimodalModel`): the model; it is put in evaluation mode.
+        inputs (`dict[str, dict[str, torch.Tensor]]`): a batch of at least two samples, as the processor makes it.
+
+    Raises:
+        ValueError: for a batch with samples that lack a modality, or of one sample, whose size exporters would fix; for
+            videos whose frames are encoded one by one, and for a mask of a speech encoder that reads its clips one by
+            one, since what they compute depends on the values.
+    """
+
+    def __init__(self, model: MultimodalModel, inputs: dict[str, dict[str, torch.Tensor]]):
+        super().__init__()
+        if any("present" in values or any(len(v) < 2 for v in values.values()) for values in inputs.values()):
+            shapes = {
+                name: {key: tuple(value.shape) for key, value in values.items()} for name, values in inputs.items()
+            }
+            raise ValueError(
+                f"Expected two samples or more that have all of the modalities to export, got {shapes}; leave out a "
+                "modality that the exported model shall not take."
+            )
+        for name, values in inputs.items():
+            config = model.config.backbones[name]
+            if "frame_mask" in values:
+                raise ValueError(
+                    f"Expected {name!r} without a `frame_mask`, got one: how many frames are encoded depends on the "
+                    "values, which exporters do not take; use a video encoder."
+                )
+            if "conv_stride" in config and "attention_mask" in values and not ignores_padding(config):
+                raise ValueError(
+                    f"Expected {name!r} without an `attention_mask`, got one: a {config.model_type!r} of this kind "
+                    "reads padded clips one by one, which exporters do not take; leave it out, and give clips of one "
+                    "length."
+                )
+        self.model = model.eval()
+        self.names = [(name, key) for name in inputs for key in inputs[name]]
+
+    @property
+    def input_names(self) -> list[str]:
+        """The arguments, such as `image_pixel_values`, in their order."""
+        return [f"{name}_{key}" for name, key in self.names]
+
+    @property
+    def dynamic_shapes(self) -> tuple[tuple[dict[int, torch.export.Dim], ...]]:
+        """What `torch.export.export` needs to know: the first dimension of each argument is the batch."""
+        batch = torch.export.Dim("batch")
+        return (tuple({0: batch} for _ in self.names),)
+
+    def arguments(self, inputs: dict[str, dict[str, torch.Tensor]]) -> tuple[torch.Tensor, ...]:
+        """The tensors of a batch in the order of the arguments."""
+        return tuple(inputs[name][key] for name, key in self.names)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        inputs: dict[str, dict[str, torch.Tensor]] = {}
+        for (name, key), tensor in zip(self.names, tensors, strict=True):
+            inputs.setdefault(name, {})[key] = tensor
+        model, like = self.model, tensors[0]
+        embeddings, present = {}, {}
+        for name, backbone in model.backbones.items():
+            if name in inputs:
+                embeddings[name] = encode(name, backbone, inputs[name], model.config.pooling[name])
+            else:
+                embeddings[name] = torch.zeros(like.shape[0], model.prototypes.widths[name], device=like.device)
+            present[name] = torch.full((like.shape[0],), name in inputs, device=like.device)
+        return model.fuse(embeddings, present)

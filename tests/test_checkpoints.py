@@ -194,4 +194,4 @@ def test_no_pickle_but_in_checkpoints(make_trainer, tmp_path):
     trainer.save_state()
     trainer.create_model_card()
     kinds = {os.path.splitext(name)[1] for name in os.listdir(trainer.args.output_dir) if "." in name}
-    assert kinds == {".json", ".safetensors", ".md", ".png"}
+    assert kinds == {".json", ".safetensors", ".md", ".png", ".py"}

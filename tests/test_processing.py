@@ -65,7 +65,8 @@ def test_audio_is_padded(three):
 
 def test_one_folder_each_and_back(three, tmp_path, digits):
     three.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"text", "audio", "image", "processor_config.json"}
+    saved = {path.name for path in tmp_path.iterdir() if path.suffix != ".py"}  # beside the code that loads it
+    assert saved == {"text", "audio", "image", "processor_config.json"}
     AutoTokenizer.from_pretrained(tmp_path / "text")  # each folder is what its own class saves
     loaded = MultimodalProcessor.from_pretrained(tmp_path)
     assert list(loaded.processors) == ["text", "audio", "image"]

@@ -34,7 +34,9 @@ def main() -> None:
     )
     parser.add_argument("--top_k", type=int, default=1, help="best classes to write for each row")
     parser.add_argument("--explain", action="store_true", help="also write what each modality says, and its share")
-    parser.add_argument("--missing", default="fused", choices=["fused", "prototypes"], help="see MultimodalPipeline")
+    parser.add_argument(
+        "--missing", default="prototypes", choices=["fused", "prototypes"], help="see MultimodalPipeline"
+    )
     parser.add_argument("--batch_size", type=int, default=32)
     args = parser.parse_args()
     wrong = [pair for pair in args.columns if not all(pair.partition("="))]

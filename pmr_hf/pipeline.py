@@ -32,13 +32,12 @@ class MultimodalPipeline:
         batch_size (`int`, *optional*, defaults to 32): samples that go through the model at once.
         device (`str | torch.device`, *optional*): where to run; by default a GPU if there is one for a model given by
             name, and where it is for a model.
-        missing (`str`, *optional*, defaults to `"fused"`): what answers for a sample that lacks modalities: `"fused"`,
-            the fusion head with its learned vector in place of each absent embedding, or `"prototypes"`, the product of
-            the prototype classifiers of those that are present (Eq. 7).
+        missing (`str`, *optional*, defaults to `"prototypes"`): what answers for a sample that lacks modalities:
+            `"prototypes"`, the product of the prototype classifiers of those that are present (Eq. 7), or `"fused"`,
+            the fusion head with its learned vector in place of each absent embedding.
 
     Raises:
-        ValueError: for a model without its processor, for modalities that differ between them, or for
-            `missing="prototypes"` of a model whose prototypes were never taken.
+        ValueError: for a model without its processor, or for modalities that differ between them.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class MultimodalPipeline:
         processor: MultimodalProcessor | str | os.PathLike | None = None,
         batch_size: int = 32,
         device: str | torch.device | None = None,
-        missing: str = "fused",
+        missing: str = "prototypes",
     ):
         if isinstance(model, (str, os.PathLike)):
             processor = model if processor is None else processor
@@ -65,12 +64,6 @@ class MultimodalPipeline:
             )
         if missing not in ("fused", "prototypes"):
             raise ValueError(f"Expected `missing` to be 'fused' or 'prototypes', got {missing!r}.")
-        unseen = [name for name in names if not model.prototypes.seen(name).any()]
-        if missing == "prototypes" and unseen:
-            raise ValueError(
-                f"Expected prototypes of each modality for `missing='prototypes'`, got none of {unseen}; train with "
-                "PMRTrainer, or take 'fused'."
-            )
         self.model = model.to(device).eval() if device else model.eval()
         self.processor = processor
         self.batch_size = batch_size
@@ -94,7 +87,8 @@ class MultimodalPipeline:
             the one without any modality.
 
         Raises:
-            ValueError: for an unknown modality, lists of several lengths, or a sample without any modality.
+            ValueError: for an unknown modality, lists of several lengths, a sample without any modality, or one that
+                lacks some if the model's prototypes were never taken, unless `missing="fused"`.
             UnreadableError: for a value that cannot be read.
         """
         several = {name: self._is_list(name, value) for name, value in modalities.items()}
@@ -143,11 +137,17 @@ class MultimodalPipeline:
         present = output.present or dict.fromkeys(names, full)
         alone = {name: logits.log_softmax(1) for name, logits in model.prototypes(output.embeddings).items()}
         whole = torch.stack([present[name] for name in names]).all(0)
+        unseen = [name for name in names if not model.prototypes.seen(name).any()]
+        if self.missing == "prototypes" and unseen and not whole.all():
+            raise ValueError(
+                f"Expected prototypes of each modality for samples that lack some, got none of {unseen}; train with "
+                "PMRTrainer, or set `missing='fused'`."
+            )
 
         def scores(present: dict[str, torch.Tensor]) -> torch.Tensor:
-            """(B, K), with the modalities that are present."""
+            """(B, K), with the modalities that are present, by the answer that the sample itself gets."""
             fused = model.fuse(output.embeddings, present).float().softmax(1)
-            if self.missing == "fused":
+            if self.missing == "fused" or whole.all():
                 return fused
             product = sum(torch.where(present[name][:, None], alone[name], 0) for name in names).softmax(1)
             return torch.where(whole[:, None], fused, product)
@@ -166,7 +166,7 @@ class MultimodalPipeline:
         for i, labels in enumerate(results):
             results[i] = {"labels": labels, "modalities": {}}
             for name, share in zip(names, shares, strict=True):
-                speaks = present[name][i] and model.prototypes.seen(name).any()
+                speaks = present[name][i] and name not in unseen
                 said = self._labels(alone[name][i].exp(), top_k) if speaks else []
                 results[i]["modalities"][name] = {"labels": said, "share": share[i].item()}
         return results

@@ -103,21 +103,22 @@ def test_the_product_of_the_present_classifiers(make_model, digits):
     backbones = {name: NumericConfig(num_features=2, hidden_size=4, dropout=0.0) for name in ("a", "b", "c")}
     model = make_model(backbones=backbones).eval()
     processor = MultimodalProcessor({name: NumericProcessor([0.0, 0.0], [1.0, 1.0]) for name in backbones})
+    pipe, values = MultimodalPipeline(model, processor), torch.randn(8, 2)
+    assert len(pipe(a=[1.0, 2.0], b=[0.0, 1.0], c=[1.0, 1.0])) == 4
     with pytest.raises(ValueError, match=r"got none of \['a', 'b', 'c'\]; train with PMRTrainer"):
-        MultimodalPipeline(model, processor, missing="prototypes")
-    values = torch.randn(8, 2)
+        pipe(a=[1.0, 2.0])
     with torch.no_grad():
         embeddings = model(**{name: {"values": values} for name in backbones}).embeddings
     model.prototypes.momentum_update(model.prototypes.class_sums(embeddings, torch.arange(8) % 4), 0.0)
     p, q = (model.prototypes(embeddings)[name][0].softmax(0).tolist() for name in ("a", "c"))
     total = sum(x * y for x, y in zip(p, q, strict=True))
-    found = scores_of(MultimodalPipeline(model, processor, missing="prototypes")(a=values[0].tolist(), c=values[0]))
+    found = scores_of(pipe(a=values[0].tolist(), c=values[0].numpy()))
     for k in range(4):
         assert found[f"LABEL_{k}"] == pytest.approx(p[k] * q[k] / total, abs=1e-5)
 
 
-def test_explaining(pipe, model, processor, digits):
-    row = digits[1]
+def test_explaining(model, processor, digits):
+    pipe, row = MultimodalPipeline(model, processor, missing="fused"), digits[1]
     result = pipe(image=row["picture"], text=row["caption"], explain=True)
     assert result["labels"] == pipe(image=row["picture"], text=row["caption"])
     best = result["labels"][0]["label"]
@@ -134,6 +135,8 @@ def test_explaining(pipe, model, processor, digits):
     assert shares["text"] == pytest.approx((text - empty + both - image) / 2, abs=1e-6)
     alone = pipe(text=row["caption"], explain=True)["modalities"]
     assert alone["image"] == {"labels": [], "share": 0.0} and alone["text"]["labels"]
+    alone = MultimodalPipeline(model, processor)(text=row["caption"], explain=True)  # of four classes
+    assert alone["modalities"]["text"]["share"] == pytest.approx(alone["labels"][0]["score"] - 1 / 4, abs=1e-6)
 
 
 SOURCES = (("image", "picture"), ("text", "caption"))

@@ -31,6 +31,7 @@ def job(make_model, processor, digits, tmp_path_factory):
     rows[2]["title"], rows[3]["picture"], rows[7] = None, None, {"picture": None, "title": ""}
     pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
     arguments = ["--model", folder / "model", "--input", folder / "rows.csv", "--batch_size", 4, "--top_k", 4]
+    arguments += ["--missing", "fused"]  # the model has no prototypes
     return folder, [*arguments, "--columns", "image=picture", "text=title"]
 
 
@@ -43,7 +44,7 @@ def test_a_line_for_each_row(job, digits):
     assert [line["row"] for line in lines] == list(range(10))
     assert "4.png' is no image that can be read" in lines[4]["error"]
     assert "give at least one value" in lines[7]["error"]
-    pipe = MultimodalPipeline(folder / "model")
+    pipe = MultimodalPipeline(folder / "model", missing="fused")
     values = [{"image": row["picture"], "text": row["caption"]} for row in digits.select(range(10))]
     values[2].pop("text"), values[3].pop("image")
     for i in (0, 2, 3, 9):

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import yaml_dump
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
@@ -307,10 +307,10 @@ table. {lacking}; how well it does without one is not in the table.
 
 
 def card_on_hub(name: str, token: str | None = None) -> str | None:
-    """The card that a Hub repository has, or `None`."""
+    """The card that a Hub repository has, or `None`; raises if the Hub does not answer, or a card might be lost."""
     try:
         return Path(hf_hub_download(name, "README.md", token=token)).read_text(encoding="utf-8")
-    except EntryNotFoundError:
+    except RemoteEntryNotFoundError:
         return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 import torch
-from huggingface_hub.errors import HTTPError  # of httpx, whichever version the client has
+from huggingface_hub.errors import EntryNotFoundError, HTTPError  # of httpx, whichever version the client has
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, default_data_collator
@@ -284,7 +284,7 @@ class MultimodalTrainer(Trainer):
             )
         try:
             return super().push_to_hub(*args, **kwargs)
-        except HTTPError as error:
+        except (HTTPError, EntryNotFoundError) as error:
             raise RuntimeError(
                 f"Expected to push to {self.hub_model_id}, but the upload failed ({error}). The model is saved in "
                 f"{folder}: push again with `trainer.push_to_hub()`, or by `hf upload`."

@@ -77,9 +77,14 @@ def batch(modalities, size):
 
 @pytest.mark.parametrize(
     ("modalities", "fusion"),
-    [(("vit", "bert"), fusion) for fusion in ("concat", "sum", "film", "gated")]
-    + [(("numbers", "gray"), "concat"), (("ast", "resnet"), "sum"), (("timm", "videomae"), "sum")]
-    + [(("whisper", "speech", "speech_group"), "sum")],
+    [
+        (("vit", "bert"), "concat"),
+        (("whisper", "speech", "speech_group"), "sum"),
+        *(pytest.param(("vit", "bert"), fusion, marks=pytest.mark.slow) for fusion in ("sum", "film", "gated")),
+        pytest.param(("numbers", "gray"), "concat", marks=pytest.mark.slow),
+        pytest.param(("ast", "resnet"), "sum", marks=pytest.mark.slow),
+        pytest.param(("timm", "videomae"), "sum", marks=pytest.mark.slow),
+    ],
 )
 def test_logits_are_equal_for_other_batches(modalities, fusion, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -180,6 +180,7 @@ def test_a_wrong_token_stops_before_training(parts, tmp_path):
     assert not hub.files and not (tmp_path / "out" / "checkpoint-8").exists()
 
 
+@pytest.mark.slow
 def test_an_error_of_the_server_loses_nothing(parts, tmp_path):
     with Hub() as hub:
         hub.fail = lambda method, path: 500 if "/commit/" in path else None

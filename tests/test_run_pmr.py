@@ -183,6 +183,7 @@ def test_a_dataset_of_ones_own_cached_and_on_the_fly(own_data, tmp_path):
     assert processor.processors["stats"].mean[0] == pytest.approx(mean, rel=0.02)  # of the training rows alone
 
 
+@pytest.mark.slow
 def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path):
     script = [sys.executable, str(ROOT / "examples" / "run_pmr.py"), "--dataset_name", str(own_data)]
     for arguments, message in [

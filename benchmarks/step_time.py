@@ -289,14 +289,16 @@ def profile(rounds: int) -> None:
     labels = batch["labels"]
     output = model(**batch)
     detached = {name: value.detach().requires_grad_() for name, value in output.embeddings.items()}
+
+    def added_loss() -> torch.Tensor:
+        return trainer.added_loss(trainer.prototype_terms(detached, labels), output, labels)
+
     parts = {
         "whole step": lambda: trainer.training_step(model, batch),
         "encoders, fusion and cross entropy, forward": lambda: model(**batch),
         "distances": lambda: prototypes(detached),
-        "all terms, with their logs": lambda: trainer.rebalance_loss(detached, labels),
-        "gradient of the terms": lambda: torch.autograd.grad(
-            trainer.rebalance_loss(detached, labels), list(detached.values())
-        ),
+        "all terms, with their logs": added_loss,
+        "gradient of the terms": lambda: torch.autograd.grad(added_loss(), list(detached.values())),
         "online sums": lambda: prototypes.class_sums(output.embeddings, labels, None, sums),
     }
     sums = prototypes.zero_sums()

@@ -1,5 +1,5 @@
 """
-Train PMR, or plain joint training, on any dataset of several modalities.
+Train PMR, or a method that it is compared with, on any dataset of several modalities.
 
     accelerate launch examples/run_pmr.py                                # colored-and-gray digits of scikit-learn
     accelerate launch examples/run_pmr.py --dataset cg_mnist --data_dir mnist            # raw MNIST files
@@ -8,13 +8,15 @@ Train PMR, or plain joint training, on any dataset of several modalities.
         --columns image=picture text=title --label_column topic \\
         --backbones image=google/vit-base-patch16-224 text=bert-base-uncased             # your own data
 
-Every argument of `PMRTrainingArguments`, and so of `TrainingArguments`, can be given too.
+Every argument of the method's trainer, such as `PMRTrainingArguments`, and so of `TrainingArguments`, can be given too.
 """
 
 import logging
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil  # of accelerate
 import torch
 from datasets import Dataset, DatasetDict
 from transformers import (
@@ -34,7 +36,8 @@ from pmr_hf import (
     NumericConfig,
     NumericProcessor,
     PMRTrainer,
-    PMRTrainingArguments,
+    PrototypeTrainer,
+    PrototypeTrainingArguments,
     SpectrogramFeatureExtractor,
 )
 from pmr_hf.ave import read_ave
@@ -49,6 +52,10 @@ from pmr_hf.numeric_processor import as_numbers
 from pmr_hf.processing import ModalityProcessor
 
 
+METHODS: dict[str, type[PrototypeTrainer]] = {
+    "joint": PrototypeTrainer,  # plain training, watched
+    "pmr": PMRTrainer,
+}
 # Encoders with new weights that can stand in place of a pretrained one's name
 NEW = ("numbers", "resnet18", "spectrogram", "spectrogram_small", "cg_mnist", "cg_mnist_gray")
 PAIRS = {"metavar": "modality=..."}
@@ -67,10 +74,7 @@ class ScriptArguments:
 
     method: str = field(
         default="pmr",
-        metadata={
-            "help": "'pmr', or 'joint' for alpha = mu = 0: plain training, watched.",
-            "choices": ["pmr", "joint"],
-        },
+        metadata={"help": "What to train by; 'joint' is plain training, watched.", "choices": list(METHODS)},
     )
     # The data
     dataset: str = field(
@@ -101,7 +105,9 @@ class ScriptArguments:
         metadata={"help": "Extract features once to disk, or batch by batch.", "choices": ["on_the_fly", "cached"]},
     )
     preprocess_workers: int | None = field(default=None, metadata={"help": "Processes that extract to disk."})
+    modalities: list[str] | None = field(default=None, metadata={"help": "Train with these alone; all by default."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep that many training samples."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Keep that many validation samples."})
     test_correlation: float = field(
         default=0.0,
         metadata={
@@ -136,8 +142,9 @@ class ScriptArguments:
 
     def __post_init__(self):
         check_fields({"embedding_dim": self.embedding_dim, "modality_dropout": self.modality_dropout})
-        ranges = {"preprocess_workers": (1, 1024), "max_train_samples": (1, 10**12), "test_correlation": (0, 1)}
-        for name, (least, most) in {**ranges, "clip_seconds": (0.1, 3600)}.items():
+        ranges = {"preprocess_workers": (1, 1024), "clip_seconds": (0.1, 3600), "test_correlation": (0, 1)}
+        samples = dict.fromkeys(("max_train_samples", "max_eval_samples"), (1, 10**12))
+        for name, (least, most) in {**ranges, **samples}.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"Expected --{name} of {least} to {most}, got {value}.")
@@ -165,6 +172,11 @@ class ScriptArguments:
                 f"Expected --columns and --backbones for the same modalities, got columns for {list(self.columns)} and "
                 f"backbones for {list(self.backbones)}."
             )
+        unknown = [name for name in self.modalities or [] if name not in self.columns]
+        if unknown:
+            raise ValueError(f"Expected --modalities among {list(self.columns)}, got {unknown}.")
+        for pairs in ("columns", "backbones", "pooling", "num_frames", "lora") if self.modalities else ():
+            setattr(self, pairs, {key: value for key, value in getattr(self, pairs).items() if key in self.modalities})
 
     @property
     def own_data(self) -> bool:
@@ -177,13 +189,15 @@ class ScriptArguments:
         return Path(name).stem if Path(name).exists() else name
 
 
-def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
+def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments, PrototypeTrainingArguments]:
     script_parser = HfArgumentParser(ScriptArguments, add_help=False)
-    script_args, _ = script_parser.parse_args_into_dataclasses(return_remaining_strings=True)
-    parser = HfArgumentParser((ScriptArguments, PMRTrainingArguments))
+    script_args, _ = script_parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    parser = HfArgumentParser((ScriptArguments, METHODS[script_args.method].args_class))
+    parts = [script_args.data_name.replace("/", "-"), script_args.fusion, script_args.method]
     parser.set_defaults(
-        output_dir=f"outputs/{script_args.data_name.replace('/', '-')}-{script_args.fusion}-{script_args.method}",
+        output_dir=f"outputs/{'-'.join([*parts, *(script_args.modalities or [])])}",
         # Selection on validation; the test is touched once, at the end.
+        do_predict=True,
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
@@ -209,9 +223,10 @@ def parse_arguments() -> tuple[ScriptArguments, PMRTrainingArguments]:
             optim_args="momentum=0.9,weight_decay=1e-4",
             learning_rate=3e-2 if script_args.dataset in ("digits", "cg_mnist") else 1e-3,
             num_train_epochs=60 if script_args.dataset in ("digits", "cg_mnist") else 130,
-            pmr_alpha=2.0,
         )
-    *parsed, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+        if script_args.method == "pmr":
+            parser.set_defaults(pmr_alpha=2.0)
+    *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")
     return tuple(parsed)
@@ -290,8 +305,6 @@ def main() -> None:
     script_args, training_args = parse_arguments()
     logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING)
     set_seed(training_args.seed)
-    if script_args.method == "joint":
-        training_args.pmr_alpha = training_args.pmr_mu = 0.0
 
     # Data and processor
     backbones = dict(script_args.backbones)
@@ -301,6 +314,9 @@ def main() -> None:
         training_args.modality_learning_rates = defaults | (training_args.modality_learning_rates or {})
     processor = MultimodalProcessor.from_backbones(pretrained)
     dataset = load_data(script_args, processor, training_args.seed)
+    if script_args.max_eval_samples is not None:
+        rows = range(min(script_args.max_eval_samples, len(dataset["validation"])))
+        dataset["validation"] = dataset["validation"].shuffle(seed=training_args.seed).select(rows)
     processors, num_frames = dict(processor.processors), processor.num_frames | script_args.num_frames
     for name in backbones.keys() - pretrained.keys():
         backbones[name], processors[name] = new_encoder(name, script_args, dataset["train"])
@@ -327,7 +343,7 @@ def main() -> None:
     )
 
     # Trainer
-    trainer = PMRTrainer(
+    trainer = METHODS[script_args.method](
         model=model,
         args=training_args,
         train_dataset=dataset["train"],
@@ -339,12 +355,14 @@ def main() -> None:
     # Train
     checkpoint = training_args.resume_from_checkpoint
     train_metrics = trainer.train(resume_from_checkpoint=True if checkpoint == "True" else checkpoint).metrics
+    train_metrics["train_peak_memory_mib"] = peak_memory()
+    train_metrics["train_resumed"] = int(trainer.resumed_from is not None)  # of such a run the time is not the whole
     trainer.save_metrics("train", train_metrics)
 
     # Evaluate
     split, metrics = "validation", trainer.evaluate()
     trainer.save_metrics("eval", metrics)
-    if "test" in dataset:
+    if "test" in dataset and training_args.do_predict:
         split, metrics = "test", trainer.evaluate(dataset["test"], metric_key_prefix="test")
         trainer.save_metrics("test", metrics)
 
@@ -358,10 +376,21 @@ def main() -> None:
         print_results(script_args, training_args, trainer, split, metrics, train_metrics["train_runtime"])
 
 
+def peak_memory() -> float:
+    """Most memory of this process so far in MiB, of the GPU if there is one, else of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource  # which Windows lacks
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 def print_results(
     script_args: ScriptArguments,
-    training_args: PMRTrainingArguments,
-    trainer: PMRTrainer,
+    training_args: PrototypeTrainingArguments,
+    trainer: PrototypeTrainer,
     split: str,
     metrics: dict[str, float],
     seconds: float,

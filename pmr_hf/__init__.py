@@ -14,10 +14,11 @@ from .numeric_processor import NumericProcessor
 from .pipeline import MultimodalPipeline
 from .pmr_trainer import PMRTrainer
 from .processing import MultimodalProcessor
+from .prototype_trainer import PrototypeTrainer
 from .prototypes import Prototypes, attach_prototypes, load_prototypes
 from .spectrogram import SpectrogramFeatureExtractor
 from .trainer import MultimodalTrainer
-from .training_args import MultimodalTrainingArguments, PMRTrainingArguments
+from .training_args import MultimodalTrainingArguments, PMRTrainingArguments, PrototypeTrainingArguments
 from .version import __version__
 
 
@@ -49,6 +50,8 @@ __all__ = [
     "NumericProcessor",
     "PMRTrainer",
     "PMRTrainingArguments",
+    "PrototypeTrainer",
+    "PrototypeTrainingArguments",
     "Prototypes",
     "SpectrogramFeatureExtractor",
     "__version__",

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 from .configuration import MultimodalConfig
 from .losses import imbalance_ratio
 from .processing import MultimodalProcessor
-from .training_args import PMRTrainingArguments
+from .training_args import PMRTrainingArguments, PrototypeTrainingArguments
 
 
 PLOT_NAME = "training_dynamics.png"
@@ -72,10 +72,10 @@ def plot_dynamics(
     Draw accuracy, imbalance ratio and weights over training, side by side, to a PNG file.
 
     Args:
-        log_history (`list[dict]`): `trainer.state.log_history` of a [`PMRTrainer`].
+        log_history (`list[dict]`): `trainer.state.log_history` of a [`PrototypeTrainer`].
         modalities (`list[str]`): names of the modalities, in the order of fusion.
         file (`str | Path`): where to write.
-        applied (`bool`, *optional*, defaults to `True`): whether the weights were applied, or only watched (alpha = 0).
+        applied (`bool`, *optional*, defaults to `True`): whether the weights were applied, or only watched.
     """
     evals: dict[int, dict[str, Any]] = {}
     for entry in log_history:
@@ -140,7 +140,9 @@ def write_model_card(
     modalities: list[str],
     config: PreTrainedConfig,
     num_labels: int,
-    args: PMRTrainingArguments,
+    args: PrototypeTrainingArguments,
+    description: str,
+    citation: str,
     log_history: list[dict[str, Any]],
     processor: MultimodalProcessor | None = None,
     previous: str | None = None,
@@ -160,7 +162,9 @@ def write_model_card(
         modalities (`list[str]`): their names, in the order of fusion.
         config (`PreTrainedConfig`): the model's configuration.
         num_labels (`int`): number of classes.
-        args (`PMRTrainingArguments`): the arguments of the run.
+        args (`PrototypeTrainingArguments`): the arguments of the run.
+        description (`str`): how it was trained, the beginning of a sentence.
+        citation (`str`): of the method, as BibTeX.
         log_history (`list[dict]`): `trainer.state.log_history`, of which the last test entry is reported, else the last
             validation entry.
         processor (`MultimodalProcessor`, *optional*): with it, there is a code sample.
@@ -174,7 +178,7 @@ def write_model_card(
         tags (`list[str]`, *optional*): further tags.
     """
     folder = Path(folder)
-    plot_dynamics(log_history, modalities, folder / PLOT_NAME, applied=args.pmr_alpha > 0)
+    plot_dynamics(log_history, modalities, folder / PLOT_NAME, applied=isinstance(args, PMRTrainingArguments))
 
     split = "test" if any("test_loss" in entry for entry in log_history) else "eval"
     metrics: dict[str, Any] = next((entry for entry in reversed(log_history) if f"{split}_loss" in entry), {})
@@ -220,10 +224,6 @@ def write_model_card(
     else:
         model = f"in a `{config.model_type}` model: " + ", ".join(modalities)
     usage = "" if processor is None else usage_of(model_name, config, processor)
-    if args.pmr_alpha or args.pmr_mu:
-        how = "Trained with [PMR](https://arxiv.org/abs/2211.07089), which keeps the slow modality learning"
-    else:
-        how = "Trained jointly, without PMR (α = μ = 0), while class prototypes watched each modality"
     if len(modalities) == 2:
         reading = f"A ratio below 1 says that {modalities[0]} is the slow modality, above 1 that {modalities[1]} is."
     else:
@@ -237,10 +237,7 @@ def write_model_card(
         rates += f" (encoders: {own})"
     if args.freeze:
         rates += f" (frozen: {', '.join(args.freeze)})"
-    if args.prototype_source == "subset":
-        behind = f"{args.prototype_fraction:g} of the training set, embedded anew"
-    else:
-        behind = "the embeddings of the training steps"
+    settings = "\n".join(f"| {name} | {value} |" for name, value in args.hyper_parameters.items())
     dropout = getattr(config, "modality_dropout", 0.0)
     lacking = (
         f"It was trained with each modality left out at random (probability {dropout:g})"
@@ -255,7 +252,7 @@ def write_model_card(
 
 # {model_name}
 
-{how}, on {len(modalities)} modalities {model}.
+{description}, on {len(modalities)} modalities {model}.
 
 Classes: {", ".join(map(str, config.id2label.values())) if config.num_labels == num_labels else num_labels}.
 {usage}
@@ -276,12 +273,7 @@ On the {"test" if split == "test" else "validation"} split{f" of {dataset}" if d
 | hyper-parameter | value |
 |---|---|
 | training samples | {"a stream" if train_size is None else f"{train_size:,}"}{f", {dataset}" if dataset else ""} |
-| α, weight of the prototypical cross entropy | {args.pmr_alpha} |
-| μ, weight of the entropy regularisation | {args.pmr_mu} |
-| E_r, epochs of entropy regularisation | {args.pmr_entropy_epochs:g} |
-| weights | {args.pmr_weights} |
-| ε, momentum of the prototypes | {args.prototype_momentum} |
-| prototypes from | {behind} |
+{settings}
 | learning rate, optimizer | {rates}, {args.optim.value} {args.optim_args or ""} |
 | batch size per process x accumulation | {args.per_device_train_batch_size} x {args.gradient_accumulation_steps} |
 | epochs | {epochs} |
@@ -295,7 +287,7 @@ table. {lacking}; how well it does without one is not in the table.
 ## Citation
 
 ```bibtex
-{CITATION}
+{citation}
 ```
 
 {END}

@@ -128,19 +128,11 @@ class MultimodalTrainingArguments(TrainingArguments):
 
 
 @dataclass
-class PMRTrainingArguments(MultimodalTrainingArguments):
+class PrototypeTrainingArguments(MultimodalTrainingArguments):
     """
-    Arguments of [`PMRTrainer`]: those of [`MultimodalTrainingArguments`] and the method's own.
+    Arguments of [`PrototypeTrainer`]: those of [`MultimodalTrainingArguments`] and where the prototypes come from.
 
     Args:
-        pmr_alpha (`float`, *optional*, defaults to `1.0`): alpha of Eq. 10, the weight of the prototypical cross
-            entropy; at least 0. The paper uses 1 or 2.
-        pmr_mu (`float`, *optional*, defaults to `0.01`): mu of Eq. 13, the weight of the entropy regularisation (PER);
-            at least 0. The paper uses 1e-2 or 1e-3.
-        pmr_entropy_epochs (`float`, *optional*, defaults to `10.0`): E_r, PER acts while epoch < E_r; at least 0. The
-            paper gives no number.
-        pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, `"hard"` for 1
-            wherever those are positive, as in the authors' public code.
         prototype_momentum (`float`, *optional*, defaults to `0.2`): eps of Eq. 12, in [0, 1). The authors' scripts use
             0.0 or 0.2.
         prototype_source (`str`, *optional*, defaults to `"subset"`): where the prototypes are taken from. `"subset"`
@@ -157,14 +149,6 @@ class PMRTrainingArguments(MultimodalTrainingArguments):
         ValueError: for a value outside its range.
     """
 
-    pmr_alpha: float = field(
-        default=1.0, metadata={"help": "alpha (Eq. 10): weight of the prototypical cross entropy."}
-    )
-    pmr_mu: float = field(default=0.01, metadata={"help": "mu (Eq. 13): weight of the entropy regularisation, PER."})
-    pmr_entropy_epochs: float = field(default=10.0, metadata={"help": "E_r: PER acts while epoch < E_r."})
-    pmr_weights: str = field(
-        default="clip", metadata={"help": "'clip' (Eq. 11) or 'hard' (0 or 1).", "choices": ["clip", "hard"]}
-    )
     prototype_momentum: float = field(default=0.2, metadata={"help": "eps (Eq. 12), in [0, 1)."})
     prototype_source: str = field(
         default="subset",
@@ -182,11 +166,6 @@ class PMRTrainingArguments(MultimodalTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("pmr_alpha", "pmr_mu", "pmr_entropy_epochs"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"Expected `{name}` to be finite and at least 0, got {getattr(self, name)}; 0 switches it off."
-                )
         if not 0 <= self.prototype_momentum < 1:
             raise ValueError(
                 f"Expected `prototype_momentum` in [0, 1), got {self.prototype_momentum}; 0 takes the new means alone."
@@ -201,12 +180,67 @@ class PMRTrainingArguments(MultimodalTrainingArguments):
                 f"Expected `prototype_refresh_steps` to be at least 1, got {self.prototype_refresh_steps}; leave it "
                 "out for a refresh per epoch."
             )
-        if self.pmr_weights not in ("clip", "hard"):
-            raise ValueError(
-                f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; 'clip' is the paper's."
-            )
         if self.prototype_source not in ("subset", "online"):
             raise ValueError(
                 f"Expected `prototype_source` to be 'subset' or 'online', got {self.prototype_source!r}; 'subset' is "
                 "the paper's."
             )
+
+    @property
+    def hyper_parameters(self) -> dict[str, object]:
+        """The method's own settings, by the words and symbols of its paper, as the model card shows them."""
+        subset = f"{self.prototype_fraction:g} of the training set, embedded anew"
+        return {
+            "ε, momentum of the prototypes": self.prototype_momentum,
+            "prototypes from": subset if self.prototype_source == "subset" else "the embeddings of the training steps",
+        }
+
+
+@dataclass
+class PMRTrainingArguments(PrototypeTrainingArguments):
+    """
+    Arguments of [`PMRTrainer`]: those of [`PrototypeTrainingArguments`] and the weights of the method's terms.
+
+    Args:
+        pmr_alpha (`float`, *optional*, defaults to `1.0`): alpha of Eq. 10, the weight of the prototypical cross
+            entropy; at least 0. The paper uses 1 or 2.
+        pmr_mu (`float`, *optional*, defaults to `0.01`): mu of Eq. 13, the weight of the entropy regularisation (PER);
+            at least 0. The paper uses 1e-2 or 1e-3.
+        pmr_entropy_epochs (`float`, *optional*, defaults to `10.0`): E_r, PER acts while epoch < E_r; at least 0. The
+            paper gives no number.
+        pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, `"hard"` for 1
+            wherever those are positive, as in the authors' public code.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    pmr_alpha: float = field(
+        default=1.0, metadata={"help": "alpha (Eq. 10): weight of the prototypical cross entropy."}
+    )
+    pmr_mu: float = field(default=0.01, metadata={"help": "mu (Eq. 13): weight of the entropy regularisation, PER."})
+    pmr_entropy_epochs: float = field(default=10.0, metadata={"help": "E_r: PER acts while epoch < E_r."})
+    pmr_weights: str = field(
+        default="clip", metadata={"help": "'clip' (Eq. 11) or 'hard' (0 or 1).", "choices": ["clip", "hard"]}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("pmr_alpha", "pmr_mu", "pmr_entropy_epochs"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"Expected `{name}` to be finite and at least 0, got {getattr(self, name)}; 0 switches it off."
+                )
+        if self.pmr_weights not in ("clip", "hard"):
+            raise ValueError(
+                f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; 'clip' is the paper's."
+            )
+
+    @property
+    def hyper_parameters(self) -> dict[str, object]:
+        return {
+            "α, weight of the prototypical cross entropy": self.pmr_alpha,
+            "μ, weight of the entropy regularisation": self.pmr_mu,
+            "E_r, epochs of entropy regularisation": f"{self.pmr_entropy_epochs:g}",
+            "weights": self.pmr_weights,
+        } | super().hyper_parameters

@@ -19,7 +19,7 @@ from transformers import (
     set_seed,
 )
 
-from pmr_hf import MultimodalModel, MultimodalTrainer, PMRTrainer, attach_prototypes, load_prototypes
+from pmr_hf import MultimodalModel, MultimodalTrainer, PMRTrainer, PrototypeTrainer, attach_prototypes, load_prototypes
 
 
 def weights(model):
@@ -134,9 +134,10 @@ def test_without_its_terms_pmr_is_plain_trainer_to_the_bit(make_trainer, make_mo
     trainer.train()
     assert_equal(weights(trainer.model), weights(plain.model))
     assert trainer.prototypes.seen("image").all()
-    joint = make_trainer(make_model(dropout=0.2), cls=MultimodalTrainer)
-    joint.train()
-    assert_equal(weights(joint.model), weights(plain.model))
+    for cls in (MultimodalTrainer, PrototypeTrainer):
+        joint = make_trainer(make_model(dropout=0.2), cls=cls)
+        joint.train()
+        assert_equal(weights(joint.model), weights(plain.model))
 
 
 def test_label_smoothing_is_that_of_plain_trainer(make_trainer, make_model, make_args, digits, collator):
@@ -198,7 +199,7 @@ def test_accumulation_equals_a_large_batch(make_trainer, digits, monkeypatch, fo
     """Batch 2 x accumulation 4 against 8 x 1, with weights that do not depend on the batch."""
     if forced is not None:
         pair = tuple(map(torch.tensor, forced))
-        monkeypatch.setattr("pmr_hf.pmr_trainer.rebalance_weights", lambda scores, present: pair)
+        monkeypatch.setattr("pmr_hf.prototype_trainer.rebalance_weights", lambda scores, present: pair)
     strength = 0.0 if forced is None else 1.0
 
     def sum_loss(outputs, labels, num_items_in_batch=None):
@@ -441,7 +442,7 @@ def test_an_augmenting_dataset_trains_as_with_plain_trainer(make_trainer, make_m
 
 def test_classes_without_a_prototype_are_named(make_trainer, digits, monkeypatch):
     messages = []
-    monkeypatch.setattr("pmr_hf.pmr_trainer.logger.warning", messages.append)
+    monkeypatch.setattr("pmr_hf.prototype_trainer.logger.warning", messages.append)
     trainer = make_trainer(train_dataset=digits.filter(lambda label: label != 2, input_columns="label"))
     trainer.args.prototype_fraction = 1.0
     trainer.refresh_prototypes()
@@ -569,7 +570,7 @@ def test_a_foreign_model_without_embeddings_fn_is_told_what_to_do(make_args, dig
     model = tiny_clip()
     attach_prototypes(model, {"image": 8, "text": 8}, num_labels=NUM_LABELS)
     trainer = PMRTrainer(model=model, args=make_args(), train_dataset=digits, data_collator=CLIPCollator(processor))
-    with pytest.raises(ValueError, match=r"to have `embeddings`, got .*pass PMRTrainer an `embeddings_fn`"):
+    with pytest.raises(ValueError, match=r"to have `embeddings`, got .*pass an `embeddings_fn`"):
         trainer.train()
     assert trainer.state.global_step == 0
 

@@ -4,12 +4,16 @@ import re
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
-from pmr_hf import MultimodalTrainingArguments, PMRTrainingArguments
+from pmr_hf import MultimodalTrainingArguments, PMRTrainingArguments, PrototypeTrainingArguments
 
 
 @pytest.mark.parametrize(
     ("cls", "base"),
-    [(MultimodalTrainingArguments, TrainingArguments), (PMRTrainingArguments, MultimodalTrainingArguments)],
+    [
+        (MultimodalTrainingArguments, TrainingArguments),
+        (PrototypeTrainingArguments, MultimodalTrainingArguments),
+        (PMRTrainingArguments, PrototypeTrainingArguments),
+    ],
 )
 def test_each_field_has_help_and_stands_in_the_docstring_with_its_default(cls, base):
     inherited = {field.name: field.default for field in dataclasses.fields(base)}

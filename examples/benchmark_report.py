@@ -1,0 +1,129 @@
+"""The table and the plots of `examples/benchmark.py`, from the results of its runs."""
+
+import json
+import statistics
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+
+Result = dict[str, Any]
+
+
+def write_report(folder: Path, results: list[Result]) -> None:
+    """Write `results.jsonl`, `results.md`, and for each fusion head `curves-<fusion>.png` to a folder."""
+    lines = [json.dumps(result, ensure_ascii=False) + "\n" for result in results]
+    (folder / "results.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "results.md").write_text(table_of(results), encoding="utf-8")
+    for fusion in sorted({result["fusion"] for result in results}):
+        plot_curves(folder, fusion, results)
+
+
+def rows_of(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
+    """The runs by fusion and method, those of several seeds together; a setting that is varied is part of the method."""
+    rows: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        method = result["method"] + ("" if result["setting"] is None else f", {result['setting']}")
+        fusion = "none" if result["method"].startswith("unimodal") else result["fusion"]
+        rows.setdefault((fusion, method), []).append(result)
+    return rows
+
+
+def modalities_of(results: list[Result]) -> list[str]:
+    ending = "_probe_accuracy"
+    return list(dict.fromkeys(key.removesuffix(ending) for result in results for key in result if key.endswith(ending)))
+
+
+def table_of(results: list[Result]) -> str:
+    """A Markdown table: a row for each fusion and method, mean ± standard deviation over its seeds."""
+    names = modalities_of(results)
+    header = ["fusion", "method", "seeds", "accuracy", "over joint", "macro F1"]
+    header += [f"{name}: {what}" for name in names for what in ("prototypes", "head slice", "probe", "share")]
+    header += ["ratio at the end", "time / joint", "memory / joint", "learning rate"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    rows = rows_of(results)
+    for (fusion, method), group in rows.items():
+        joint = {result["seed"]: result for result in rows.get((fusion, "joint"), [])}
+        pairs = [(result, joint[result["seed"]]) for result in group if result["seed"] in joint]
+        cells = [fusion, method, str(len(group)), percent(group, "test_accuracy"), "", percent(group, "test_macro_f1")]
+        if pairs and method != "joint":
+            gains = [100 * (own["test_accuracy"] - other["test_accuracy"]) for own, other in pairs]
+            ahead = sum(gain > 0 for gain in gains)
+            cells[4] = f"{spread(gains, signed=True)} ({ahead} of {len(gains)} ahead)"
+        for name in names:
+            for what in ("prototype_accuracy", "head_accuracy", "probe_accuracy"):
+                cells.append(percent(group, f"{name}_{what}"))
+            shares = [result[f"{name}_share"] for result in group if f"{name}_share" in result]
+            cells.append(f"{statistics.mean(shares):.2f}" if shares else "")
+        ratios = [result["rho"] for result in group if result["rho"] is not None]
+        cells.append(f"{statistics.mean(ratios):.2f}" if ratios else "")
+        for key in ("train_seconds", "peak_memory_mib"):
+            known = [own[key] / other[key] for own, other in pairs if own[key] and other[key]]
+            cells.append(f"{statistics.median(known):.2f}" if known else "")
+        cells.append(", ".join(sorted({f"{result['learning_rate']:g}" for result in group})))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def percent(group: list[Result], key: str) -> str:
+    values = [100 * result[key] for result in group if key in result]
+    return spread(values) if values else ""
+
+
+def spread(values: list[float], signed: bool = False) -> str:
+    """Mean ± standard deviation of a sample, which one value does not have."""
+    mean = f"{statistics.mean(values):+.1f}" if signed else f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
+    """
+    Validation accuracy over training, fused and of each modality by its prototypes, and for two modalities the ratio
+    (the paper's Figs. 2a, 4a to 4c): the mean over seeds, and their range as a band.
+    """
+    groups = {
+        method: group
+        for (head, method), group in rows_of(results).items()
+        if head == fusion or (head == "none" and fusion == "concat")
+    }
+    names = modalities_of([result for group in groups.values() for result in group])
+    panels = [("eval_accuracy", "fused"), *((f"eval_{name}_prototype_accuracy", f"{name} alone") for name in names)]
+    panels += [("rho", f"ratio ρ = {names[0]} / {names[1]}")] if len(names) == 2 else []
+    figure = Figure(figsize=(4.3 * len(panels), 4.2), layout="constrained")
+    colors = dict(zip(groups, cycle(matplotlib.color_sequences["tab10"]), strict=False))
+    for axes, (key, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        for method, group in groups.items():
+            curves = [curve_of(folder / result["name"], key) for result in group]
+            curves = [curve for curve in curves if curve]
+            epochs = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+            if epochs:
+                values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])
+                axes.plot(epochs, values.mean(0), label=method, color=colors[method])
+                axes.fill_between(epochs, values.min(0), values.max(0), color=colors[method], alpha=0.15, lw=0)
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if key == "rho":
+            axes.axhline(1, color="black", lw=0.8, ls="--")
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, 1.02)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))))
+    figure.savefig(folder / f"curves-{fusion}.png", dpi=110)
+
+
+def curve_of(run: Path, key: str) -> dict[float, float]:
+    """What a run logged under a key, by epoch; training logs are averaged within an epoch."""
+    history = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    points: dict[float, list[float]] = {}
+    for entry in history:
+        if key in entry:
+            points.setdefault(float(np.ceil(entry["epoch"])), []).append(entry[key])
+    # The last evaluation is of the best epoch once more.
+    return {
+        epoch: values[0] if key.startswith("eval_") else statistics.mean(values) for epoch, values in points.items()
+    }

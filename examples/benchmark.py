@@ -2,14 +2,14 @@
 Compare PMR with the methods beside it, under one protocol: every method, fusion head and seed that you name.
 
     python examples/benchmark.py --methods joint pmr unimodal --seeds 0 1 2              # digits of scikit-learn
-    python examples/benchmark.py --dataset cg_mnist --data_dir mnist --methods joint pmr --fusions concat sum film gated \\
-        --learning_rates 1e-2 3e-2 --output_dir outputs/cg_mnist
+    python examples/benchmark.py --dataset cg_mnist --data_dir mnist --methods joint pmr \\
+        --fusions concat sum film gated --learning_rates 1e-2 3e-2 --output_dir outputs/cg_mnist
     python examples/benchmark.py --methods pmr --vary pmr_alpha 0.5 1 2 4                # an ablation
 
-Each run is one of `examples/run_pmr.py`, and every argument that is not listed by --help goes there. The learning rate of
-each method is the one of the grid with the best validation accuracy on the first seed; the best epoch is chosen on
-validation; the test is touched once, by the runs at the chosen rate. A run that is finished is not run again, and one that
-was stopped goes on where it was: start the same command again.
+Each run is one of `examples/run_pmr.py`, and every argument that is not listed by --help goes there. The learning rate
+of each method is the one of the grid with the best validation accuracy on the first seed; the best epoch is chosen on
+validation; the test is touched once, by the runs at the chosen rate. A run that is finished is not run again, and one
+that was stopped goes on where it was: start the same command again.
 
 In the folder of the output: `results.jsonl`, a line for each run, `results.md`, the table, and plots.
 """
@@ -227,6 +227,8 @@ def measure(
     alone = model.prototypes(embeddings)
     slices = model.modality_logits(embeddings, present) if model.fusion.splits_by_modality else {}
     names = list(embeddings)
+    if len(names) == 1:  # all that is fused is this modality
+        slices = {}
 
     def true_class_score(taking_part: tuple[bool, ...]) -> torch.Tensor:
         some = {name: present[name] & takes for name, takes in zip(names, taking_part, strict=True)}
@@ -245,7 +247,8 @@ def measure(
         result[f"{name}_probe_accuracy"] = probe.score(
             embeddings[name].float().cpu().numpy()[rows], labels.cpu().numpy()[rows]
         )
-        result[f"{name}_share"] = share
+        if len(names) > 1:
+            result[f"{name}_share"] = share
     return result
 
 

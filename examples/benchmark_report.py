@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 
 
 Result = dict[str, Any]
@@ -24,7 +25,7 @@ def write_report(folder: Path, results: list[Result]) -> None:
 
 
 def rows_of(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
-    """The runs by fusion and method, those of several seeds together; a setting that is varied is part of the method."""
+    """The runs by fusion and method, those of several seeds together; a varied setting is a part of the method."""
     rows: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         method = result["method"] + ("" if result["setting"] is None else f", {result['setting']}")
@@ -39,34 +40,41 @@ def modalities_of(results: list[Result]) -> list[str]:
 
 
 def table_of(results: list[Result]) -> str:
-    """A Markdown table: a row for each fusion and method, mean ± standard deviation over its seeds."""
+    """Two Markdown tables, of the fused answer and of each modality: mean ± standard deviation over the seeds."""
     names = modalities_of(results)
-    header = ["fusion", "method", "seeds", "accuracy", "over joint", "macro F1"]
-    header += [f"{name}: {what}" for name in names for what in ("prototypes", "head slice", "probe", "share")]
-    header += ["ratio at the end", "time / joint", "memory / joint", "learning rate"]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    fused = [["fusion", "method", "seeds", "accuracy", "over joint", "macro F1", "time", "memory", "learning rate"]]
+    alone = [["fusion", "method"]]
+    alone[0] += [f"{name}, {what}" for name in names for what in ("prototypes", "head", "probe", "share")] + ["ratio"]
     rows = rows_of(results)
     for (fusion, method), group in rows.items():
         joint = {result["seed"]: result for result in rows.get((fusion, "joint"), [])}
         pairs = [(result, joint[result["seed"]]) for result in group if result["seed"] in joint]
-        cells = [fusion, method, str(len(group)), percent(group, "test_accuracy"), "", percent(group, "test_macro_f1")]
-        if pairs and method != "joint":
-            gains = [100 * (own["test_accuracy"] - other["test_accuracy"]) for own, other in pairs]
-            ahead = sum(gain > 0 for gain in gains)
-            cells[4] = f"{spread(gains, signed=True)} ({ahead} of {len(gains)} ahead)"
-        for name in names:
-            for what in ("prototype_accuracy", "head_accuracy", "probe_accuracy"):
-                cells.append(percent(group, f"{name}_{what}"))
-            shares = [result[f"{name}_share"] for result in group if f"{name}_share" in result]
-            cells.append(f"{statistics.mean(shares):.2f}" if shares else "")
-        ratios = [result["rho"] for result in group if result["rho"] is not None]
-        cells.append(f"{statistics.mean(ratios):.2f}" if ratios else "")
+        gains = [100 * (own["test_accuracy"] - other["test_accuracy"]) for own, other in pairs if method != "joint"]
+        ahead = sum(gain > 0 for gain in gains)
+        over = f"{spread(gains, signed=True)} ({ahead} of {len(gains)} ahead)" if gains else ""
+        costs = []
         for key in ("train_seconds", "peak_memory_mib"):
             known = [own[key] / other[key] for own, other in pairs if own[key] and other[key]]
-            cells.append(f"{statistics.median(known):.2f}" if known else "")
-        cells.append(", ".join(sorted({f"{result['learning_rate']:g}" for result in group})))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            costs.append(f"{statistics.median(known):.2f}" if known else "")
+        rates = ", ".join(sorted({f"{result['learning_rate']:g}" for result in group}))
+        first = [fusion, method, str(len(group)), percent(group, "test_accuracy"), over]
+        fused.append([*first, percent(group, "test_macro_f1"), *costs, rates])
+        alone.append([fusion, method])
+        for name in names:
+            for what in ("prototype_accuracy", "head_accuracy", "probe_accuracy"):
+                alone[-1].append(percent(group, f"{name}_{what}"))
+            alone[-1].append(mean([result[f"{name}_share"] for result in group if f"{name}_share" in result]))
+        alone[-1].append(mean([result["rho"] for result in group if result["rho"] is not None]))
+    return f"{markdown(fused)}\n{markdown(alone)}"
+
+
+def markdown(rows: list[list[str]]) -> str:
+    header, *others = ["| " + " | ".join(row) + " |\n" for row in rows]
+    return "".join([header, "|---" * len(rows[0]) + "|\n", *others])
+
+
+def mean(values: list[float]) -> str:
+    return f"{statistics.mean(values):.2f}" if values else ""
 
 
 def percent(group: list[Result], key: str) -> str:
@@ -105,10 +113,13 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
                 axes.plot(epochs, values.mean(0), label=method, color=colors[method])
                 axes.fill_between(epochs, values.min(0), values.max(0), color=colors[method], alpha=0.15, lw=0)
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if key == "rho":
             axes.axhline(1, color="black", lw=0.8, ls="--")
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
         else:
             axes.set_ylim(0, 1.02)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -123,7 +134,6 @@ def curve_of(run: Path, key: str) -> dict[float, float]:
     for entry in history:
         if key in entry:
             points.setdefault(float(np.ceil(entry["epoch"])), []).append(entry[key])
-    # The last evaluation is of the best epoch once more.
-    return {
-        epoch: values[0] if key.startswith("eval_") else statistics.mean(values) for epoch, values in points.items()
-    }
+    if key.startswith("eval_"):  # the last evaluation is of the best epoch once more
+        return {epoch: values[0] for epoch, values in points.items()}
+    return {epoch: statistics.mean(values) for epoch, values in points.items()}

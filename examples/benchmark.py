@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from benchmark_report import write_report
 from datasets import Dataset
-from run_pmr import METHODS as TRAINERS
 from run_pmr import ScriptArguments, load_data, parse_arguments
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
@@ -48,7 +47,12 @@ METHODS = {
     "pmr": ["--method", "pmr"],
     "pmr_without_per": ["--method", "pmr", "--pmr_mu", "0"],
     "pmr_hard": ["--method", "pmr", "--pmr_weights", "hard"],
-} | {name: ["--method", name] for name in TRAINERS if name not in ("joint", "pmr")}
+    "acc": ["--method", "acc"],
+    "ogm": ["--method", "ogm"],
+    "ogm_ge": ["--method", "ogm", "--ogm_noise", "True"],
+    "gblend": ["--method", "gblend"],
+    "mmpareto": ["--method", "mmpareto"],
+}
 PROBE_ROWS = 10_000  # training rows that a linear probe is fitted to
 
 
@@ -178,7 +182,7 @@ def measured(cell: Cell, folder: Path, shared: list[str], only_report: bool) -> 
         "epochs": training_args.num_train_epochs,
         "arguments": shared,
         "train_samples": len(data["train"]),
-        "train_seconds": train["train_runtime"] if train["train_resumed"] == 0 else None,
+        "train_seconds": train["train_seconds"] if train["train_resumed"] == 0 else None,
         "peak_memory_mib": train["train_peak_memory_mib"],
         "eval_accuracy": train["eval_accuracy"],
         "rho": next((entry["rho"] for entry in reversed(history) if "rho" in entry), None),

@@ -13,6 +13,7 @@ Every argument of the method's trainer, such as `PMRTrainingArguments`, and so o
 
 import logging
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,15 +31,20 @@ from transformers import (
 
 from pmr_hf import (
     CGMNISTConfig,
+    GradientBlendingTrainer,
+    GradientBoostTrainer,
+    MMParetoTrainer,
     MultimodalCollator,
     MultimodalModel,
     MultimodalProcessor,
     NumericConfig,
     NumericProcessor,
+    OGMTrainer,
     PMRTrainer,
     PrototypeTrainer,
     PrototypeTrainingArguments,
     SpectrogramFeatureExtractor,
+    UnimodalHeadsTrainer,
 )
 from pmr_hf.ave import read_ave
 from pmr_hf.collator import ROW
@@ -55,6 +61,10 @@ from pmr_hf.processing import ModalityProcessor
 METHODS: dict[str, type[PrototypeTrainer]] = {
     "joint": PrototypeTrainer,  # plain training, watched
     "pmr": PMRTrainer,
+    "acc": GradientBoostTrainer,
+    "ogm": OGMTrainer,  # OGM-GE with --ogm_noise True
+    "gblend": GradientBlendingTrainer,
+    "mmpareto": MMParetoTrainer,
 }
 # Encoders with new weights that can stand in place of a pretrained one's name
 NEW = ("numbers", "resnet18", "spectrogram", "spectrogram_small", "cg_mnist", "cg_mnist_gray")
@@ -330,6 +340,7 @@ def main() -> None:
             dataset = collator.cache(dataset, num_proc=script_args.preprocess_workers)
 
     # Model
+    trainer_class = METHODS[script_args.method]
     model = MultimodalModel.from_backbones(
         backbones,
         num_labels=len(labels),
@@ -340,10 +351,11 @@ def main() -> None:
         pooling=script_args.pooling,
         modality_dropout=script_args.modality_dropout,
         lora=script_args.lora,
+        unimodal_heads=issubclass(trainer_class, UnimodalHeadsTrainer),
     )
 
     # Trainer
-    trainer = METHODS[script_args.method](
+    trainer = trainer_class(
         model=model,
         args=training_args,
         train_dataset=dataset["train"],
@@ -354,7 +366,9 @@ def main() -> None:
 
     # Train
     checkpoint = training_args.resume_from_checkpoint
+    start = time.perf_counter()
     train_metrics = trainer.train(resume_from_checkpoint=True if checkpoint == "True" else checkpoint).metrics
+    train_metrics["train_seconds"] = time.perf_counter() - start  # with all that a method does before the first step
     train_metrics["train_peak_memory_mib"] = peak_memory()
     train_metrics["train_resumed"] = int(trainer.resumed_from is not None)  # of such a run the time is not the whole
     trainer.save_metrics("train", train_metrics)

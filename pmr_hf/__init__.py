@@ -7,10 +7,14 @@ from .collator import MultimodalCollator
 from .configuration import MultimodalConfig
 from .export import ExportableModel
 from .fusion import Fusion, register_fusion
+from .gradient_blending import GradientBlendingArguments, GradientBlendingTrainer
+from .gradient_boost import GradientBoostTrainer
 from .metrics import Accuracy, MacroF1
+from .mmpareto import MMParetoTrainer
 from .modeling import MultimodalModel, MultimodalOutput
 from .numeric import NumericConfig, NumericModel
 from .numeric_processor import NumericProcessor
+from .ogm import OGMTrainer, OGMTrainingArguments
 from .pipeline import MultimodalPipeline
 from .pmr_trainer import PMRTrainer
 from .processing import MultimodalProcessor
@@ -19,6 +23,7 @@ from .prototypes import Prototypes, attach_prototypes, load_prototypes
 from .spectrogram import SpectrogramFeatureExtractor
 from .trainer import MultimodalTrainer
 from .training_args import MultimodalTrainingArguments, PMRTrainingArguments, PrototypeTrainingArguments
+from .unimodal_heads import UnimodalHeadsTrainer
 from .version import __version__
 
 
@@ -36,6 +41,10 @@ __all__ = [
     "CGMNISTModel",
     "ExportableModel",
     "Fusion",
+    "GradientBlendingArguments",
+    "GradientBlendingTrainer",
+    "GradientBoostTrainer",
+    "MMParetoTrainer",
     "MacroF1",
     "MultimodalCollator",
     "MultimodalConfig",
@@ -48,12 +57,15 @@ __all__ = [
     "NumericConfig",
     "NumericModel",
     "NumericProcessor",
+    "OGMTrainer",
+    "OGMTrainingArguments",
     "PMRTrainer",
     "PMRTrainingArguments",
     "PrototypeTrainer",
     "PrototypeTrainingArguments",
     "Prototypes",
     "SpectrogramFeatureExtractor",
+    "UnimodalHeadsTrainer",
     "__version__",
     "attach_prototypes",
     "load_prototypes",

@@ -77,6 +77,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         f"a dict such as {{'text': {{'r': 8}}}}, of ranks up to {LARGEST}, or None",
         lambda value: value is None or _is_lora(value),
     ),
+    "unimodal_heads": ("True or False", lambda value: isinstance(value, bool)),
     "num_labels": (f"a number of classes up to {LARGEST}", _is_size),
     "id2label": ("a dict of names by class", lambda value: isinstance(value, dict | NoneType)),
 }
@@ -112,6 +113,8 @@ class MultimodalConfig(PreTrainedConfig):
             without a modality, drawn for each; never all of them. It trains for samples that lack some.
         lora (`dict[str, dict]`, *optional*): by modality, arguments of `peft.LoraConfig`, such as `{"r": 8}`. These
             encoders are frozen but for their LoRA layers.
+        unimodal_heads (`bool`, *optional*, defaults to `False`): also classify each embedding alone, by a linear layer
+            beside the fusion head. Some methods train them; they do not enter the fused logits.
         kwargs: fields of every config, such as `num_labels` or `id2label`.
 
     Raises:
@@ -120,7 +123,7 @@ class MultimodalConfig(PreTrainedConfig):
     """
 
     model_type = "pmr_multimodal"
-    keys_to_ignore_at_inference = ["embeddings", "present"]
+    keys_to_ignore_at_inference = ["embeddings", "present", "unimodal_logits"]
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -135,6 +138,7 @@ class MultimodalConfig(PreTrainedConfig):
         pooling: str | dict[str, str] = "auto",
         modality_dropout: float = 0.0,
         lora: dict[str, dict[str, Any]] | None = None,
+        unimodal_heads: bool = False,
         **kwargs,
     ):
         check_fields(
@@ -146,6 +150,7 @@ class MultimodalConfig(PreTrainedConfig):
                 "pooling": pooling,
                 "modality_dropout": modality_dropout,
                 "lora": lora,
+                "unimodal_heads": unimodal_heads,
                 **kwargs,
             }
         )
@@ -165,6 +170,7 @@ class MultimodalConfig(PreTrainedConfig):
         self.pooling = dict.fromkeys(self.modalities, "auto") | given
         self.modality_dropout = modality_dropout
         self.lora = lora or {}
+        self.unimodal_heads = unimodal_heads
         for field in ("pooling", "lora"):
             unknown = [name for name in getattr(self, field) if name not in self.modalities]
             if unknown:

@@ -31,12 +31,15 @@ class MultimodalOutput(ModelOutput):
             where a sample has no such modality.
         present (`dict[str, torch.Tensor]`, *optional*): which samples count as having each modality, (B,) bool; `None`
             if all have all.
+        unimodal_logits (`dict[str, torch.Tensor]`, *optional*): each embedding classified by its own head, (B, K), if
+            the config has `unimodal_heads`.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     embeddings: dict[str, torch.Tensor] | None = None
     present: dict[str, torch.Tensor] | None = None
+    unimodal_logits: dict[str, torch.Tensor] | None = None
 
 
 class MultimodalModel(PreTrainedModel):
@@ -89,6 +92,10 @@ class MultimodalModel(PreTrainedModel):
         self.fusion = build_fusion(config.fusion, fused_widths, config.num_labels)
         self.absent = nn.ParameterDict({name: torch.zeros(width) for name, width in fused_widths.items()})
         self.prototypes = Prototypes(widths, config.num_labels)
+        heads = widths if config.unimodal_heads else {}
+        self.unimodal_heads = nn.ModuleDict(
+            {name: nn.Linear(width, config.num_labels) for name, width in heads.items()}
+        )
         if not any(parameter.is_meta for parameter in self.parameters()):
             # Every part has its weights already: `post_init` would draw those of a given encoder or a user's head anew.
             for module in self.modules():
@@ -201,7 +208,10 @@ class MultimodalModel(PreTrainedModel):
             # Sharded models need a gradient for each parameter, and in each process.
             logits = logits + 0 * torch.stack([vector.sum() for vector in self.absent.values()]).sum()
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
-        return MultimodalOutput(loss=loss, logits=logits, embeddings=embeddings, present=present)
+        unimodal_logits = {
+            name: head(embeddings[name].to(head.weight.dtype)) for name, head in self.unimodal_heads.items()
+        }
+        return MultimodalOutput(loss, logits, embeddings, present, unimodal_logits or None)
 
     def _encode(self, name: str, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings (B, D) of a modality, and which samples have it (B,), or `None` if all do."""

@@ -1,0 +1,240 @@
+"""Gradient blending (G-Blend): fused and unimodal losses, weighed by how each of them overfits and generalizes."""
+
+import json
+import os
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Subset
+from tqdm.auto import tqdm
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
+
+from .losses import cross_entropies
+from .prototype_trainer import isolated_random_state
+from .training_args import PrototypeTrainingArguments
+from .unimodal_heads import UnimodalHeadsTrainer
+
+
+logger = logging.get_logger(__name__)
+
+WEIGHTS_NAME = "blend_weights.json"
+FUSED = "fused"
+
+
+@dataclass
+class GradientBlendingArguments(PrototypeTrainingArguments):
+    """
+    Arguments of [`GradientBlendingTrainer`]: those of [`PrototypeTrainingArguments`] and the method's own.
+
+    Args:
+        blend_weights (`dict`, *optional*, defaults to `None`): weight of the loss of each modality and of `"fused"`, at
+            least 0; as JSON on the command line. By default they are estimated before training.
+        blend_epochs (`float`, *optional*, defaults to `None`): epochs of each run of the estimation; by default as many
+            as the training has, as in the paper.
+        blend_holdout (`float`, *optional*, defaults to `0.1`): share of the training set, in (0, 1), on which the
+            estimation measures how far the losses generalize.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    blend_weights: dict[str, float] | str | None = field(
+        default=None, metadata={"help": "Weight of each modality's loss and of 'fused', as JSON; else estimated."}
+    )
+    blend_epochs: float | None = field(default=None, metadata={"help": "Epochs of each run of the estimation."})
+    blend_holdout: float = field(
+        default=0.1, metadata={"help": "Share of the training set to measure generalization on, in (0, 1)."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.blend_weights, str):
+            try:
+                self.blend_weights = json.loads(self.blend_weights)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"Expected `blend_weights` as JSON, got {self.blend_weights!r}.") from error
+        if self.blend_weights is not None and not (
+            isinstance(self.blend_weights, dict)
+            and all(isinstance(weight, (int, float)) and weight >= 0 for weight in self.blend_weights.values())
+        ):
+            raise ValueError(
+                f"Expected `blend_weights` to map each modality and 'fused' to numbers of at least 0, got "
+                f"{self.blend_weights}."
+            )
+        if self.blend_epochs is not None and not 0 < self.blend_epochs < float("inf"):
+            raise ValueError(f"Expected `blend_epochs` above 0, got {self.blend_epochs}.")
+        if not 0 < self.blend_holdout < 1:
+            raise ValueError(f"Expected `blend_holdout` in (0, 1), got {self.blend_holdout}.")
+
+    @property
+    def hyper_parameters(self) -> dict[str, object]:
+        epochs = "as many as in training" if self.blend_epochs is None else f"{self.blend_epochs:g}"
+        return {
+            "weights of the losses": self.blend_weights or f"estimated in runs of epochs: {epochs}",
+        } | super().hyper_parameters
+
+
+class GradientBlendingTrainer(UnimodalHeadsTrainer):
+    """
+    Trainer by a weighted sum of the fused loss and of the loss of each modality's own head, sum_k w_k L_k (Eq. 2), with
+    offline weights: w_k proportional to G_k / O_k^2 (Eq. 6, Algorithms 1 and 2), which sum to 1.
+
+    Before training, the model is trained from the same beginning by each of the losses alone. G_k is how much the loss
+    sank on held-out training rows, and O_k by how much more it sank on the rows that were trained on. The weights stand
+    in `blend_weights.json` in the output folder, from where a resumed run takes them.
+
+    Said where the paper is silent: a loss that did not sink on the held-out rows gets weight 0, |O_k| is taken to be
+    at least 1e-3, and if no loss sank, all get the same weight. The estimation takes M + 1 further runs, whose time
+    counts as the method's.
+
+    Wang, Tran, Feiszli, "What Makes Training Multi-Modal Classification Networks Hard?", CVPR 2020.
+
+    Args:
+        model (`MultimodalModel`): the model, with `unimodal_heads=True`.
+        args (`GradientBlendingArguments`): the arguments.
+        kwargs: everything else that [`PrototypeTrainer`] takes.
+
+    Raises:
+        ValueError: for a model without unimodal heads, `blend_weights` of other names than the losses, or an estimation
+            on a streaming training set.
+    """
+
+    args_class = GradientBlendingArguments
+    description = "Trained with [Gradient-Blending](https://arxiv.org/abs/1905.12681) of fused and unimodal losses"
+    citation = """@inproceedings{wang2020gblend,
+    title     = {What Makes Training Multi-Modal Classification Networks Hard?},
+    author    = {Wang, Weiyao and Tran, Du and Feiszli, Matt},
+    booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+    year      = {2020},
+}"""
+
+    def _check_setup(self) -> None:
+        names, weights = [*self.prototypes.widths, FUSED], self.args.blend_weights
+        if weights is not None and set(weights) != set(names):
+            raise ValueError(f"Expected `blend_weights` for {names}, got them for {list(weights)}.")
+        if self.train_dataset is not None and weights is None and self._streams:
+            raise ValueError(
+                "Expected a training set with a length to hold a part of it out, or `blend_weights`, got a "
+                f"{type(self.train_dataset).__name__} without them."
+            )
+        super()._check_setup()
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
+        """Estimate the weights, unless they are given or of the run that is resumed, and train."""
+        file = Path(self.args.output_dir, WEIGHTS_NAME)
+        if self.args.blend_weights is None:
+            if resume_from_checkpoint and file.is_file():
+                self.args.blend_weights = json.loads(file.read_text(encoding="utf-8"))
+            else:
+                self.args.blend_weights = self.estimate_weights()
+                if self.args.should_save:
+                    part = file.with_suffix(".part")
+                    part.write_text(json.dumps(self.args.blend_weights), encoding="utf-8")
+                    os.replace(part, file)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """While training the weighted sum of all losses (Eq. 2); the fused one in evaluation."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            weights = self.args.blend_weights
+            own = torch.tensor([weights[name] for name in self.prototypes.widths], device=loss.device)
+            losses = self.unimodal_losses(outputs, inputs["labels"])
+            loss = weights[FUSED] * loss + self._loss_scale * (own * losses).sum()
+        return (loss, outputs) if return_outputs else loss
+
+    # ---- Offline weights ----
+
+    def estimate_weights(self) -> dict[str, float]:
+        """The weights of each modality's loss and of the fused one (Algorithm 1); the model is left as it is."""
+        rows = torch.randperm(len(self.train_dataset), generator=torch.Generator().manual_seed(self.args.seed)).tolist()
+        held_out = max(1, round(self.args.blend_holdout * len(rows)))
+        if held_out >= len(rows):
+            raise ValueError(
+                f"Expected rows to train on beside those that are held out, got {len(rows)} in all; set "
+                "`blend_weights`."
+            )
+        splits = [Subset(self.train_dataset, part) for part in (rows[held_out:], rows[:held_out])]
+        names = [*self.prototypes.widths, FUSED]
+        measured = []
+        for k, name in enumerate(tqdm(names, desc="Weights of the losses", disable=self._hide_progress)):
+            with isolated_random_state(self.args.seed, self.args.device):
+                trainer = self._estimator(name, splits[0])
+                before = [trainer.mean_losses(split)[k] for split in splits]
+                trainer.train()
+                after = [trainer.mean_losses(split)[k] for split in splits]
+            measured.append([*before, *after])
+        weights = blend_weights(torch.tensor(measured)).tolist()
+        logger.info(f"Weights of the losses: {dict(zip(names, weights, strict=True))}")
+        return dict(zip(names, weights, strict=True))
+
+    def _estimator(self, name: str, rows: Dataset) -> "GradientBlendingTrainer":
+        """A trainer of a copy of the model by one loss alone."""
+        only = {each: float(each == name) for each in [*self.prototypes.widths, FUSED]}
+        epochs = self.args.num_train_epochs if self.args.blend_epochs is None else self.args.blend_epochs
+        args = replace(
+            self.args,
+            blend_weights=only,
+            num_train_epochs=epochs,
+            eval_strategy="no",
+            save_strategy="no",
+            load_best_model_at_end=False,
+            push_to_hub=False,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        return type(self)(
+            model=deepcopy(self._bare_model),
+            args=args,
+            train_dataset=rows,
+            data_collator=self.data_collator,
+            processing_class=self.processing_class,
+        )
+
+    @torch.no_grad()
+    def mean_losses(self, rows: Dataset) -> list[float]:
+        """Mean cross entropy over rows, in evaluation mode, of each modality's head and last of the fused one."""
+        model, names = self.model.eval(), list(self.prototypes.widths)
+        totals = torch.zeros(2, len(names) + 1, device=self.args.device)
+        for inputs in self.get_eval_dataloader(rows):
+            inputs = self._prepare_inputs(inputs)
+            labels = inputs["labels"]
+            with self.compute_loss_context_manager():
+                outputs = self._forward(model, inputs)
+            logits = [*(outputs.unimodal_logits[name] for name in names), outputs.logits]
+            losses = torch.stack([cross_entropies(each.float().log_softmax(1), labels) for each in logits])
+            mask = torch.ones_like(losses)
+            if outputs.present is not None:
+                mask[:-1] = torch.stack([outputs.present[name] for name in names]).float()
+            totals += torch.stack([(losses * mask).sum(1), mask.sum(1)])
+        sums, counts = self.accelerator.reduce(totals, "sum")
+        return (sums / counts.clamp(min=1)).tolist()
+
+
+def blend_weights(losses: torch.Tensor) -> torch.Tensor:
+    """
+    Weights proportional to G / O^2, the generalization over the squared overfitting (Eqs. 4 to 6 of Wang et al. 2020).
+
+    Args:
+        losses (`torch.Tensor`): (L, 4), each loss before training, on the rows trained on and on those held out, and
+            the same after training.
+
+    Returns:
+        `torch.Tensor`: (L,), at least 0, of sum 1.
+    """
+    train_before, held_before, train_after, held_after = losses.double().unbind(1)
+    generalization = (held_before - held_after).clamp(min=0)
+    overfitting = (held_after - train_after) - (held_before - train_before)
+    weights = generalization / overfitting.square().clamp(min=1e-6)
+    return weights / weights.sum() if weights.sum() > 0 else torch.full_like(weights, 1 / len(weights))

@@ -1,0 +1,80 @@
+"""Scaling the gradient that each encoder gets, for the methods that rebalance modalities by it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .modeling import MultimodalModel
+from .prototype_trainer import PrototypeTerms, PrototypeTrainer
+
+
+def scale_gradients(model: MultimodalModel, scales: Mapping[str, torch.Tensor]) -> None:
+    """
+    Multiply the gradients that embeddings get from the fusion head by scalars, looked up in the backward pass.
+
+    Since an encoder's gradient is linear in that of its embedding, this scales all of the gradient that it gets from
+    the fused loss. A modality without a scale keeps its gradient.
+    """
+
+    def before(module: nn.Module, inputs: tuple[dict[str, torch.Tensor]]) -> tuple[dict[str, torch.Tensor]]:
+        return ({name: scaled_in_backward(embedding, name, scales) for name, embedding in inputs[0].items()},)
+
+    model.fusion.register_forward_pre_hook(before)
+
+
+def scaled_in_backward(embedding: torch.Tensor, name: str, scales: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The embedding itself, whose gradient is multiplied by `scales[name]`, if there is one by then."""
+    if not embedding.requires_grad:
+        return embedding
+    embedding = embedding.view_as(embedding)  # what goes other ways from here is not scaled
+    embedding.register_hook(lambda gradient: gradient * scales[name] if name in scales else gradient)
+    return embedding
+
+
+class GradientScalingTrainer(PrototypeTrainer):
+    """
+    Base of the methods that scale the gradient that each encoder gets from the fused loss, in each micro-batch.
+
+    Override [`GradientScalingTrainer.gradient_scales`]. Train logs have `m_gradient_scale` for each modality m.
+
+    Raises:
+        ValueError: for a model that is no [`MultimodalModel`], and for a compiled or sharded one.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self._scales: dict[str, torch.Tensor] = {}
+        super().__init__(*args, **kwargs)
+
+    def _adopt(self, model: nn.Module) -> None:
+        super()._adopt(model)
+        scale_gradients(require_hooks(self, model), self._scales)
+
+    def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """What to multiply the gradient of each encoder by, (M,), the same in all processes."""
+        raise NotImplementedError
+
+    def added_loss(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> float:
+        names = list(self.prototypes.widths)
+        with torch.no_grad():
+            scales = self.gradient_scales(terms, outputs, labels)
+        self._scales.update(zip(names, scales, strict=True))
+        self.track(tuple(f"{name}_gradient_scale" for name in names), scales, torch.ones_like(scales))
+        return 0.0
+
+
+def require_hooks(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:
+    """The model, if hooks on its parts see every gradient."""
+    name = type(trainer).__name__
+    if not isinstance(model, MultimodalModel):
+        raise ValueError(
+            f"Expected a MultimodalModel for {name}, got a {type(model).__name__}, whose gradients it cannot scale; "
+            "PMRTrainer trains any model."
+        )
+    if trainer.args.torch_compile or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError(
+            f"Expected a model in one piece for {name}, since it scales gradients by hooks, got torch_compile, FSDP or "
+            "DeepSpeed; leave these out (DDP works), or use PMRTrainer, which trains with all of them."
+        )
+    return model

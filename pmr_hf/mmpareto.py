@@ -1,0 +1,141 @@
+"""MMPareto: the gradients of the fused and of each unimodal loss, blended where they conflict."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .gradient_scaling import require_hooks, scale_gradients, scaled_in_backward
+from .unimodal_heads import UnimodalHeadsTrainer
+
+
+GAMMA = 1.5  # of Algorithm 1, as in the authors' code
+
+
+class MMParetoTrainer(UnimodalHeadsTrainer):
+    """
+    Trainer by the fused loss and the loss of each modality's own head, whose gradients g^f and g^u in the encoder of
+    modality m are blended as 2 a^f g^f + 2 a^u g^u (Algorithm 1): equally if they do not conflict, else by the point of
+    least norm between them. A blend shorter than their sum gets its length, and all are multiplied by 1.5. The heads
+    get the gradients of their own losses.
+
+    The two gradients of each encoder are taken apart in two further backward passes, in all processes. Train logs have
+    `m_cosine`, the cosine between them, and `m_fused_weight`, a^f, for each modality m.
+
+    Deviation from the authors' code: lengths are those of an encoder's whole gradient, as in the paper, where the code
+    takes those of each parameter. Under gradient accumulation each micro-batch is blended for itself.
+
+    Wei, Hu, "MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance", ICML 2024.
+
+    Args:
+        model (`MultimodalModel`): the model, with `unimodal_heads=True`.
+        args (`PrototypeTrainingArguments`): the arguments.
+        kwargs: everything else that [`PrototypeTrainer`] takes.
+
+    Raises:
+        ValueError: for a model without unimodal heads, and for a compiled or sharded one.
+    """
+
+    description = "Trained with [MMPareto](https://arxiv.org/abs/2405.17730), which blends unimodal and fused gradients"
+    citation = """@inproceedings{wei2024mmpareto,
+    title     = {{MMPareto}: Boosting Multimodal Learning with Innocent Unimodal Assistance},
+    author    = {Wei, Yake and Hu, Di},
+    booktitle = {International Conference on Machine Learning (ICML)},
+    year      = {2024},
+}"""
+
+    def __init__(self, *args, **kwargs):
+        self._fused_scales: dict[str, torch.Tensor] = {}
+        self._unimodal_scales: dict[str, torch.Tensor] = {}
+        super().__init__(*args, **kwargs)
+
+    def _adopt(self, model: nn.Module) -> None:
+        super()._adopt(model)
+        scale_gradients(require_hooks(self, model), self._fused_scales)
+        for name, head in model.unimodal_heads.items():
+            head.register_forward_pre_hook(
+                lambda module, inputs, name=name: (scaled_in_backward(inputs[0], name, self._unimodal_scales),)
+            )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The fused loss and, while training, the sum of the unimodal losses, whose gradients are then blended."""
+        self._fused_scales.clear()
+        self._unimodal_scales.clear()
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            losses = self._loss_scale * self.unimodal_losses(outputs, inputs["labels"])
+            self._blend(loss, losses)
+            loss = loss + losses.sum()
+        return (loss, outputs) if return_outputs else loss
+
+    def _blend(self, fused_loss: torch.Tensor, unimodal_losses: torch.Tensor) -> None:
+        """Set the scales of the coming backward pass from the gradients of both losses in each encoder."""
+        names = list(self.prototypes.widths)
+        parameters = {
+            name: [part for part in self._bare_model.backbones[name].parameters() if part.requires_grad]
+            for name in names
+        }
+        trained = [name for name in names if parameters[name]]
+        every = [part for name in trained for part in parameters[name]]
+        fused = dict(zip(map(id, every), gradients_of(fused_loss, every), strict=True))
+        products = torch.stack(
+            [
+                self._products(
+                    [fused[id(part)] for part in parameters[name]],
+                    gradients_of(unimodal_losses[names.index(name)], parameters[name]),
+                )
+                for name in trained
+            ]
+        )  # (M, 3)
+        weights, lengths = pareto_weights(products)
+        for name, weight, length in zip(trained, weights, lengths, strict=True):
+            self._fused_scales[name] = 2 * weight * length
+            self._unimodal_scales[name] = 2 * (1 - weight) * length
+        a, b, c = products.unbind(1)
+        cosines = c / (a * b).clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+        keys = (*(f"{name}_cosine" for name in trained), *(f"{name}_fused_weight" for name in trained))
+        values = torch.cat([cosines, weights])
+        self.track(keys, values, torch.ones_like(values))
+
+    def _products(self, fused: list[torch.Tensor], unimodal: list[torch.Tensor]) -> torch.Tensor:
+        """(3,): squared lengths of the two gradients of an encoder, and their product, of the means over processes."""
+        left, right = (
+            self.accelerator.reduce(torch.cat([part.flatten().float() for part in parts]), "mean")
+            for parts in (fused, unimodal)
+        )
+        return torch.stack([left @ left, right @ right, left @ right])
+
+
+def gradients_of(loss: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return [
+        torch.zeros_like(part) if gradient is None else gradient
+        for part, gradient in zip(parameters, found, strict=True)
+    ]
+
+
+def pareto_weights(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Weight of the fused gradient and factor of the blend for pairs of gradients (Algorithm 1 of MMPareto).
+
+    Args:
+        products (`torch.Tensor`): (M, 3): |g^f|^2, |g^u|^2 and g^f . g^u.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: a^f (M,) in [0, 1], of which a^u is the rest, and the factor (M,) of
+        2 a^f g^f + 2 a^u g^u: 1.5 max(1, |g^f + g^u| / |2 a^f g^f + 2 a^u g^u|).
+    """
+    a, b, c = products.unbind(1)
+    tiny = torch.finfo(torch.float32).tiny
+    # The least norm of w g^f + (1 - w) g^u
+    least = ((b - c) / (a + b - 2 * c).clamp(min=tiny)).clamp(0, 1)
+    weight = torch.where(c > 0, 0.5, least)
+    blend = 4 * (weight**2 * a + 2 * weight * (1 - weight) * c + (1 - weight) ** 2 * b)
+    lengthen = ((a + b + 2 * c).clamp(min=0) / blend.clamp(min=tiny)).sqrt()
+    return weight, GAMMA * lengthen.clamp(min=1)

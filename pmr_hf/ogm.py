@@ -1,0 +1,152 @@
+"""On-the-fly gradient modulation (OGM, OGM-GE): the encoder of the dominant modality is slowed down."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from .gradient_scaling import GradientScalingTrainer
+from .losses import true_class_probability
+from .modeling import MultimodalOutput
+from .prototype_trainer import PrototypeTerms
+from .training_args import PrototypeTrainingArguments
+
+
+@dataclass
+class OGMTrainingArguments(PrototypeTrainingArguments):
+    """
+    Arguments of [`OGMTrainer`]: those of [`PrototypeTrainingArguments`] and the method's own.
+
+    Args:
+        ogm_alpha (`float`, *optional*, defaults to `0.1`): alpha of Eq. 10, how much the dominant modality is slowed
+            down; at least 0. The authors leave it to the user.
+        ogm_noise (`bool`, *optional*, defaults to `False`): add the noise of generalization enhancement, OGM-GE.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    ogm_alpha: float = field(
+        default=0.1, metadata={"help": "alpha (Eq. 10 of OGM): how much the dominant modality is slowed down."}
+    )
+    ogm_noise: bool = field(default=False, metadata={"help": "Add the noise of OGM-GE."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.ogm_alpha < float("inf"):
+            raise ValueError(f"Expected `ogm_alpha` to be finite and at least 0, got {self.ogm_alpha}.")
+
+    @property
+    def hyper_parameters(self) -> dict[str, object]:
+        return {
+            "α, strength of the modulation": self.ogm_alpha,
+            "noise of OGM-GE": self.ogm_noise,
+        } | super().hyper_parameters
+
+
+class OGMTrainer(GradientScalingTrainer):
+    """
+    Trainer that scales the gradient of each encoder by k^m = 1 - tanh(alpha rho^m) where rho^m > 1, else by 1 (Eq. 10),
+    with rho^m the score of modality m over the mean score of the others (Eqs. 8, 9). With `ogm_noise` (OGM-GE) Gaussian
+    noise with the deviation of the unscaled gradient is added to each parameter of the encoders (Eqs. 11, 12).
+
+    A score is the mean probability of the true class by the modality's slice of the fusion head.
+
+    Deviations from the paper and its code, which are for two modalities, heads that split and convolutions:
+
+    * Where the head does not split by modality, the scores are those of the class prototypes.
+    * rho^m compares with the mean of the others, which for two modalities is the other one.
+    * Gradient and noise go to all parameters of an encoder, and to its projection before the fusion, where the code
+      leaves out those that are no convolutions; so that transformers are modulated too.
+    * The noise is drawn once per optimizer step, after gradient clipping and the same in all processes.
+    * It lasts for the whole training, where the code ends it after 50 of 100 epochs.
+
+    Peng, Wei, Deng, Wang, Hu, "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022.
+
+    Args:
+        model (`MultimodalModel`): the model.
+        args (`OGMTrainingArguments`): the arguments.
+        kwargs: everything else that [`PrototypeTrainer`] takes.
+    """
+
+    args_class = OGMTrainingArguments
+    description = "Trained with [OGM-GE](https://arxiv.org/abs/2203.15332), which slows the dominant modality down"
+    citation = """@inproceedings{peng2022balanced,
+    title     = {Balanced Multimodal Learning via On-the-fly Gradient Modulation},
+    author    = {Peng, Xiaokang and Wei, Yake and Deng, Andong and Wang, Dong and Hu, Di},
+    booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+    year      = {2022},
+}"""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # (M,): the scales of the micro-batches since the last step, summed, and how many they are
+        self.step_scales: torch.Tensor | float = 0.0
+        self.step_batches = 0
+        if self.args.ogm_noise:
+            self.add_callback(_AddNoise(self))
+
+    def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        scores, counts = self.scores(terms, outputs, labels)
+        scales = ogm_scales(scores, self.args.ogm_alpha, counts > 0)
+        if self.args.ogm_noise:
+            self.step_scales, self.step_batches = self.step_scales + scales, self.step_batches + 1
+        return scales
+
+    def scores(
+        self, terms: PrototypeTerms, outputs: MultimodalOutput, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each modality's mean probability of the true class in the global batch (M,), and of how many samples (M,)."""
+        model = self._bare_model
+        if not model.fusion.splits_by_modality:
+            return terms.scores, terms.counts
+        logits = model.modality_logits(outputs.embeddings, outputs.present)
+        counted = self._counted(outputs, labels)
+        right = torch.stack([true_class_probability(logits[name], labels) for name in logits])  # (M, B)
+        mask = torch.ones_like(right) if counted is None else torch.stack([counted[name] for name in logits]).float()
+        totals, counts = self.accelerator.reduce(torch.stack([(right * mask).sum(1), mask.sum(1)]), "sum")
+        return totals / counts.clamp(min=1), counts
+
+
+def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    k^m = 1 - tanh(alpha rho^m) where rho^m > 1, else 1 (Eq. 10 of Peng et al. 2022), rho^m = s^m over the mean of the
+    others.
+
+    Args:
+        scores (`torch.Tensor`): (M,), s^m.
+        alpha (`float`): at least 0.
+        present (`torch.Tensor`, *optional*): (M,) bool. An absent modality gets 1 and is compared with no other.
+
+    Returns:
+        `torch.Tensor`: (M,), in [0, 1].
+    """
+    tiny = torch.finfo(torch.float32).tiny
+    present = torch.ones_like(scores, dtype=torch.bool) if present is None else present
+    scores = torch.where(present, scores.float().clamp(min=tiny), 0)
+    others = (scores.sum() - scores) / (present.sum() - 1).clamp(min=1)
+    ratio = torch.where(others > 0, scores / others.clamp(min=tiny), 0)
+    return torch.where(present & (ratio > 1), 1 - (alpha * ratio).tanh(), 1)
+
+
+class _AddNoise(TrainerCallback):
+    """Adds the noise of OGM-GE to the gradients of a step; the same in all processes, and in a resumed run."""
+
+    def __init__(self, trainer: OGMTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        scales = trainer.step_scales / trainer.step_batches
+        trainer.step_scales, trainer.step_batches = 0.0, 0
+        generator = torch.Generator(args.device).manual_seed(args.seed + state.global_step)
+        for name, scale in zip(trainer.prototypes.widths, scales, strict=True):
+            for parameter in trainer._bare_model.backbones[name].parameters():
+                if parameter.grad is not None:
+                    # The deviation of the gradient before it was scaled
+                    deviation = parameter.grad.std(correction=0) / scale.clamp(min=1e-3)
+                    noise = torch.randn(
+                        parameter.shape, generator=generator, device=parameter.device, dtype=parameter.dtype
+                    )
+                    parameter.grad.add_(deviation * noise)

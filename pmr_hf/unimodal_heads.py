@@ -1,0 +1,55 @@
+"""Losses of each modality alone, by a linear head of its own, for the methods that blend them with the fused loss."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .losses import cross_entropies
+from .modeling import MultimodalModel, MultimodalOutput
+from .prototype_trainer import PrototypeTrainer
+from .trainer import classes_of
+
+
+class UnimodalHeadsTrainer(PrototypeTrainer):
+    """
+    Base of the methods that train a classifier of each modality's embedding beside the fused one.
+
+    Train logs have `m_ce_loss` for each modality m, and evaluation adds `m_unimodal_accuracy`.
+
+    Raises:
+        ValueError: for a model that is no [`MultimodalModel`] with `unimodal_heads=True`.
+    """
+
+    def _adopt(self, model: nn.Module) -> None:
+        super()._adopt(model)
+        if not isinstance(model, MultimodalModel) or not model.config.unimodal_heads:
+            raise ValueError(
+                f"Expected a MultimodalModel with unimodal heads for {type(self).__name__}, got a "
+                f"{type(model).__name__} without; build it with `from_backbones(..., unimodal_heads=True)`."
+            )
+
+    def unimodal_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> torch.Tensor:
+        """
+        Cross entropy of each modality's own head, (M,): means over the samples of all processes that have the modality,
+        of which this process holds its part, so that the mean over the processes of its gradient is the whole.
+        """
+        counted = self._counted(outputs, labels)
+        losses = torch.stack(
+            [
+                cross_entropies(logits.float().log_softmax(1), labels)
+                for logits in (outputs.unimodal_logits[name] for name in self.prototypes.widths)
+            ]
+        )  # (M, B)
+        mask = torch.ones_like(losses)
+        if counted is not None:
+            mask = torch.stack([counted[name] for name in self.prototypes.widths]).float()
+        sums, counts = (losses * mask).sum(1), mask.sum(1)
+        self.track(tuple(f"{name}_ce_loss" for name in self.prototypes.widths), sums, counts)
+        return sums * self.accelerator.num_processes / self.accelerator.reduce(counts, "sum").clamp(min=1)
+
+    def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
+        return super().modality_predictions(outputs) | {
+            f"{name}_unimodal_accuracy": classes_of(name, logits, outputs)
+            for name, logits in outputs.unimodal_logits.items()
+        }

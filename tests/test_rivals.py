@@ -1,0 +1,346 @@
+"""The methods that PMR is compared with, each against explicit loops or gradients taken one by one."""
+
+import copy
+import json
+import math
+import statistics
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NUM_LABELS, assert_equal, state
+from torch.nn import functional as F
+
+from pmr_hf import (
+    GradientBlendingTrainer,
+    GradientBoostTrainer,
+    MMParetoTrainer,
+    MultimodalTrainer,
+    NumericConfig,
+    OGMTrainer,
+    PrototypeTrainer,
+)
+from pmr_hf.gradient_blending import WEIGHTS_NAME, blend_weights
+from pmr_hf.mmpareto import pareto_weights
+from pmr_hf.ogm import ogm_scales
+
+
+HEADS = {GradientBlendingTrainer, MMParetoTrainer}
+GIVEN = {"blend_weights": {"image": 0.2, "text": 0.5, "fused": 0.3}}
+ALL = [(GradientBoostTrainer, {}), (OGMTrainer, {}), (OGMTrainer, {"ogm_noise": True}), (MMParetoTrainer, {})]
+ALL += [(GradientBlendingTrainer, GIVEN)]
+IDS = ["acc", "ogm", "ogm_ge", "mmpareto", "gblend"]
+
+
+@pytest.fixture
+def prepared(make_trainer, make_model):
+    """A trainer whose prototypes are taken and whose model has been trained a little, and a batch."""
+
+    def make(cls, batch_size=16, fusion="concat", **kwargs):
+        model = make_model(fusion=fusion, unimodal_heads=cls in HEADS)
+        warm = make_trainer(model, cls=PrototypeTrainer, num_train_epochs=1, prototype_fraction=1.0)
+        warm.train()
+        trainer = make_trainer(warm.model, cls=cls, **kwargs)
+        trainer.model.train()
+        return trainer, trainer.data_collator([trainer.train_dataset[i] for i in range(batch_size)])
+
+    return make
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def plain_gradients(model, loss_of, batch):
+    """Of a loss of the outputs, on a copy of the model without any hook of a trainer."""
+    plain = copy.deepcopy(model)
+    for module in plain.modules():
+        module._forward_pre_hooks.clear()
+    plain.zero_grad()
+    loss_of(plain(**batch)).backward()
+    return gradients(plain)
+
+
+def stepped(trainer, batch):
+    trainer.model.zero_grad()
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return gradients(trainer.model)
+
+
+def mean_probability(logits, labels):
+    rows = [[math.exp(value) for value in row] for row in logits.tolist()]
+    return statistics.mean(row[label] / sum(row) for row, label in zip(rows, labels.tolist(), strict=True))
+
+
+# ---- Scaled gradients ----
+
+
+@pytest.mark.parametrize("fusion", ["concat", "sum", "film", "gated"])
+def test_ogm_scales_the_gradient_of_the_dominant_encoder_alone(prepared, fusion):
+    trainer, batch = prepared(OGMTrainer, fusion=fusion, ogm_alpha=0.7)
+    with torch.no_grad():
+        outputs = trainer.model(**batch)
+        if fusion in ("concat", "sum"):
+            logits = trainer.model.modality_logits(outputs.embeddings)
+        else:
+            logits = trainer.prototypes(outputs.embeddings)
+    scores = {name: mean_probability(value, batch["labels"]) for name, value in logits.items()}
+    expected = {}
+    for name, other in (("image", "text"), ("text", "image")):
+        ratio = scores[name] / scores[other]
+        expected[name] = 1 - math.tanh(0.7 * ratio) if ratio > 1 else 1.0
+    assert sorted(expected.values())[0] < 0.9 and sorted(expected.values())[1] == 1
+    plain = plain_gradients(trainer.model, lambda outputs: outputs.loss, batch)
+    found = stepped(trainer, batch)
+    assert found.keys() == plain.keys()
+    for name, gradient in found.items():
+        modality = name.split(".")[1] if name.startswith("backbones.") else None
+        torch.testing.assert_close(gradient, expected.get(modality, 1.0) * plain[name], atol=1e-6, rtol=1e-4)
+
+
+def test_acc_scales_by_the_weights_of_pmr(prepared):
+    trainer, batch = prepared(GradientBoostTrainer)
+    with torch.no_grad():
+        logits = trainer.prototypes(trainer.model(**batch).embeddings)
+    scores = {name: mean_probability(value, batch["labels"]) for name, value in logits.items()}
+    expected = {name: 1 + min(max(max(scores.values()) / score - 1, 0), 1) for name, score in scores.items()}
+    assert max(expected.values()) > 1.05
+    plain = plain_gradients(trainer.model, lambda outputs: outputs.loss, batch)
+    for name, gradient in stepped(trainer, batch).items():
+        modality = name.split(".")[1] if name.startswith("backbones.") else None
+        torch.testing.assert_close(gradient, expected.get(modality, 1.0) * plain[name], atol=1e-6, rtol=1e-4)
+
+
+def test_ogm_scales_of_three_modalities_and_of_absent_ones():
+    scores = [0.6, 0.3, 0.2]
+    found = ogm_scales(torch.tensor(scores), 0.5).tolist()
+    assert found == pytest.approx([1 - math.tanh(0.5 * 0.6 / 0.25), 1, 1])
+    some = ogm_scales(torch.tensor([0.6, 0.3, 0.0]), 0.5, torch.tensor([True, True, False])).tolist()
+    assert some == pytest.approx([1 - math.tanh(0.5 * 2), 1, 1])
+    assert ogm_scales(torch.tensor([0.6]), 0.5).tolist() == [1]
+    assert ogm_scales(torch.tensor([0.0, 0.0]), 0.5).tolist() == [1, 1]
+    assert all(0 <= scale <= 1 for scale in ogm_scales(torch.tensor([1e30, 1e-30]), 2.0).tolist())
+
+
+def test_under_accumulation_each_micro_batch_has_its_own_scale(prepared):
+    trainer, _ = prepared(OGMTrainer, ogm_alpha=0.7)
+    halves = [trainer.data_collator([trainer.train_dataset[i] for i in rows]) for rows in (range(8), range(20, 36))]
+    alone = [stepped(trainer, half) for half in halves]
+    trainer.model.zero_grad()
+    for half in halves:
+        trainer.compute_loss(trainer.model, half).backward()
+    for name, gradient in gradients(trainer.model).items():
+        torch.testing.assert_close(gradient, alone[0][name] + alone[1][name])
+
+
+def test_the_noise_has_the_deviation_of_the_gradient_and_is_the_same_in_each_run(make_trainer, make_model):
+    """One step of SGD, so that the weights show the gradient that was applied."""
+
+    def train(noise, seed=42):
+        trainer = make_trainer(
+            make_model(),
+            cls=OGMTrainer,
+            ogm_alpha=0.0,
+            ogm_noise=noise,
+            seed=seed,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=1.0,
+            max_grad_norm=0.0,
+            prototype_fraction=1.0,
+            train_sampling_strategy="sequential",
+            lr_scheduler_type="constant",
+        )
+        before = state(trainer)
+        trainer.train()
+        return {name: before[name] - value for name, value in state(trainer).items() if "prototypes" not in name}
+
+    plain, noisy, again, other = train(False), train(True), train(True), train(True, seed=1)
+    assert_equal(noisy, again)
+    ratios = []
+    for name, gradient in plain.items():
+        noise = noisy[name] - gradient
+        if not name.startswith("backbones."):
+            assert not noise.any(), name
+        elif gradient.numel() >= 256 and gradient.std() > 1e-6:
+            ratios.append((noise.std() / gradient.std()).item())
+            assert not torch.equal(noisy[name], other[name])
+    assert len(ratios) > 5 and 0.9 < statistics.mean(ratios) < 1.1, ratios
+
+
+@pytest.mark.parametrize("cls", [OGMTrainer, GradientBoostTrainer, MMParetoTrainer])
+def test_what_hooks_cannot_do_is_refused(make_trainer, make_model, cls):
+    model = make_model(unimodal_heads=cls in HEADS)
+    with pytest.raises(ValueError, match=f"a model in one piece for {cls.__name__}"):
+        make_trainer(model, cls=cls, torch_compile=True)
+
+
+@pytest.mark.parametrize("cls", sorted(HEADS, key=str))
+def test_methods_with_heads_ask_for_them(make_trainer, cls):
+    with pytest.raises(ValueError, match="unimodal_heads=True"):
+        make_trainer(cls=cls)
+
+
+# ---- MMPareto ----
+
+
+def test_mmpareto_blends_the_gradients_of_each_encoder(prepared):
+    trainer, batch = prepared(MMParetoTrainer)
+    model, labels = trainer.model, batch["labels"]
+    fused = plain_gradients(model, lambda outputs: outputs.loss, batch)
+
+    def own_loss(outputs, name):
+        return F.cross_entropy(outputs.unimodal_logits[name], labels)
+
+    unimodal = {name: plain_gradients(model, partial(own_loss, name=name), batch) for name in ("image", "text")}
+    found = stepped(trainer, batch)
+    for modality, own in unimodal.items():
+        names = [name for name in fused if name.startswith(f"backbones.{modality}.") and name in own]
+        f, u = (np.concatenate([part[name].numpy().ravel() for name in names]) for part in (fused, own))
+        candidates = np.linspace(0, 1, 100_001)
+        lengths = (
+            candidates**2 * (f @ f) + 2 * candidates * (1 - candidates) * (f @ u) + (1 - candidates) ** 2 * (u @ u)
+        )
+        weight = 0.5 if f @ u > 0 else candidates[lengths.argmin()]
+        blend = 2 * weight * f + 2 * (1 - weight) * u
+        blend *= 1.5 * max(1, np.linalg.norm(f + u) / np.linalg.norm(blend))
+        np.testing.assert_allclose(np.concatenate([found[name].numpy().ravel() for name in names]), blend, atol=1e-5)
+        head = f"unimodal_heads.{modality}.weight"
+        torch.testing.assert_close(found[head], own[head])
+    torch.testing.assert_close(found["fusion.classifier.weight"], fused["fusion.classifier.weight"])
+
+
+@pytest.mark.parametrize("angle", [30, 89, 91, 120, 175, 180])
+@pytest.mark.parametrize("length", [0.1, 1.0, 10.0])
+def test_pareto_weights_of_two_arrows(angle, length):
+    f, u = np.array([1.0, 0.0]), length * np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle))])
+    weight, factor = (value.item() for value in pareto_weights(torch.tensor([[f @ f, u @ u, f @ u]])))
+    blend = weight * f + (1 - weight) * u
+    if angle < 90:
+        assert weight == 0.5 and factor == pytest.approx(1.5)
+        return
+    # The blend of least length goes against neither of the two.
+    assert blend @ f >= -1e-6 and blend @ u >= -1e-6
+    others = [np.linalg.norm(w * f + (1 - w) * u) for w in np.linspace(0, 1, 1001)]
+    assert np.linalg.norm(blend) <= min(others) + 1e-6
+    if np.linalg.norm(blend) > 1e-3:
+        longest = max(np.linalg.norm(f + u), np.linalg.norm(2 * blend))
+        assert factor * np.linalg.norm(2 * blend) == pytest.approx(1.5 * longest, rel=1e-3)
+
+
+def test_pareto_weights_without_a_gradient():
+    weight, factor = pareto_weights(torch.zeros(1, 3))
+    assert weight.isfinite().all() and factor.isfinite().all()
+
+
+# ---- Gradient blending ----
+
+
+def test_the_blended_loss_is_the_weighted_sum(prepared):
+    trainer, batch = prepared(GradientBlendingTrainer, **GIVEN)
+    loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    own = {name: F.cross_entropy(logits, batch["labels"]) for name, logits in outputs.unimodal_logits.items()}
+    assert loss.item() == pytest.approx((0.3 * outputs.loss + 0.2 * own["image"] + 0.5 * own["text"]).item(), abs=1e-6)
+    trainer.model.eval()
+    loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert torch.equal(loss, outputs.loss)
+
+
+def test_blend_weights_by_hand():
+    """G = 1, 0.5, -0.1 and O = 0.5, 1, 1: weights 4 to 0.5 to 0."""
+    losses = torch.tensor([[2.0, 2.0, 0.5, 1.0], [2.0, 2.0, 0.5, 1.5], [2.0, 2.0, 1.1, 2.1]])
+    assert blend_weights(losses).tolist() == pytest.approx([8 / 9, 1 / 9, 0])
+    assert blend_weights(torch.tensor([[1.0, 1.0, 1.0, 2.0]] * 4)).tolist() == [0.25] * 4
+    assert blend_weights(torch.tensor([[2.0, 2.0, 1.0, 1.0], [2.0, 2.0, 0.0, 1.0]]))[0] > 0.99
+
+
+def test_estimated_weights_are_those_of_training_by_each_loss(make_trainer, make_model, digits, tmp_path):
+    """The fused loss against joint training of the same rows, and all of it again from the file when resumed."""
+    settings = {"num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.3}
+    trainer = make_trainer(make_model(unimodal_heads=True), cls=GradientBlendingTrainer, blend_holdout=0.25, **settings)
+    measured = []
+    original = GradientBlendingTrainer.mean_losses
+
+    def watch(self, rows):
+        measured.append((len(rows), original(self, rows)))
+        return measured[-1][1]
+
+    before = state(trainer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GradientBlendingTrainer, "mean_losses", watch)
+        weights = trainer.estimate_weights()
+    assert_equal(before, state(trainer))
+    assert [count for count, _ in measured] == [48, 16, 48, 16] * 3
+    table = [[measured[4 * k + i][1][k] for i in range(4)] for k in range(3)]
+    assert list(weights.values()) == pytest.approx(blend_weights(torch.tensor(table)).tolist())
+    rows = torch.randperm(64, generator=torch.Generator().manual_seed(trainer.args.seed)).tolist()[16:]
+    joint = make_trainer(
+        make_model(unimodal_heads=True),
+        cls=MultimodalTrainer,
+        train_dataset=torch.utils.data.Subset(digits, rows),
+        **settings,
+    )
+    joint.train()
+    assert joint.evaluate(joint.train_dataset)["eval_loss"] == pytest.approx(table[2][2], abs=1e-4)
+
+
+def test_a_resumed_run_keeps_its_weights(make_trainer, make_model, tmp_path):
+    settings = {"cls": GradientBlendingTrainer, "blend_epochs": 1, "save_strategy": "epoch"}
+    first = make_trainer(make_model(unimodal_heads=True), num_train_epochs=1, **settings)
+    first.train()
+    weights = json.loads((tmp_path / "out" / WEIGHTS_NAME).read_text())
+    assert weights == first.args.blend_weights and sum(weights.values()) == pytest.approx(1)
+    second = make_trainer(make_model(seed=1, unimodal_heads=True), num_train_epochs=2, **settings)
+    second.train(resume_from_checkpoint=True)
+    assert second.args.blend_weights == weights and second.state.global_step == 16
+
+
+# ---- All of them ----
+
+
+@pytest.mark.parametrize(("cls", "options"), ALL, ids=IDS)
+def test_training_by_each_method(make_trainer, make_model, digits, cls, options):
+    trainer = make_trainer(make_model(unimodal_heads=cls in HEADS), cls=cls, eval_strategy="epoch", **options)
+    before = state(trainer)
+    trainer.train()
+    metrics = trainer.evaluate()
+    moved = [name for name, value in state(trainer).items() if not torch.equal(value, before[name])]
+    assert any(name.startswith("backbones.image") for name in moved)
+    assert any(name.startswith("backbones.text") for name in moved)
+    assert {"eval_image_prototype_accuracy", "eval_text_accuracy"} <= metrics.keys()
+    log = next(entry for entry in trainer.state.log_history if "ce_loss" in entry)
+    assert "rho" in log
+    trainer.create_model_card()
+    card = Path(trainer.args.output_dir, "README.md").read_text(encoding="utf-8")
+    assert trainer.description in card and trainer.citation in card
+
+
+@pytest.mark.parametrize(("cls", "options"), ALL, ids=IDS)
+def test_three_modalities_of_which_some_are_missing(make_args, make_model, cls, options):
+    backbones = {name: NumericConfig(num_features=3, hidden_size=6, dropout=0.0) for name in ("a", "b", "c")}
+    options = (
+        {"blend_weights": dict.fromkeys(("a", "b", "c", "fused"), 0.25)} if "blend_weights" in options else options
+    )
+    model = make_model(backbones=backbones, unimodal_heads=cls in HEADS)
+    trainer = cls(model=model, args=make_args(cls.args_class, **options))
+    generator = torch.Generator().manual_seed(0)
+    batch = {name: {"values": torch.randn(8, 3, generator=generator)} for name in backbones}
+    batch["b"]["present"] = torch.arange(8) < 3
+    batch["c"]["present"] = torch.zeros(8, dtype=torch.bool)
+    batch["labels"] = torch.arange(8) % NUM_LABELS
+    outputs = model(**batch)
+    trainer.prototypes.momentum_update(
+        trainer.prototypes.class_sums(outputs.embeddings, batch["labels"], outputs.present), 0.0
+    )
+    model.train()
+    loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert model.backbones["a"].get_parameter(next(n for n, _ in model.backbones["a"].named_parameters())).grad.any()
+    if outputs.unimodal_logits is not None:
+        expected = F.cross_entropy(outputs.unimodal_logits["b"][:3], batch["labels"][:3])
+        assert trainer.unimodal_losses(outputs, batch["labels"])[1].item() == pytest.approx(expected.item(), abs=1e-6)

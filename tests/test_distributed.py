@@ -16,6 +16,7 @@ from pmr_hf import MultimodalModel
 TWO = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 ONLINE = {"prototype_source": "online"}
 SAME = ["holes", "apart", "apart_online", "shuffled", "accumulated", "stream", "stream_each", "saved"]
+RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "mmpareto", "gblend"]
 SHARDED = ["sharded", "sharded_saved"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
@@ -47,6 +48,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
     """The folders of the runs in one process and in two, by scenario."""
     folder = tmp_path_factory.mktemp("runs")
     make_model().save_pretrained(folder / "model")
+    make_model(unimodal_heads=True).save_pretrained(folder / "heads")
     processor.save_pretrained(folder / "processor")
 
     def punch(row, i):
@@ -87,6 +89,20 @@ def runs(tmp_path_factory, make_model, processor, digits):
         "resumed": {"data": "all", "options": saving, "resume": "saved/checkpoint-3"},
         "uneven_saved": {"data": "uneven", "options": saving},
         "uneven_resumed": {"data": "uneven", "options": saving, "resume": "uneven_saved/checkpoint-3"},
+        "ogm": {"data": "holes", "options": {"ogm_alpha": 0.5}, "method": "OGMTrainer"},
+        "ogm_ge": {"data": "all", "options": {"ogm_noise": True, "learning_rate": 0.01}, "method": "OGMTrainer"},
+        "acc_accumulated": {
+            "data": "all",
+            "options": {"gradient_accumulation_steps": 2},
+            "method": "GradientBoostTrainer",
+        },
+        "mmpareto": {"data": "holes", "options": {}, "method": "MMParetoTrainer", "model": "heads"},
+        "gblend": {
+            "data": "all",
+            "options": {"blend_epochs": 1, "blend_holdout": 0.125},
+            "method": "GradientBlendingTrainer",
+            "model": "heads",
+        },
         "sharded": {"data": "all", "options": {"max_grad_norm": 1.0}, "shard": "transformers"},
         "sharded_saved": {"data": "all", "options": saving, "shard": "accelerate"},
         "sharded_resumed": {
@@ -106,7 +122,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
     return folder / "one", folder / "two"
 
 
-@pytest.mark.parametrize("name", SAME + SHARDED)
+@pytest.mark.parametrize("name", SAME + RIVALS + SHARDED)
 def test_two_processes_train_as_one_does(runs, name):
     """Weights and prototypes within 1e-6, scores, weights of the terms, ratio and losses of each step within 1e-5."""
     (one, one_logs, one_metrics), (two, two_logs, two_metrics) = (results(folder / name) for folder in runs)

@@ -1,5 +1,5 @@
 """
-Train PMR on several scenarios, one after the other, in one process or in several; test_distributed.py launches it.
+Train on several scenarios, one after the other, in one process or in several; test_distributed.py launches it.
 
     train_scenarios.py FOLDER OUTPUT [NAME ...]
 
@@ -20,7 +20,8 @@ from datasets import load_from_disk
 from torch.distributed.tensor import DTensor
 from transformers.distributed import DistributedConfig
 
-from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, PMRTrainer, PMRTrainingArguments
+import pmr_hf
+from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor
 
 
 DEFAULTS = {
@@ -30,7 +31,6 @@ DEFAULTS = {
     "max_grad_norm": 0.0,
     "train_sampling_strategy": "sequential",
     "prototype_fraction": 0.5,
-    "pmr_alpha": 2.0,
     "logging_steps": 1,
     "save_strategy": "no",
     "report_to": "none",
@@ -48,9 +48,13 @@ def run(
     stream: bool = False,
     resume: str | None = None,
     shard: str | None = None,
+    method: str = "PMRTrainer",
+    model: str = "model",
 ) -> None:
     """Train with a global batch, whatever the number of processes, and save model, state and metrics."""
-    args = PMRTrainingArguments(str(output), **(DEFAULTS | options))
+    trainer_class = getattr(pmr_hf, method)
+    own = {"pmr_alpha": 2.0} if method == "PMRTrainer" else {}
+    args = trainer_class.args_class(str(output), **(DEFAULTS | own | options))
     args.per_device_train_batch_size = args.per_device_eval_batch_size = batch // args.world_size
     shard = shard if args.world_size > 1 else None
     if shard == "accelerate":
@@ -62,8 +66,8 @@ def run(
     by_transformers = {"distributed_config": DistributedConfig(fsdp_size=args.world_size)}
     processor = MultimodalProcessor.from_pretrained(folder / "processor")
     dataset = load_from_disk(folder / data)
-    trainer = PMRTrainer(
-        model=MultimodalModel.from_pretrained(folder / "model", **(by_transformers if shard == "transformers" else {})),
+    trainer = trainer_class(
+        model=MultimodalModel.from_pretrained(folder / model, **(by_transformers if shard == "transformers" else {})),
         args=args,
         train_dataset=dataset.to_iterable_dataset() if stream else dataset,
         eval_dataset=dataset,

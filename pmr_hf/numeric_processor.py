@@ -90,6 +90,8 @@ class NumericProcessor(FeatureExtractionMixin):
 def as_numbers(value: Any) -> np.ndarray:
     """A value as fp64 numbers, NaN for each `None`; raises [`~pmr_hf.media.UnreadableError`] if it holds others."""
     try:
+        if torch.is_tensor(value):
+            return value.double().numpy(force=True)
         return np.array(value, dtype=np.float64)  # None becomes NaN
     except (TypeError, ValueError, OverflowError) as error:
         raise UnreadableError(f"{value!r:.80} is no vector of numbers") from error

@@ -82,9 +82,10 @@ class MultimodalPipeline:
         Returns:
             For one sample a list of `{"label", "score"}`, the best class first; for lists a list of them. With
             `explain`, in place of each such list a dict of it as `labels`, and `modalities`, by name: `labels` of the
-            modality's prototype classifier, none if it is missing or has no prototypes, and `share`, its Shapley value
-            for the score of the best class (see [`~pmr_hf.shapley.shapley_values`]). The shares sum to that score minus
-            the one without any modality.
+            modality's prototype classifier and `distances` `{"label", "distance"}` to the prototypes, the nearest
+            first (both empty if it is missing or has no prototypes), and `share`, its Shapley value for the score of
+            the best class (see [`~pmr_hf.shapley.shapley_values`]). The shares sum to that score minus the one without
+            any modality.
 
         Raises:
             ValueError: for an unknown modality, lists of several lengths, a sample without any modality, or one that
@@ -135,7 +136,8 @@ class MultimodalPipeline:
         output = model(**{name: {key: v.to(model.device) for key, v in inputs[name].items()} for name in given})
         full = torch.ones(len(rows), dtype=torch.bool, device=model.device)
         present = output.present or dict.fromkeys(names, full)
-        alone = {name: logits.log_softmax(1) for name, logits in model.prototypes(output.embeddings).items()}
+        closeness = model.prototypes(output.embeddings)  # minus the distances
+        alone = {name: logits.log_softmax(1) for name, logits in closeness.items()}
         whole = torch.stack([present[name] for name in names]).all(0)
         unseen = [name for name in names if not model.prototypes.seen(name).any()]
         if self.missing == "prototypes" and unseen and not whole.all():
@@ -168,7 +170,8 @@ class MultimodalPipeline:
             for name, share in zip(names, shares, strict=True):
                 speaks = present[name][i] and name not in unseen
                 said = self._labels(alone[name][i].exp(), top_k) if speaks else []
-                results[i]["modalities"][name] = {"labels": said, "share": share[i].item()}
+                near = self._nearest(closeness[name][i], model.prototypes.seen(name), top_k) if speaks else []
+                results[i]["modalities"][name] = {"labels": said, "distances": near, "share": share[i].item()}
         return results
 
     def _labels(self, scores: torch.Tensor, top_k: int | None) -> list[dict[str, Any]]:
@@ -176,3 +179,8 @@ class MultimodalPipeline:
         names = self.model.config.id2label
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{"label": names[label], "score": score} for label, score in pairs]
+
+    def _nearest(self, closeness: torch.Tensor, seen: torch.Tensor, top_k: int | None) -> list[dict[str, Any]]:
+        count = int(seen.sum())  # classes without a prototype are the farthest
+        found = self._labels(closeness, count if top_k is None else min(top_k, count))
+        return [{"label": entry["label"], "distance": -entry["score"]} for entry in found]

@@ -99,7 +99,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
         "mmpareto": {"data": "holes", "options": {}, "method": "MMParetoTrainer", "model": "heads"},
         "gblend": {
             "data": "all",
-            "options": {"blend_epochs": 1, "blend_holdout": 0.125},
+            "options": {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02},
             "method": "GradientBlendingTrainer",
             "model": "heads",
         },

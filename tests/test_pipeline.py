@@ -9,6 +9,7 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image as PILImage
@@ -127,6 +128,10 @@ def test_explaining(model, processor, digits):
         logits = model.prototypes(output.embeddings)["text"].softmax(1)[0]
         none = model.fusion({name: vector[None] for name, vector in model.absent.items()}).softmax(1)[0]
     assert scores_of(result["modalities"]["text"]["labels"])["LABEL_2"] == pytest.approx(logits[2].item(), abs=1e-6)
+    near = result["modalities"]["image"]["distances"]
+    apart = torch.linalg.vector_norm(output.embeddings["image"] - model.prototypes.mean("image"), dim=1).tolist()
+    assert [entry["distance"] for entry in near] == pytest.approx(sorted(apart), abs=1e-5)
+    assert near[0]["label"] == f"LABEL_{apart.index(min(apart))}"
     # Two modalities: half of what one adds alone, and half of what it adds to the other.
     both, empty = result["labels"][0]["score"], none[int(best[-1])].item()
     image, text = (scores_of(pipe(**{name: row[column]}))[best] for name, column in SOURCES)
@@ -134,7 +139,7 @@ def test_explaining(model, processor, digits):
     assert shares["image"] == pytest.approx((image - empty + both - text) / 2, abs=1e-6)
     assert shares["text"] == pytest.approx((text - empty + both - image) / 2, abs=1e-6)
     alone = pipe(text=row["caption"], explain=True)["modalities"]
-    assert alone["image"] == {"labels": [], "share": 0.0} and alone["text"]["labels"]
+    assert alone["image"] == {"labels": [], "distances": [], "share": 0.0} and alone["text"]["labels"]
     alone = MultimodalPipeline(model, processor)(text=row["caption"], explain=True)  # of four classes
     assert alone["modalities"]["text"]["share"] == pytest.approx(alone["labels"][0]["score"] - 1 / 4, abs=1e-6)
 
@@ -169,6 +174,19 @@ def test_a_stream_is_read_a_batch_at_a_time(pipe):
     for i in range(20):
         next(results)
         assert len(read) == (i // 8 + 1) * 8
+
+
+def test_a_long_stream_takes_no_more_memory_than_a_short_one(make_model):
+    """3,000 rows of 160 kB each: kept, they would take 480 MB."""
+    width = 20_000
+    backbones = {"a": NumericConfig(num_features=width, hidden_size=2, dropout=0.0)}
+    processor = MultimodalProcessor({"a": NumericProcessor([0.0] * width, [1.0] * width)})
+    pipe = MultimodalPipeline(make_model(backbones=backbones), processor, batch_size=8)
+    memory = []
+    for i, _ in enumerate(pipe.stream({"a": np.full(width, float(i))} for i in range(3_500))):
+        if i in (499, 3_499):
+            memory.append(psutil.Process().memory_info().rss)
+    assert memory[1] - memory[0] < 100e6
 
 
 def test_batches_are_five_times_as_fast(model, processor, digits):

@@ -50,6 +50,7 @@ METHODS = {
     "acc": ["--method", "acc"],
     "ogm": ["--method", "ogm"],
     "ogm_ge": ["--method", "ogm", "--ogm_noise", "True"],
+    "agm": ["--method", "agm"],
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],
 }

@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from pmr_hf import (
+    AGMTrainer,
     CGMNISTConfig,
     GradientBlendingTrainer,
     GradientBoostTrainer,
@@ -62,6 +63,7 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
     "joint": PrototypeTrainer,  # plain training, watched
     "pmr": PMRTrainer,
     "acc": GradientBoostTrainer,
+    "agm": AGMTrainer,
     "ogm": OGMTrainer,  # OGM-GE with --ogm_noise True
     "gblend": GradientBlendingTrainer,
     "mmpareto": MMParetoTrainer,

@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
+from .agm import AGMTrainer, AGMTrainingArguments
 from .cg_mnist import CGMNISTConfig, CGMNISTModel
 from .collator import MultimodalCollator
 from .configuration import MultimodalConfig
@@ -36,6 +37,8 @@ MultimodalModel.register_for_auto_class()
 MultimodalProcessor.register_for_auto_class()
 
 __all__ = [
+    "AGMTrainer",
+    "AGMTrainingArguments",
     "Accuracy",
     "CGMNISTConfig",
     "CGMNISTModel",

@@ -16,7 +16,7 @@ from pmr_hf import MultimodalModel
 TWO = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 ONLINE = {"prototype_source": "online"}
 SAME = ["holes", "apart", "apart_online", "shuffled", "accumulated", "stream", "stream_each", "saved"]
-RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "mmpareto", "gblend"]
+RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "gblend"]
 SHARDED = ["sharded", "sharded_saved"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
@@ -96,6 +96,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "options": {"gradient_accumulation_steps": 2},
             "method": "GradientBoostTrainer",
         },
+        "agm": {"data": "holes", "options": {}, "method": "AGMTrainer"},
         "mmpareto": {"data": "holes", "options": {}, "method": "MMParetoTrainer", "model": "heads"},
         "gblend": {
             "data": "all",

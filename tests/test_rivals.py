@@ -14,6 +14,7 @@ from conftest import NUM_LABELS, assert_equal, state
 from torch.nn import functional as F
 
 from pmr_hf import (
+    AGMTrainer,
     GradientBlendingTrainer,
     GradientBoostTrainer,
     MMParetoTrainer,
@@ -22,6 +23,7 @@ from pmr_hf import (
     OGMTrainer,
     PrototypeTrainer,
 )
+from pmr_hf.agm import agm_scales
 from pmr_hf.gradient_blending import WEIGHTS_NAME, blend_weights
 from pmr_hf.mmpareto import pareto_weights
 from pmr_hf.ogm import ogm_scales
@@ -30,8 +32,8 @@ from pmr_hf.ogm import ogm_scales
 HEADS = {GradientBlendingTrainer, MMParetoTrainer}
 GIVEN = {"blend_weights": {"image": 0.2, "text": 0.5, "fused": 0.3}}
 ALL = [(GradientBoostTrainer, {}), (OGMTrainer, {}), (OGMTrainer, {"ogm_noise": True}), (MMParetoTrainer, {})]
-ALL += [(GradientBlendingTrainer, GIVEN)]
-IDS = ["acc", "ogm", "ogm_ge", "mmpareto", "gblend"]
+ALL += [(GradientBlendingTrainer, GIVEN), (AGMTrainer, {})]
+IDS = ["acc", "ogm", "ogm_ge", "mmpareto", "gblend", "agm"]
 
 
 @pytest.fixture
@@ -184,6 +186,56 @@ def test_methods_with_heads_ask_for_them(make_trainer, cls):
         make_trainer(cls=cls)
 
 
+# ---- AGM ----
+
+
+def test_agm_scales_by_the_lead_over_the_average_lead(prepared):
+    """In the second batch; the responses of two modalities by hand."""
+    trainer, _ = prepared(AGMTrainer, fusion="film", agm_alpha=0.8)
+    batches = [trainer.data_collator([trainer.train_dataset[i] for i in rows]) for rows in (range(8), range(30, 46))]
+    losses = []
+    for batch in batches:
+        with torch.no_grad():
+            outputs = trainer.model(**batch)
+            z, absent = outputs.embeddings, {name: v.expand(len(batch["labels"]), -1) for name, v in absent_of(trainer)}
+            both = trainer.model.fusion(z)
+            image = trainer.model.fusion({"image": z["image"], "text": absent["text"]})
+            text = trainer.model.fusion({"image": absent["image"], "text": z["text"]})
+        own = {"image": (image + both - text) / 2, "text": (text + both - image) / 2}
+        losses.append({name: F.cross_entropy(value, batch["labels"]).item() for name, value in own.items()})
+    stepped(trainer, batches[0])
+    plain = plain_gradients(trainer.model, lambda outputs: outputs.loss, batches[1])
+    found = stepped(trainer, batches[1])
+    expected = {}
+    for name, other in (("image", "text"), ("text", "image")):
+        now, before = (math.exp(losses[i][other] - losses[i][name]) for i in (1, 0))
+        expected[name] = math.exp(-0.8 * (now - before))
+    assert abs(expected["image"] - 1) > 0.01
+    for name, gradient in found.items():
+        modality = name.split(".")[1] if name.startswith("backbones.") else None
+        torch.testing.assert_close(gradient, expected.get(modality, 1.0) * plain[name], atol=1e-6, rtol=1e-3)
+
+
+def absent_of(trainer):
+    return trainer.model.absent.items()
+
+
+def test_agm_scales_of_three_modalities_and_of_absent_ones():
+    losses, average = [1.0, 2.0, 1.5], [1.2, 1.8, 1.6]
+    found = agm_scales(torch.tensor(losses), torch.tensor(average), 0.5).tolist()
+    for m in range(3):
+        now, before = (
+            math.exp(sum(values[i] for i in range(3) if i != m) / 2 - values[m]) for values in (losses, average)
+        )
+        assert found[m] == pytest.approx(math.exp(-0.5 * (now - before)), rel=1e-5)
+    known = torch.tensor([True, True, False])
+    found = agm_scales(torch.tensor(losses), torch.tensor(average), 0.5, known).tolist()
+    assert found[0] == pytest.approx(math.exp(-0.5 * (math.exp(1.0) - math.exp(0.6))), rel=1e-5) and found[2] == 1
+    assert agm_scales(torch.tensor([1.0]), torch.tensor([3.0]), 0.5).tolist() == [1]
+    wild = agm_scales(torch.tensor([0.0, 1e6]), torch.tensor([1e6, 0.0]), 1.0)
+    assert wild.isfinite().all() and (wild >= 0).all()
+
+
 # ---- MMPareto ----
 
 
@@ -302,6 +354,22 @@ def test_a_resumed_run_keeps_its_weights(make_trainer, make_model, tmp_path):
 
 
 @pytest.mark.parametrize(("cls", "options"), ALL, ids=IDS)
+def test_a_killed_run_resumes_to_the_bit(make_trainer, make_model, cls, options, tmp_path):
+    def make(folder):
+        model = make_model(dropout=0.2, unimodal_heads=cls in HEADS)
+        return make_trainer(
+            model, cls=cls, output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=5, **options
+        )
+
+    whole = make("whole")
+    whole.train()
+    again = make("again")
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-5"))
+    assert again.state.global_step == whole.state.global_step == 16
+    assert_equal(state(whole), state(again))
+
+
+@pytest.mark.parametrize(("cls", "options"), ALL, ids=IDS)
 def test_training_by_each_method(make_trainer, make_model, digits, cls, options):
     trainer = make_trainer(make_model(unimodal_heads=cls in HEADS), cls=cls, eval_strategy="epoch", **options)
     before = state(trainer)
@@ -313,6 +381,7 @@ def test_training_by_each_method(make_trainer, make_model, digits, cls, options)
     assert {"eval_image_prototype_accuracy", "eval_text_accuracy"} <= metrics.keys()
     log = next(entry for entry in trainer.state.log_history if "ce_loss" in entry)
     assert "rho" in log
+    assert (cls in HEADS) == ("eval_image_unimodal_accuracy" in metrics)
     trainer.create_model_card()
     card = Path(trainer.args.output_dir, "README.md").read_text(encoding="utf-8")
     assert trainer.description in card and trainer.citation in card

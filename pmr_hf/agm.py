@@ -1,0 +1,155 @@
+"""Adaptive gradient modulation (AGM): encoders are slowed down by how far they are ahead of their own average lead."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from .gradient_scaling import GradientScalingTrainer
+from .losses import cross_entropies
+from .modeling import MultimodalOutput
+from .prototype_trainer import PrototypeTerms
+from .shapley import shapley_values
+from .training_args import PrototypeTrainingArguments
+
+
+STATE_NAME = "agm_losses.safetensors"
+
+
+@dataclass
+class AGMTrainingArguments(PrototypeTrainingArguments):
+    """
+    Arguments of [`AGMTrainer`]: those of [`PrototypeTrainingArguments`] and the method's own.
+
+    Args:
+        agm_alpha (`float`, *optional*, defaults to `1.0`): alpha, how strongly gradients are modulated; at least 0.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    agm_alpha: float = field(default=1.0, metadata={"help": "alpha of AGM: how strongly gradients are modulated."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.agm_alpha < float("inf"):
+            raise ValueError(f"Expected `agm_alpha` to be finite and at least 0, got {self.agm_alpha}.")
+
+    @property
+    def hyper_parameters(self) -> dict[str, object]:
+        return {"α, strength of the modulation": self.agm_alpha} | super().hyper_parameters
+
+
+class AGMTrainer(GradientScalingTrainer):
+    """
+    Trainer that scales the gradient of each encoder by exp(-alpha (r^m - tau^m)).
+
+    The response of modality m is its Shapley value for the fused logits over subsets of modalities, and s^m the cross
+    entropy of that response. r^m = exp(mean over l != m of s^l - s^m) says how far m is ahead in this batch, tau^m the
+    same of the averages of s over all batches before it.
+
+    Deviations from the paper and its code:
+
+    * A modality is taken away by its learned vector in place of its embedding, where they feed zeros to its encoder: no
+      encoder runs again. Without any modality the logits count as zero, as there.
+    * The scale acts on all of an encoder's gradient, where the code also scales the part of the head that is its own.
+
+    Li, Li, Hu, Lei, Li, Zhou, "Boosting Multi-modal Model Performance with Adaptive Gradient Modulation", ICCV 2023.
+
+    Args:
+        model (`MultimodalModel`): the model.
+        args (`AGMTrainingArguments`): the arguments.
+        kwargs: everything else that [`PrototypeTrainer`] takes.
+    """
+
+    args_class = AGMTrainingArguments
+    description = "Trained with [AGM](https://arxiv.org/abs/2308.07686), which modulates the gradient of each encoder"
+    citation = """@inproceedings{li2023agm,
+    title     = {Boosting Multi-modal Model Performance with Adaptive Gradient Modulation},
+    author    = {Li, Hong and Li, Xingyu and Hu, Pengbo and Lei, Yinuo and Li, Chunxiao and Zhou, Yi},
+    booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
+    year      = {2023},
+}"""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # (2, M): each modality's losses s^m summed over the batches of this run, and how many they are
+        self.loss_sums: torch.Tensor | None = None
+        self.add_callback(_ResumeLosses(self))
+
+    def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        losses, counts = self.response_losses(outputs, labels)
+        batch = torch.stack([losses, torch.ones_like(losses)]) * (counts > 0)
+        before = self.loss_sums
+        self.loss_sums = batch if before is None else before + batch
+        if before is None:
+            return torch.ones_like(losses)
+        average = before[0] / before[1].clamp(min=1)
+        known = (counts > 0) & (before[1] > 0)
+        return agm_scales(losses, average, self.args.agm_alpha, known)
+
+    def response_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """s^m (M,), the mean over the samples of all processes that have modality m, and how many these are (M,)."""
+        model, names = self._bare_model, list(self.prototypes.widths)
+        full = torch.ones_like(labels, dtype=torch.bool)
+        present = outputs.present or dict.fromkeys(names, full)
+
+        def logits_of(taking_part: tuple[bool, ...]) -> torch.Tensor:
+            if not any(taking_part):
+                return torch.zeros_like(outputs.logits, dtype=torch.float32).flatten()
+            some = {name: present[name] & takes for name, takes in zip(names, taking_part, strict=True)}
+            return model.fuse(outputs.embeddings, some).float().flatten()
+
+        responses = shapley_values(logits_of, len(names)).view(len(names), *outputs.logits.shape)  # (M, B, K)
+        losses = cross_entropies(responses.log_softmax(-1), labels)
+        counted = self._counted(outputs, labels)
+        mask = torch.ones_like(losses) if counted is None else torch.stack([counted[name] for name in names]).float()
+        totals, counts = self.accelerator.reduce(torch.stack([(losses * mask).sum(1), mask.sum(1)]), "sum")
+        return totals / counts.clamp(min=1), counts
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir is not None and self.loss_sums is not None and self.args.should_save:
+            save_file({"loss_sums": self.loss_sums}, os.path.join(output_dir, STATE_NAME))
+
+
+def agm_scales(
+    losses: torch.Tensor, average: torch.Tensor, alpha: float, known: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    exp(-alpha (r^m - tau^m)) (Eqs. 8 to 10 of Li et al. 2023).
+
+    Args:
+        losses (`torch.Tensor`): (M,), s^m of this batch.
+        average (`torch.Tensor`): (M,), their averages over the batches before it.
+        alpha (`float`): at least 0.
+        known (`torch.Tensor`, *optional*): (M,) bool. A modality without losses gets 1 and is compared with no other.
+
+    Returns:
+        `torch.Tensor`: (M,), in [0, exp(alpha tau^m)].
+    """
+    known = torch.ones_like(losses, dtype=torch.bool) if known is None else known
+    others = (known.sum() - 1).clamp(min=1)
+
+    def lead(values: torch.Tensor) -> torch.Tensor:
+        values = torch.where(known, values, 0)
+        return (((values.sum() - values) / others) - values).clamp(max=20).exp()
+
+    scales = (alpha * (lead(average) - lead(losses))).clamp(max=20).exp()
+    return torch.where(known & (known.sum() > 1), scales, 1)
+
+
+class _ResumeLosses(TrainerCallback):
+    """Goes on from the losses of a checkpoint, or from none."""
+
+    def __init__(self, trainer: AGMTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.loss_sums = None
+        file = os.path.join(self.trainer.resumed_from or "", STATE_NAME)
+        if self.trainer.resumed_from is not None and os.path.isfile(file):
+            self.trainer.loss_sums = load_file(file, device=str(args.device))["loss_sums"]

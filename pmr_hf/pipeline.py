@@ -92,6 +92,7 @@ class MultimodalPipeline:
                 lacks some if the model's prototypes were never taken, unless `missing="fused"`.
             UnreadableError: for a value that cannot be read.
         """
+        modalities = {name: value for name, value in modalities.items() if value is not None} or modalities
         several = {name: self._is_list(name, value) for name, value in modalities.items()}
         if not any(several.values()):
             modalities = {name: [value] for name, value in modalities.items()}

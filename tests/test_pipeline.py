@@ -92,6 +92,8 @@ def test_any_subset_of_modalities(model, processor, digits, missing):
     for result in (pipe(image=picture), pipe(image=picture, text=None), pipe(image=[picture], text=[""])[0]):
         for k in range(4):
             assert scores_of(result)[f"LABEL_{k}"] == pytest.approx(expected[k].item(), abs=1e-6)
+    for one in pipe(image=[picture, picture], text=None):
+        assert scores_of(one) == pytest.approx(scores_of(pipe(image=picture)), abs=1e-6)
     mixed = pipe(image=[picture, None, picture], text=[None, caption, caption])
     assert scores_of(mixed[0]) == pytest.approx(scores_of(pipe(image=picture)), abs=1e-6)
     assert scores_of(mixed[1]) == pytest.approx(scores_of(pipe(text=caption)), abs=1e-6)

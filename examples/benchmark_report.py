@@ -90,8 +90,9 @@ def spread(values: list[float], signed: bool = False) -> str:
 
 def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
     """
-    Validation accuracy over training, fused and of each modality by its prototypes, and for two modalities the ratio
-    (the paper's Figs. 2a, 4a to 4c): the mean over seeds, and their range as a band.
+    Validation accuracy over training, fused and of each modality by its prototypes, for two modalities the ratio (the
+    paper's Figs. 2a, 4a to 4c), and where `gradient_cosine_steps` was given the cosine of unimodal and fused gradients
+    (Fig. 2c): the mean over seeds, and their range as a band.
     """
     groups = {
         method: group
@@ -101,6 +102,9 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
     names = modalities_of([result for group in groups.values() for result in group])
     panels = [("eval_accuracy", "fused"), *((f"eval_{name}_prototype_accuracy", f"{name} alone") for name in names)]
     panels += [("rho", f"ratio ρ = {names[0]} / {names[1]}")] if len(names) == 2 else []
+    cosines = [f"{name}_gradient_cosine" for name in names]
+    if any(curve_of(folder / result["name"], key) for group in groups.values() for result in group for key in cosines):
+        panels += [(key, f"{name}: cosine to the fused gradient") for key, name in zip(cosines, names, strict=True)]
     figure = Figure(figsize=(4.3 * len(panels), 4.2), layout="constrained")
     colors = dict(zip(groups, cycle(matplotlib.color_sequences["tab10"]), strict=False))
     for axes, (key, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
@@ -121,7 +125,7 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
             axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
             axes.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
         else:
-            axes.set_ylim(0, 1.02)
+            axes.set_ylim(-1.02 if key.endswith("cosine") else 0, 1.02)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))))
     figure.savefig(folder / f"curves-{fusion}.png", dpi=110)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .gradient_scaling import require_hooks, scale_gradients, scaled_in_backward
+from .gradients import cosines, gradient_products, gradients_of
 from .unimodal_heads import UnimodalHeadsTrainer
 
 
@@ -76,48 +77,22 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
 
     def _blend(self, fused_loss: torch.Tensor, unimodal_losses: torch.Tensor) -> None:
         """Set the scales of the coming backward pass from the gradients of both losses in each encoder."""
-        names = list(self.prototypes.widths)
-        parameters = {
-            name: [part for part in self._bare_model.backbones[name].parameters() if part.requires_grad]
-            for name in names
-        }
-        trained = [name for name in names if parameters[name]]
-        every = [part for name in trained for part in parameters[name]]
-        fused = dict(zip(map(id, every), gradients_of(fused_loss, every), strict=True))
+        parameters = self.encoder_parameters()
         products = torch.stack(
             [
-                self._products(
-                    [fused[id(part)] for part in parameters[name]],
-                    gradients_of(unimodal_losses[names.index(name)], parameters[name]),
-                )
-                for name in trained
+                gradient_products(self.accelerator, gradients_of(fused_loss, own), gradients_of(alone, own))
+                for alone, own in zip(unimodal_losses, parameters.values(), strict=True)
+                if own
             ]
         )  # (M, 3)
         weights, lengths = pareto_weights(products)
+        trained = [name for name, own in parameters.items() if own]
         for name, weight, length in zip(trained, weights, lengths, strict=True):
             self._fused_scales[name] = 2 * weight * length
             self._unimodal_scales[name] = 2 * (1 - weight) * length
-        a, b, c = products.unbind(1)
-        cosines = c / (a * b).clamp(min=torch.finfo(torch.float32).tiny).sqrt()
         keys = (*(f"{name}_cosine" for name in trained), *(f"{name}_fused_weight" for name in trained))
-        values = torch.cat([cosines, weights])
+        values = torch.cat([cosines(products), weights])
         self.track(keys, values, torch.ones_like(values))
-
-    def _products(self, fused: list[torch.Tensor], unimodal: list[torch.Tensor]) -> torch.Tensor:
-        """(3,): squared lengths of the two gradients of an encoder, and their product, of the means over processes."""
-        left, right = (
-            self.accelerator.reduce(torch.cat([part.flatten().float() for part in parts]), "mean")
-            for parts in (fused, unimodal)
-        )
-        return torch.stack([left @ left, right @ right, left @ right])
-
-
-def gradients_of(loss: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return [
-        torch.zeros_like(part) if gradient is None else gradient
-        for part, gradient in zip(parameters, found, strict=True)
-    ]
 
 
 def pareto_weights(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

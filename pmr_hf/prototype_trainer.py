@@ -18,11 +18,12 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from .collator import integer_labels
-from .losses import cross_entropies, entropies, rebalance_weights
+from .gradients import cosines, gradient_products, gradients_of
+from .losses import cross_entropies, entropies, masked_mean, rebalance_weights
 from .processing import MultimodalProcessor
 from .prototypes import Prototypes, Sums, load_sums, save_sums
 from .report import CITATION, card_on_hub, write_model_card
-from .trainer import MultimodalTrainer, classes_of, present_of
+from .trainer import MultimodalTrainer, classes_of, present_of, require_multimodal
 from .training_args import PrototypeTrainingArguments
 
 
@@ -110,6 +111,8 @@ class PrototypeTrainer(MultimodalTrainer):
                 f"Expected a model with prototypes, got a {type(self._bare_model).__name__} without; call "
                 "`attach_prototypes(model, widths, num_labels)` first and pass `embeddings_fn`."
             )
+        if self.args.gradient_cosine_steps is not None:
+            require_multimodal(self._bare_model, "gradient_cosine_steps")
         data = self.train_dataset
         if data is not None and self._streams and self.args.prototype_source == "subset":
             raise ValueError(
@@ -151,6 +154,9 @@ class PrototypeTrainer(MultimodalTrainer):
             embeddings, labels = self.embeddings_fn(outputs), inputs["labels"]
             counted = self._counted(outputs, labels)
             terms = self.prototype_terms(embeddings, labels, counted)
+            every = self.args.gradient_cosine_steps
+            if every is not None and self.state.global_step % every == 0:
+                self._track_cosines(loss, terms)
             loss = loss + self._loss_scale * self.added_loss(terms, outputs, labels)
             if self.args.prototype_source == "online":
                 self._sums = self.prototypes.class_sums(embeddings, labels, counted, self._sums)
@@ -223,6 +229,24 @@ class PrototypeTrainer(MultimodalTrainer):
                 torch.cat([counts, counts, counts, ones, ones]),
             )
         return PrototypeTerms(pce, entropy, mask, scores, total_counts, pce_weights, per_weights)
+
+    def encoder_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """By modality, the parameters of its encoder that are trained, of a [`MultimodalModel`]."""
+        backbones = self._bare_model.backbones
+        return {
+            name: [part for part in backbones[name].parameters() if part.requires_grad]
+            for name in self.prototypes.widths
+        }
+
+    def _track_cosines(self, loss: torch.Tensor, terms: PrototypeTerms) -> None:
+        """The cosine between the gradients of the loss and of each modality's own PCE in its encoder (Fig. 2c)."""
+        products = {}
+        for pce, mask, (name, own) in zip(terms.pce, terms.mask, self.encoder_parameters().items(), strict=True):
+            if own:
+                alone = gradients_of(masked_mean(pce, mask), own)
+                products[name] = gradient_products(self.accelerator, gradients_of(loss, own), alone)
+        values = cosines(torch.stack(list(products.values())))
+        self.track(tuple(f"{name}_gradient_cosine" for name in products), values, torch.ones_like(values))
 
     def summarize(self, window: dict[str, tuple[float, float]]) -> dict[str, float]:
         logs = super().summarize(window)

@@ -86,7 +86,7 @@ class MultimodalTrainer(Trainer):
     def _adopt(self, model: nn.Module) -> None:
         keep_weight_names(model)
         if self.args.freeze:
-            _require_multimodal(model, "freeze").freeze(self.args.freeze)
+            require_multimodal(model, "freeze").freeze(self.args.freeze)
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         """The optimizer of plain `Trainer`, with the encoders of `modality_learning_rates` in groups of their own."""
@@ -131,7 +131,7 @@ class MultimodalTrainer(Trainer):
         """Stop before training on what can be told from the model, the processor and the datasets' columns."""
         model, processor, collator = self._bare_model, self.processing_class, self.data_collator
         if self.args.modality_learning_rates:
-            names = list(_require_multimodal(model, "modality_learning_rates").backbones)
+            names = list(require_multimodal(model, "modality_learning_rates").backbones)
             unknown = [name for name in self.args.modality_learning_rates if name not in names]
             if unknown:
                 raise ValueError(f"Expected `modality_learning_rates` to name modalities among {names}, got {unknown}.")
@@ -398,9 +398,7 @@ def _fill_gradients(optimizer: torch.optim.Optimizer, *args) -> None:
                 parameter.grad = torch.zeros_like(parameter)
 
 
-def _require_multimodal(model: nn.Module, argument: str) -> MultimodalModel:
+def require_multimodal(model: nn.Module, argument: str) -> MultimodalModel:
     if not isinstance(model, MultimodalModel):
-        raise ValueError(
-            f"Expected a MultimodalModel for `{argument}`, got a {type(model).__name__}; set its parameters yourself."
-        )
+        raise ValueError(f"Expected a MultimodalModel for `{argument}`, got a {type(model).__name__}; leave it out.")
     return model

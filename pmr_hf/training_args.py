@@ -144,6 +144,9 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         prototype_refresh_steps (`int`, *optional*, defaults to `None`): optimizer steps from one refresh to the next,
             at least 1. By default a refresh per epoch, as in the paper, or, for a training set without a length, one
             every 100 steps.
+        gradient_cosine_steps (`int`, *optional*, defaults to `None`): log every so many steps `m_gradient_cosine`, the
+            cosine between the gradients of the loss and of the modality's own prototypical cross entropy in its encoder
+            (Fig. 2c), at the cost of two more backward passes. By default never.
 
     Raises:
         ValueError: for a value outside its range.
@@ -163,6 +166,9 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
     prototype_refresh_steps: int | None = field(
         default=None, metadata={"help": "Optimizer steps from one refresh to the next; by default an epoch."}
     )
+    gradient_cosine_steps: int | None = field(
+        default=None, metadata={"help": "Steps between two logs of the cosine of unimodal and fused gradients."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -179,6 +185,11 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
             raise ValueError(
                 f"Expected `prototype_refresh_steps` to be at least 1, got {self.prototype_refresh_steps}; leave it "
                 "out for a refresh per epoch."
+            )
+        if self.gradient_cosine_steps is not None and self.gradient_cosine_steps < 1:
+            raise ValueError(
+                f"Expected `gradient_cosine_steps` to be at least 1, got {self.gradient_cosine_steps}; leave it out "
+                "to measure none."
             )
         if self.prototype_source not in ("subset", "online"):
             raise ValueError(

@@ -236,6 +236,38 @@ def test_agm_scales_of_three_modalities_and_of_absent_ones():
     assert wild.isfinite().all() and (wild >= 0).all()
 
 
+# ---- The cosine of the paper's Fig. 2c ----
+
+
+def test_gradient_cosines_against_gradients_taken_one_by_one(prepared):
+    trainer, batch = prepared(PrototypeTrainer, gradient_cosine_steps=3)
+
+    def own_loss(outputs, name):
+        return F.cross_entropy(trainer.prototypes(outputs.embeddings)[name], batch["labels"])
+
+    fused = plain_gradients(trainer.model, lambda outputs: outputs.loss, batch)
+    stepped(trainer, batch)
+    logs = trainer.summarize(trainer._window_sums())
+    for modality in ("image", "text"):
+        own = plain_gradients(trainer.model, partial(own_loss, name=modality), batch)
+        names = [name for name in own if name.startswith(f"backbones.{modality}.") and name in fused]
+        f, u = (np.concatenate([part[name].numpy().ravel() for name in names]) for part in (fused, own))
+        expected = f @ u / np.linalg.norm(f) / np.linalg.norm(u)
+        assert logs[f"{modality}_gradient_cosine"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_gradient_cosines_are_logged_now_and_then_and_change_nothing(make_trainer):
+    trainers = [make_trainer(cls=PrototypeTrainer, gradient_cosine_steps=steps) for steps in (None, 4)]
+    for trainer in trainers:
+        trainer.train()
+    assert_equal(*map(state, trainers))
+    logged = [entry["step"] for entry in trainers[1].state.log_history if "image_gradient_cosine" in entry]
+    assert logged == [1, 5, 9, 13]
+    assert not any("image_gradient_cosine" in entry for entry in trainers[0].state.log_history)
+    with pytest.raises(ValueError, match="`gradient_cosine_steps` to be at least 1"):
+        make_trainer(cls=PrototypeTrainer, gradient_cosine_steps=0)
+
+
 # ---- MMPareto ----
 
 

@@ -57,8 +57,17 @@ class CGMNISTModel(PreTrainedModel):
 
     def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         """From images (B, C, H, W), `last_hidden_state` (B, 64, h, w) and `pooler_output` (B, hidden_size)."""
-        first, *others = self.convolutions
-        features = F.max_pool2d(F.relu(first(self.norm(pixel_values))), kernel_size=3, stride=2, padding=1)
-        for convolution in others:
-            features = F.relu(convolution(features))
-        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=self.linear(features.mean((2, 3))))
+        features = pixel_values
+        for stage in range(len(self.convolutions)):
+            features = self.run_stage(stage, features)
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=self.pool(features))
+
+    def run_stage(self, stage: int, features: torch.Tensor) -> torch.Tensor:
+        """One convolution and what belongs to it, of the feature maps before it; of the images for stage 0."""
+        if stage > 0:
+            return F.relu(self.convolutions[stage](features))
+        return F.max_pool2d(F.relu(self.convolutions[0](self.norm(features))), kernel_size=3, stride=2, padding=1)
+
+    def pool(self, features: torch.Tensor) -> torch.Tensor:
+        """The embedding (B, hidden_size) of the last feature maps (B, 64, h, w)."""
+        return self.linear(features.mean((2, 3)))

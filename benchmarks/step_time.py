@@ -290,8 +290,10 @@ def profile(rounds: int) -> None:
     output = model(**batch)
     detached = {name: value.detach().requires_grad_() for name, value in output.embeddings.items()}
 
+    zero = torch.tensor(0.0)
+
     def added_loss() -> torch.Tensor:
-        return trainer.added_loss(trainer.prototype_terms(detached, labels), output, labels)
+        return trainer.method_loss(zero, trainer.prototype_terms(detached, labels), output, labels)
 
     parts = {
         "whole step": lambda: trainer.training_step(model, batch),

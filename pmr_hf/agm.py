@@ -104,11 +104,7 @@ class AGMTrainer(GradientScalingTrainer):
             return model.fuse(outputs.embeddings, some).float().flatten()
 
         responses = shapley_values(logits_of, len(names)).view(len(names), *outputs.logits.shape)  # (M, B, K)
-        losses = cross_entropies(responses.log_softmax(-1), labels)
-        counted = self._counted(outputs, labels)
-        mask = torch.ones_like(losses) if counted is None else torch.stack([counted[name] for name in names]).float()
-        totals, counts = self.accelerator.reduce(torch.stack([(losses * mask).sum(1), mask.sum(1)]), "sum")
-        return totals / counts.clamp(min=1), counts
+        return self.global_means(cross_entropies(responses.log_softmax(-1), labels), outputs, labels)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from .losses import cross_entropies
-from .prototype_trainer import isolated_random_state
+from .prototype_trainer import PrototypeTerms, isolated_random_state
 from .training_args import PrototypeTrainingArguments
 from .unimodal_heads import UnimodalHeadsTrainer
 
@@ -138,21 +137,14 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
                     os.replace(part, file)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """While training the weighted sum of all losses (Eq. 2); the fused one in evaluation."""
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if model.training:
-            weights = self.args.blend_weights
-            own = torch.tensor([weights[name] for name in self.prototypes.widths], device=loss.device)
-            losses = self.unimodal_losses(outputs, inputs["labels"])
-            loss = weights[FUSED] * loss + self._loss_scale * (own * losses).sum()
-        return (loss, outputs) if return_outputs else loss
+    def method_loss(
+        self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """The weighted sum of all losses (Eq. 2)."""
+        weights = self.args.blend_weights
+        own = torch.tensor([weights[name] for name in self.prototypes.widths], device=loss.device)
+        losses = self.unimodal_losses(outputs, labels)
+        return weights[FUSED] * loss + self._loss_scale * (own * losses).sum()
 
     # ---- Offline weights ----
 

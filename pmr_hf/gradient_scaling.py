@@ -55,13 +55,16 @@ class GradientScalingTrainer(PrototypeTrainer):
         """What to multiply the gradient of each encoder by, (M,), the same in all processes."""
         raise NotImplementedError
 
-    def added_loss(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> float:
+    def method_loss(
+        self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss itself, whose gradient is scaled."""
         names = list(self.prototypes.widths)
         with torch.no_grad():
             scales = self.gradient_scales(terms, outputs, labels)
         self._scales.update(zip(names, scales, strict=True))
         self.track(tuple(f"{name}_gradient_scale" for name in names), scales, torch.ones_like(scales))
-        return 0.0
+        return loss
 
 
 def require_hooks(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:

@@ -7,6 +7,7 @@ from torch import nn
 
 from .gradient_scaling import require_hooks, scale_gradients, scaled_in_backward
 from .gradients import cosines, gradient_products, gradients_of
+from .prototype_trainer import PrototypeTerms
 from .unimodal_heads import UnimodalHeadsTrainer
 
 
@@ -58,22 +59,15 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
                 lambda module, inputs, name=name: (scaled_in_backward(inputs[0], name, self._unimodal_scales),)
             )
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The fused loss and, while training, the sum of the unimodal losses, whose gradients are then blended."""
+    def method_loss(
+        self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """The sum of the fused and the unimodal losses, whose gradients are blended."""
         self._fused_scales.clear()
         self._unimodal_scales.clear()
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if model.training:
-            losses = self._loss_scale * self.unimodal_losses(outputs, inputs["labels"])
-            self._blend(loss, losses)
-            loss = loss + losses.sum()
-        return (loss, outputs) if return_outputs else loss
+        losses = self._loss_scale * self.unimodal_losses(outputs, labels)
+        self._blend(loss, losses)
+        return loss + losses.sum()
 
     def _blend(self, fused_loss: torch.Tensor, unimodal_losses: torch.Tensor) -> None:
         """Set the scales of the coming backward pass from the gradients of both losses in each encoder."""

@@ -102,11 +102,8 @@ class OGMTrainer(GradientScalingTrainer):
         if not model.fusion.splits_by_modality:
             return terms.scores, terms.counts
         logits = model.modality_logits(outputs.embeddings, outputs.present)
-        counted = self._counted(outputs, labels)
-        right = torch.stack([true_class_probability(logits[name], labels) for name in logits])  # (M, B)
-        mask = torch.ones_like(right) if counted is None else torch.stack([counted[name] for name in logits]).float()
-        totals, counts = self.accelerator.reduce(torch.stack([(right * mask).sum(1), mask.sum(1)]), "sum")
-        return totals / counts.clamp(min=1), counts
+        right = torch.stack([true_class_probability(logits[name], labels) for name in self.prototypes.widths])
+        return self.global_means(right, outputs, labels)
 
 
 def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None = None) -> torch.Tensor:

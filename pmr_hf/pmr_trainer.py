@@ -42,10 +42,12 @@ class PMRTrainer(PrototypeTrainer):
             return pce_weights.gt(0).float(), per_weights.gt(0).float()
         return pce_weights, per_weights
 
-    def added_loss(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-        """alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13), a scalar."""
+    def method_loss(
+        self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss, and alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13)."""
         # Means over the samples that count in the global batch; processes average their gradients.
         share = self.accelerator.num_processes / terms.counts.clamp(min=1)
         mu = self.args.pmr_mu if (self.state.epoch or 0) < self.args.pmr_entropy_epochs else 0.0
         a, e = (share * self.args.pmr_alpha * terms.pce_weights)[:, None], (share * mu * terms.per_weights)[:, None]
-        return torch.where(terms.mask, a * terms.pce - e * terms.entropy, 0).sum()
+        return loss + self._loss_scale * torch.where(terms.mask, a * terms.pce - e * terms.entropy, 0).sum()

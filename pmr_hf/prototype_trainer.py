@@ -157,7 +157,7 @@ class PrototypeTrainer(MultimodalTrainer):
             every = self.args.gradient_cosine_steps
             if every is not None and self.state.global_step % every == 0:
                 self._track_cosines(loss, terms)
-            loss = loss + self._loss_scale * self.added_loss(terms, outputs, labels)
+            loss = self.method_loss(loss, terms, outputs, labels)
             if self.args.prototype_source == "online":
                 self._sums = self.prototypes.class_sums(embeddings, labels, counted, self._sums)
         return (loss, outputs) if return_outputs else loss
@@ -183,9 +183,28 @@ class PrototypeTrainer(MultimodalTrainer):
         first = torch.arange(len(labels), device=labels.device) < count
         return {name: first if present is None else first & present[name] for name in self.prototypes.widths}
 
-    def added_loss(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor | float:
-        """What a method adds to the loss of a training step, a scalar; nothing here. Override it."""
-        return 0.0
+    def method_loss(
+        self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        What a method makes of the loss of a training step: nothing else here. Override it; what it adds, times
+        `_loss_scale`.
+        """
+        return loss
+
+    def global_means(
+        self, values: torch.Tensor, outputs: Any, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Means (M,) of values (M, B) of each modality's samples over all processes, and of how many samples they are
+        (M,): those that have the modality and are not repeated to fill the last batch.
+        """
+        counted = self._counted(outputs, labels)
+        mask = torch.ones_like(values)
+        if counted is not None:
+            mask = torch.stack([counted[name] for name in self.prototypes.widths]).float()
+        totals, counts = self.accelerator.reduce(torch.stack([(values * mask).sum(1), mask.sum(1)]), "sum")
+        return totals / counts.clamp(min=1), counts
 
     def rebalance_weights(self, scores: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """a^m and e^m (M,) of the scores (M,), see [`~pmr_hf.losses.rebalance_weights`]."""

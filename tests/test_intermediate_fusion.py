@@ -91,7 +91,7 @@ def test_the_terms_of_pmr_reach_the_slow_encoder(script, batch, make_args, fusio
     model.train()
     outputs = model(**batch)
     terms = trainer.prototype_terms(outputs.embeddings, batch["labels"])
-    trainer.added_loss(terms, outputs, batch["labels"]).backward()
+    trainer.method_loss(torch.tensor(0.0), terms, outputs, batch["labels"]).backward()
     assert terms.pce_weights[0] > 0 and terms.pce_weights[1] == 0
     assert model.encoders["gray"].convolutions[0].weight.grad.abs().sum() > 0
 

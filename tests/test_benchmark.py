@@ -1,8 +1,11 @@
 """The comparison of methods, as a user starts it, and its table against numbers worked by hand."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,31 @@ def test_what_is_finished_is_not_run_again_and_other_arguments_are_refused(finis
     rates = ("--learning_rates", "1e-6", "3e-2", "--weight_decay", "0.1")
     run = benchmark(finished, "--methods", "pmr", "--seeds", "3", *rates)
     assert run.returncode != 0 and "give another --output_dir" in run.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
+    arguments = ["--methods", "joint", "--seeds", "3", "--num_train_epochs", "40"]
+    command = [sys.executable, str(EXAMPLES / "benchmark.py"), "--output_dir", str(tmp_path), *SHORT, *arguments]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as run:
+        while not list(tmp_path.glob("*/checkpoint-*/trainer_state.json")):
+            assert run.poll() is None
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGKILL)
+    run = benchmark(tmp_path, *arguments)
+    assert run.returncode == 0, run.stderr
+    (result,) = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert result["train_seconds"] is None and result["epochs"] == 40  # of a resumed run the time is not known
+    history = json.loads((tmp_path / result["name"] / "trainer_state.json").read_text())["log_history"]
+    assert [entry["epoch"] for entry in history if "eval_loss" in entry][:40] == list(range(1, 41))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["crema_d", "ave", "cg_mnist"])
+def test_the_papers_settings_are_understood(dataset, tmp_path):
+    command = ["bash", str(EXAMPLES / "paper.sh"), dataset, "data", "--only_report", "--output_dir", str(tmp_path)]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, check=True, env=environment)
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
     digits.select(range(9)).save_to_disk(folder / "short")
     saving = ONLINE | {"save_strategy": "steps", "save_steps": 3, "optim_args": "momentum=0.9", "learning_rate": 0.02}
     still = {"learning_rate": 0.0, "prototype_fraction": 1.0}
+    once = {"num_train_epochs": 1}
     scenarios = {
         "holes": {"data": "holes", "options": {"gradient_checkpointing": True}},
         "apart": {"data": "apart", "options": {}},
@@ -89,18 +90,18 @@ def runs(tmp_path_factory, make_model, processor, digits):
         "resumed": {"data": "all", "options": saving, "resume": "saved/checkpoint-3"},
         "uneven_saved": {"data": "uneven", "options": saving},
         "uneven_resumed": {"data": "uneven", "options": saving, "resume": "uneven_saved/checkpoint-3"},
-        "ogm": {"data": "holes", "options": {"ogm_alpha": 0.5}, "method": "OGMTrainer"},
-        "ogm_ge": {"data": "all", "options": {"ogm_noise": True, "learning_rate": 0.01}, "method": "OGMTrainer"},
+        "ogm": {"data": "holes", "options": once | {"ogm_alpha": 0.5}, "method": "OGMTrainer"},
+        "ogm_ge": {"data": "all", "options": once | {"ogm_noise": True, "learning_rate": 0.01}, "method": "OGMTrainer"},
         "acc_accumulated": {
             "data": "all",
-            "options": {"gradient_accumulation_steps": 2},
+            "options": once | {"gradient_accumulation_steps": 2},
             "method": "GradientBoostTrainer",
         },
-        "agm": {"data": "holes", "options": {}, "method": "AGMTrainer"},
-        "mmpareto": {"data": "holes", "options": {}, "method": "MMParetoTrainer", "model": "heads"},
+        "agm": {"data": "holes", "options": once, "method": "AGMTrainer"},
+        "mmpareto": {"data": "holes", "options": once, "method": "MMParetoTrainer", "model": "heads"},
         "gblend": {
             "data": "all",
-            "options": {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02},
+            "options": once | {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02},
             "method": "GradientBlendingTrainer",
             "model": "heads",
         },

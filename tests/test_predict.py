@@ -60,6 +60,7 @@ def test_a_line_for_each_row(job, digits):
     assert output.read_bytes().splitlines()[:5] == whole.splitlines()[:5]  # those were not written again
 
 
+@pytest.mark.slow
 def test_a_missing_column_is_named(job):
     folder, arguments = job
     run = predict(*arguments[:-1], "text=caption", "--output", folder / "none.jsonl")

@@ -49,6 +49,7 @@ def test_length_grouped_sampling(make_trainer, digits):
     assert trainer.prototypes.count("text").sum() == 64
 
 
+@pytest.mark.slow
 def test_finding_a_batch_size(make_trainer, make_model):
     """A forward pass of more than five samples is out of memory, in a refresh as in a step."""
 

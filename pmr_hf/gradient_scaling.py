@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainerCallback
 
 from .modeling import MultimodalModel
 from .prototype_trainer import PrototypeTerms, PrototypeTrainer
@@ -33,6 +34,19 @@ def scaled_in_backward(embedding: torch.Tensor, name: str, scales: Mapping[str, 
     return embedding
 
 
+class ForgetScales(TrainerCallback):
+    """Forgets the scales of each micro-batch after it, so that they reach no other use of the model."""
+
+    def __init__(self, *scales: dict[str, torch.Tensor]):
+        self.scales = scales
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        for scales in self.scales:
+            scales.clear()
+
+    on_step_end = on_substep_end
+
+
 class GradientScalingTrainer(PrototypeTrainer):
     """
     Base of the methods that scale the gradient that each encoder gets from the fused loss, in each micro-batch.
@@ -46,6 +60,7 @@ class GradientScalingTrainer(PrototypeTrainer):
     def __init__(self, *args, **kwargs):
         self._scales: dict[str, torch.Tensor] = {}
         super().__init__(*args, **kwargs)
+        self.add_callback(ForgetScales(self._scales))
 
     def _adopt(self, model: nn.Module) -> None:
         super()._adopt(model)

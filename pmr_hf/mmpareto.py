@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .gradient_scaling import require_hooks, scale_gradients, scaled_in_backward
+from .gradient_scaling import ForgetScales, require_hooks, scale_gradients, scaled_in_backward
 from .gradients import cosines, gradient_products, gradients_of
 from .prototype_trainer import PrototypeTerms
 from .unimodal_heads import UnimodalHeadsTrainer
@@ -50,6 +50,7 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
         self._fused_scales: dict[str, torch.Tensor] = {}
         self._unimodal_scales: dict[str, torch.Tensor] = {}
         super().__init__(*args, **kwargs)
+        self.add_callback(ForgetScales(self._fused_scales, self._unimodal_scales))
 
     def _adopt(self, model: nn.Module) -> None:
         super()._adopt(model)

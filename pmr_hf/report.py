@@ -69,7 +69,8 @@ def plot_dynamics(
     log_history: list[dict[str, Any]], modalities: list[str], file: str | Path, applied: bool = True
 ) -> None:
     """
-    Draw accuracy, imbalance ratio and weights over training, side by side, to a PNG file.
+    Draw accuracy, imbalance ratio and weights over training, side by side, to a PNG file; for a method that scales
+    gradients the scales in place of the weights.
 
     Args:
         log_history (`list[dict]`): `trainer.state.log_history` of a [`PrototypeTrainer`].
@@ -118,12 +119,19 @@ def plot_dynamics(
         ratio.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         ratio.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
 
+    scaled = any(f"{modalities[0]}_gradient_scale" in entry for entry in steps)
     for name in modalities:
+        if scaled:
+            line(weights, steps, f"{name}_gradient_scale", name, color=colors[name])
+            continue
         line(weights, steps, f"{name}_pce_weight", f"{name}, accelerated", color=colors[name])
         if len(modalities) > 2:  # of two, one is held back with the weight that accelerates the other
             line(weights, steps, f"{name}_per_weight", f"{name}, held back", color=colors[name], ls=":")
     title = "Weights of the PMR terms (Eq. 11)"
-    weights.set(title=title if applied else f"{title}, not applied", ylim=(-0.02, 1.02))
+    if scaled:
+        weights.set(title="What each encoder's gradient was multiplied by")
+    else:
+        weights.set(title=title if applied else f"{title}, not applied", ylim=(-0.02, 1.02))
     for axes, entries in ((accuracy, evals), (ratio, steps), (weights, steps)):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)

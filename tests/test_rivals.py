@@ -414,6 +414,12 @@ def test_training_by_each_method(make_trainer, make_model, digits, cls, options)
     log = next(entry for entry in trainer.state.log_history if "ce_loss" in entry)
     assert "rho" in log
     assert (cls in HEADS) == ("eval_image_unimodal_accuracy" in metrics)
+    # what scaled gradients in training leaves the model alone after it
+    batch = trainer.data_collator([digits[i] for i in range(8)])
+    plain = plain_gradients(trainer.model, lambda outputs: outputs.loss, batch)
+    trainer.model.zero_grad()
+    trainer.model(**batch).loss.backward()
+    assert_equal(gradients(trainer.model), plain)
     trainer.create_model_card()
     card = Path(trainer.args.output_dir, "README.md").read_text(encoding="utf-8")
     assert trainer.description in card and trainer.citation in card

@@ -279,7 +279,7 @@ def embed(
 
 
 def share_right(guesses: torch.Tensor, labels: torch.Tensor) -> float:
-    return (guesses == labels).float().mean().item()
+    return (guesses == labels).double().mean().item()
 
 
 if __name__ == "__main__":

@@ -202,7 +202,8 @@ def loop_step(data: Digits, head_scores: bool) -> Callable[[], None]:
         if head_scores:
             for value in model.modality_logits(output.embeddings).values():
                 score(value, labels)
-        (output.loss + (pce[0] if gray < colored else pce[1])).backward()
+        beta, gamma = int(gray < colored), int(gray > colored)
+        (output.loss + beta * pce[0] + gamma * pce[1]).backward()  # both loops have a gradient, that of one is zero
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()

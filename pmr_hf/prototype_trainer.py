@@ -227,9 +227,9 @@ class PrototypeTrainer(MultimodalTrainer):
         """
         prototypes = self.prototypes
         names = list(prototypes.widths)
-        logits = torch.stack(list(prototypes(embeddings).values()))  # (M, B, K)
+        logits = prototypes.stacked_logits(embeddings)  # (M, B, K)
         # (M, B): the samples that have the modality and whose class has a prototype of it
-        mask = torch.stack([prototypes.seen(name)[labels] for name in names])
+        mask = prototypes.stacked_seen()[:, labels]
         if present is not None:
             mask = mask & torch.stack([present[name] for name in names])
         log_probabilities = logits.log_softmax(-1)

@@ -60,8 +60,20 @@ class Prototypes(nn.Module):
 
     def forward(self, embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Prototype logits of every modality (Eq. 7): embeddings (B, D_m) to (B, K) fp32."""
+        return dict(zip(self.widths, self.stacked_logits(embeddings), strict=True))
+
+    def stacked_logits(self, embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Those of all modalities in one tensor, (M, B, K); modalities of one width are computed together."""
         self.check(embeddings)
-        return {name: prototype_logits(embeddings[name], self.mean(name), self.seen(name)) for name in self.widths}
+        if len(set(self.widths.values())) > 1:
+            logits = [prototype_logits(embeddings[name], self.mean(name), self.seen(name)) for name in self.widths]
+            return torch.stack(logits)
+        means = torch.stack([self.mean(name) for name in self.widths])
+        return prototype_logits(torch.stack([embeddings[name] for name in self.widths]), means, self.stacked_seen())
+
+    def stacked_seen(self) -> torch.Tensor:
+        """Which classes have a prototype of each modality, (M, K) bool."""
+        return torch.stack([self.seen(name) for name in self.widths])
 
     def zero_sums(self) -> Sums:
         """The sum (K, D_m) and count (K,) of no sample, in fp32, by modality."""

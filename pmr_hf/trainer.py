@@ -61,7 +61,7 @@ class MultimodalTrainer(Trainer):
             check_writable(args.output_dir)
         super().__init__(model=model, args=args, **kwargs)
         if self.model_init is None:
-            self._adopt(self._bare_model)
+            self._adopt(self.accelerator.unwrap_model(self.model))
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
@@ -84,6 +84,7 @@ class MultimodalTrainer(Trainer):
         return model
 
     def _adopt(self, model: nn.Module) -> None:
+        self._bare_model = model  # to unwrap it in each step would cost as much as the distances
         keep_weight_names(model)
         if self.args.freeze:
             require_multimodal(model, "freeze").freeze(self.args.freeze)
@@ -122,10 +123,6 @@ class MultimodalTrainer(Trainer):
                 logger.warning(f"Resuming from {self.resumed_from} without all that it should have: {problems}.")
         with failures_explained(folder, processes):
             return super().train(self.resumed_from, *args, **kwargs)
-
-    @property
-    def _bare_model(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model)
 
     def _check_setup(self) -> None:
         """Stop before training on what can be told from the model, the processor and the datasets' columns."""
@@ -222,7 +219,10 @@ class MultimodalTrainer(Trainer):
             counts (`torch.Tensor`): (T,), what to divide it by.
         """
         step = torch.stack([sums.detach().float(), counts.float()])
-        self._window[names] = self._window[names] + step if names in self._window else step
+        if names in self._window:
+            self._window[names] += step
+        else:
+            self._window[names] = step
 
     def _window_sums(self) -> dict[str, tuple[float, float]]:
         if not self._window:

@@ -207,7 +207,7 @@ def test_imbalance_ratio():
     assert imbalance_ratio(torch.zeros(2)).tolist() == [1, 1]
 
 
-def test_no_host_synchronisation_and_no_three_dimensional_tensor():
+def test_no_host_synchronisation_and_nothing_of_samples_by_classes_by_width():
     """Every operation of the terms, watched: no scalar is read, and nothing grows with B x K x D."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -216,7 +216,7 @@ def test_no_host_synchronisation_and_no_three_dimensional_tensor():
             assert "_local_scalar_dense" not in str(function), f"{function} reads the device"
             result = function(*args, **(kwargs or {}))
             if isinstance(result, torch.Tensor):
-                assert result.dim() <= 2, f"{function} made {tuple(result.shape)}"
+                assert result.numel() < 8 * 3 * 4, f"{function} made {tuple(result.shape)}"
             return result
 
     embeddings, labels = torch.randn(8, 4, requires_grad=True), torch.randint(0, 3, (8,))

@@ -56,4 +56,4 @@ def test_the_terms_build_nothing_of_samples_by_classes_by_width():
         prototypes.momentum_update(prototypes.class_sums(embeddings, labels), 0.0)
         logits = prototypes(embeddings).values()
         sum(prototypical_cross_entropy(value, labels) + prototypical_entropy(value) for value in logits).backward()
-    assert count.largest == classes * width
+    assert count.largest == 2 * classes * width  # the prototypes of both modalities

@@ -24,6 +24,7 @@ logger = logging.get_logger(__name__)
 AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.DatasetDict)
 
 ROW = "source_row"  # the column that tells where a row comes from, for messages
+NO_LABEL = -100  # of a segment, as torch's cross entropy leaves it out
 CACHED = "__features__"  # before a modality's name: the column of its extracted features
 
 
@@ -214,29 +215,36 @@ def holds_strings(feature: Any) -> bool:
 
 def integer_labels(labels: Any, num_labels: int | None = None) -> torch.Tensor:
     """
-    Class labels as an int64 tensor.
+    Class labels as an int64 tensor, (B,), or (B, T) of segments.
 
     Args:
-        labels: a list, array or CPU tensor of integers, not empty.
+        labels: a list, array or CPU tensor of integers, not empty; or of lists of integers, the labels of each sample's
+            segments, as many of each, with -100 for a segment without a label.
         num_labels (`int`, *optional*): the number of classes K, to check that labels lie in 0..K-1.
 
     Raises:
-        ValueError: for labels that are no list of integers or outside 0..K-1.
+        ValueError: for labels that are no integers, of unequal numbers of segments, or outside 0..K-1.
     """
     try:
         values = np.asarray(labels)
-    except ValueError:  # lists of several lengths
+    except ValueError as error:  # lists of several lengths
+        if all(isinstance(label, list) for label in labels):
+            raise ValueError(
+                f"Expected as many labels of segments for each sample, got {sorted({len(label) for label in labels})}; "
+                "fill up with -100, which counts nowhere."
+            ) from error
         values = np.empty(0)
-    if values.dtype.kind not in "iu" or values.ndim != 1 or not len(values) or values.max() > 2**63 - 1:
+    if values.dtype.kind not in "iu" or values.ndim not in (1, 2) or not values.size or values.max() > 2**63 - 1:
         whole = (int, np.integer)
         wrong = next((label for label in labels if not isinstance(label, whole) or isinstance(label, bool)), labels)
         raise ValueError(
             f"Expected integer labels 0..K-1, got {wrong!r:.80} of type {type(wrong).__name__}; map your classes "
             "to integers before splitting, for instance with `dataset.class_encode_column`, and drop rows without one."
         )
-    if num_labels is not None and not 0 <= values.min() <= values.max() < num_labels:
+    labelled = values[values != NO_LABEL] if values.ndim == 2 else values
+    if num_labels is not None and labelled.size and not 0 <= labelled.min() <= labelled.max() < num_labels:
         raise ValueError(
-            f"Expected labels in 0..{num_labels - 1}, got labels from {values.min()} to {values.max()}; set the "
+            f"Expected labels in 0..{num_labels - 1}, got labels from {labelled.min()} to {labelled.max()}; set the "
             "model's `num_labels` to the number of classes, or correct the labels."
         )
     return torch.as_tensor(values, dtype=torch.long)

@@ -79,7 +79,8 @@ class PrototypeTrainer(MultimodalTrainer):
             [`attach_prototypes`].
         args (`PrototypeTrainingArguments`): the arguments.
         embeddings_fn (`Callable`, *optional*): from the model's output to a dict of embeddings (B, D_m), by modality.
-            Defaults to `lambda output: output.embeddings`.
+            Defaults to `lambda output: output.embeddings`. For labels (B, T) of segments, -100 where there is none,
+            they are (B, T, D_m): each labelled segment is then what a sample is otherwise.
         kwargs: everything else that `Trainer` takes.
 
     Raises:
@@ -151,8 +152,8 @@ class PrototypeTrainer(MultimodalTrainer):
         require_labels(inputs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
-            embeddings, labels = self.embeddings_fn(outputs), inputs["labels"]
-            counted = self._counted(outputs, labels)
+            counted = self._counted(outputs, inputs["labels"])
+            embeddings, labels, counted = by_segment(self.embeddings_fn(outputs), inputs["labels"], counted)
             terms = self.prototype_terms(embeddings, labels, counted)
             every = self.args.gradient_cosine_steps
             if every is not None and self.state.global_step % every == 0:
@@ -343,10 +344,9 @@ class PrototypeTrainer(MultimodalTrainer):
                 inputs = self._prepare_inputs(inputs)
                 with self.compute_loss_context_manager():
                     outputs = self._forward(model, inputs)
-                labels = inputs["labels"]
-                counted = self._first(new_rows - done, labels, present_of(outputs))
-                prototypes.class_sums(self.embeddings_fn(outputs), labels, counted, sums)
-                done += len(labels)
+                counted = self._first(new_rows - done, inputs["labels"], present_of(outputs))
+                prototypes.class_sums(*by_segment(self.embeddings_fn(outputs), inputs["labels"], counted), sums)
+                done += len(inputs["labels"])
         model.train(was_training)
         return sums
 
@@ -470,6 +470,28 @@ def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:
             "from the output to a dict of embeddings (batch, width) by modality."
         )
     return output["embeddings"]
+
+
+def by_segment(
+    embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor, present: Mapping[str, torch.Tensor] | None
+) -> tuple[Mapping[str, torch.Tensor], torch.Tensor, Mapping[str, torch.Tensor] | None]:
+    """
+    A row for each segment of the samples, if labels are those of segments: embeddings (B * T, D_m), labels (B * T,),
+    and by modality which rows count, those that have a label. Labels (B,) and what is beside them stay as they are.
+
+    Args:
+        embeddings (`Mapping[str, torch.Tensor]`): (B, D_m), or (B, T, D_m), by modality.
+        labels (`torch.Tensor`): (B,), or (B, T) with -100 for segments without a label.
+        present (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool, the samples that count, by modality; or all.
+    """
+    if labels.dim() == 1:
+        return embeddings, labels, present
+    counted = {
+        name: ((labels >= 0) if present is None else (labels >= 0) & present[name][:, None]).flatten()
+        for name in embeddings
+    }
+    flat = {name: embedding.flatten(0, 1) for name, embedding in embeddings.items()}
+    return flat, labels.flatten().clamp(min=0), counted
 
 
 @contextmanager

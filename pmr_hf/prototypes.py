@@ -59,17 +59,24 @@ class Prototypes(nn.Module):
         return self.get_buffer(f"{modality}_seen").bool()  # loading in half precision makes it a float
 
     def forward(self, embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Prototype logits of every modality (Eq. 7): embeddings (B, D_m) to (B, K) fp32."""
+        """
+        Prototype logits of every modality (Eq. 7): embeddings (B, D_m) to (B, K) fp32, or those of each sample's
+        segments, (B, T, D_m) to (B, T, K).
+        """
         return dict(zip(self.widths, self.stacked_logits(embeddings), strict=True))
 
     def stacked_logits(self, embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Those of all modalities in one tensor, (M, B, K); modalities of one width are computed together."""
+        """Those of all modalities in one tensor, (M, B, K) or (M, B, T, K)."""
         self.check(embeddings)
-        if len(set(self.widths.values())) > 1:
-            logits = [prototype_logits(embeddings[name], self.mean(name), self.seen(name)) for name in self.widths]
-            return torch.stack(logits)
-        means = torch.stack([self.mean(name) for name in self.widths])
-        return prototype_logits(torch.stack([embeddings[name] for name in self.widths]), means, self.stacked_seen())
+        rows = next(iter(embeddings.values())).shape[:-1]
+        flat = [embeddings[name].flatten(0, -2) for name in self.widths]
+        means = [self.mean(name) for name in self.widths]
+        if len(set(self.widths.values())) == 1:  # in one go, which takes a half of the time
+            logits = prototype_logits(torch.stack(flat), torch.stack(means), self.stacked_seen())
+        else:
+            parts = zip(flat, means, self.stacked_seen(), strict=True)
+            logits = torch.stack([prototype_logits(*part) for part in parts])
+        return logits.unflatten(1, rows)
 
     def stacked_seen(self) -> torch.Tensor:
         """Which classes have a prototype of each modality, (M, K) bool."""
@@ -146,14 +153,18 @@ class Prototypes(nn.Module):
         return self
 
     def check(self, embeddings: Mapping[str, torch.Tensor]) -> None:
-        """Raise `ValueError` unless there is an embedding (B, D_m), of one B, for each modality and no other."""
+        """
+        Raise `ValueError` unless there is an embedding (B, D_m), of one B, for each modality and no other; or
+        (B, T, D_m), of one B and T.
+        """
         found = {name: tuple(embedding.shape) for name, embedding in embeddings.items()}
-        batch = next(iter(found.values()), ())[:1]
-        if found != {name: (*batch, width) for name, width in self.widths.items()}:
+        rows = next(iter(found.values()), ())[:-1]
+        if len(rows) not in (1, 2) or found != {name: (*rows, width) for name, width in self.widths.items()}:
             expected = {name: ("batch", width) for name, width in self.widths.items()}
             raise ValueError(
-                f"Expected one embedding per modality, of shapes {expected}, got {found}; make the prototypes' widths "
-                "and the model's embeddings (or `embeddings_fn`) agree."
+                f"Expected one embedding per modality, of shapes {expected}, with a dimension for segments between if "
+                f"there are some, got {found}; make the prototypes' widths and the model's embeddings (or "
+                "`embeddings_fn`) agree."
             )
 
 

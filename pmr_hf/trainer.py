@@ -351,11 +351,11 @@ class MultimodalTrainer(Trainer):
                 EvalPrediction(logits, labels, inputs=prediction.inputs, losses=prediction.losses)
             )
         elif logits is not None:
-            classes = logits.argmax(-1)
-            metrics |= Accuracy().compute(predictions=classes, references=labels)
-            metrics |= MacroF1().compute(predictions=classes, references=labels)
+            classes, has = logits.argmax(-1), labels >= 0  # segments may lack a label
+            metrics |= Accuracy().compute(predictions=classes[has], references=labels[has])
+            metrics |= MacroF1().compute(predictions=classes[has], references=labels[has])
         for key, classes in predictions.items():
-            has = classes >= 0  # samples with this modality
+            has = (classes >= 0) & (labels >= 0)  # samples with this modality
             if has.any():
                 metrics[key] = Accuracy().compute(predictions=classes[has], references=labels[has])["accuracy"]
         return metrics
@@ -385,9 +385,11 @@ def present_of(outputs: Any) -> Mapping[str, torch.Tensor] | None:
 
 
 def classes_of(name: str, logits: torch.Tensor, outputs: Any) -> torch.Tensor:
-    """Predicted classes (B,), -1 for samples without the modality."""
-    present, classes = present_of(outputs), logits.argmax(1)
-    return classes if present is None else torch.where(present[name], classes, -1)
+    """Predicted classes (B,), or (B, T) of segments; -1 for samples without the modality."""
+    present, classes = present_of(outputs), logits.argmax(-1)
+    if present is None:
+        return classes
+    return torch.where(present[name] if classes.dim() == 1 else present[name][:, None], classes, -1)
 
 
 def _fill_gradients(optimizer: torch.optim.Optimizer, *args) -> None:

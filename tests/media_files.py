@@ -1,14 +1,29 @@
 """Writes tiny real sound and video files, with PyAV and so without the ffmpeg program."""
 
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
 
+from pmr_hf.ave import HEADER
+
 
 # Per file type: codec and pixel format of the pictures, codec and rate of the sound (FLV allows few).
 CODECS = {".mp4": ("libx264", "yuv420p", "aac", 16000), ".flv": ("flv", "yuv420p", "libmp3lame", 22050)}
+
+# Lines of the true lists, with their odd names; the second video holds two events.
+AVE_LINES = {
+    "trainSet.txt": [
+        "Church bell&-mlWcker_3o&good&3&7",
+        "Male speech, man speaking&-ccciEuH9FE&good&5&10",
+        "Female speech, woman speaking&-ccciEuH9FE&good&5&10",
+        "Frying (food)&_QQP43H56TA&good&0&10",
+    ],
+    "valSet.txt": ["Church bell&PIdEa_F_VYg&good&0&10"],
+    "testSet.txt": ["Fixed-wing aircraft, airplane&8zL4trFJ1LY&good&0&10", "Church bell&hOuyJFqb4JM&good&0&5"],
+}
 
 
 def write_wav(path, wave, rate):
@@ -40,3 +55,18 @@ def _encode_wave(container, stream, wave, rate):
     for part in [*resampler.resample(frame), *resampler.resample(None)]:
         container.mux(stream.encode(part))
     container.mux(stream.encode())
+
+
+def write_ave(folder):
+    """Make of a folder an AVE_Dataset of seven events, whose videos are half a second long, with sound."""
+    (folder / "AVE").mkdir()
+    sine = 0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 16000)
+    clip = folder / "AVE" / "clip.mp4"
+    write_video(clip, np.full((5, 32, 32, 3), 90, np.uint8), 10, sine)
+    for name, lines in AVE_LINES.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+        for line in lines:
+            (folder / "AVE" / f"{line.split('&')[1]}.mp4").write_bytes(clip.read_bytes())
+    clip.unlink()
+    (folder / "Annotations.txt").write_text("\n".join([HEADER, *chain(*AVE_LINES.values())]))
+    return folder

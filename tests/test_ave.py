@@ -1,45 +1,16 @@
-from itertools import chain
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
-from media_files import write_video
+from media_files import AVE_LINES as LINES
+from media_files import write_ave
 
 from pmr_hf.ave import HEADER, read_ave
 
 
-# Lines of the true lists, with their odd names; the second video holds two events.
-LINES = {
-    "trainSet.txt": [
-        "Church bell&-mlWcker_3o&good&3&7",
-        "Male speech, man speaking&-ccciEuH9FE&good&5&10",
-        "Female speech, woman speaking&-ccciEuH9FE&good&5&10",
-        "Frying (food)&_QQP43H56TA&good&0&10",
-    ],
-    "valSet.txt": ["Church bell&PIdEa_F_VYg&good&0&10"],
-    "testSet.txt": ["Fixed-wing aircraft, airplane&8zL4trFJ1LY&good&0&10", "Church bell&hOuyJFqb4JM&good&0&5"],
-}
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """An mp4 of half a second, with sound."""
-    file = tmp_path_factory.mktemp("clips") / "clip.mp4"
-    sine = 0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 16000)
-    write_video(file, np.full((5, 32, 32, 3), 90, np.uint8), 10, sine)
-    return file.read_bytes()
-
-
 @pytest.fixture
-def download(clip, tmp_path):
-    (tmp_path / "AVE").mkdir()
-    for name, lines in LINES.items():
-        (tmp_path / name).write_text("\n".join(lines) + "\n")
-        for line in lines:
-            (tmp_path / "AVE" / f"{line.split('&')[1]}.mp4").write_bytes(clip)
-    (tmp_path / "Annotations.txt").write_text("\n".join([HEADER, *chain(*LINES.values())]))
-    return tmp_path
+def download(tmp_path):
+    return write_ave(tmp_path)
 
 
 def test_rows_are_the_lines_of_the_official_lists(download):

@@ -1,0 +1,236 @@
+"""
+PMR on labels of segments: which event each second of a video holds, if any.
+
+    accelerate launch examples/event_localisation.py                               # sequences of scikit-learn's digits
+    accelerate launch examples/event_localisation.py --data_dir AVE_Dataset        # AVE: 28 events and background
+
+Table 4 of the paper. Encoders see one segment at a time and an LSTM for each modality sees all of them, as in Tian et
+al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018, there with features of pretrained networks.
+The embeddings (B, T, D) are the LSTMs'; each segment with a label is to PMR what a sample is otherwise. Every argument
+of `PMRTrainingArguments` can be given too.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    HfArgumentParser,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetModel,
+    ViTImageProcessor,
+    set_seed,
+)
+
+from pmr_hf import (
+    CGMNISTConfig,
+    CGMNISTModel,
+    MultimodalCollator,
+    MultimodalOutput,
+    MultimodalProcessor,
+    PMRTrainer,
+    PMRTrainingArguments,
+    PrototypeTrainer,
+    SpectrogramFeatureExtractor,
+    attach_prototypes,
+)
+from pmr_hf.ave import read_ave
+from pmr_hf.colored_digits import class_colors, read_sklearn_digits
+
+
+SEGMENTS = 10
+RESNET18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
+
+
+class LocalisationConfig(PreTrainedConfig):
+    """Channels of each modality's pictures, the kind of its encoders, and the width of its embeddings."""
+
+    model_type = "event_localisation"
+
+    def __init__(
+        self, channels: dict[str, int] | None = None, encoder: str = "cg_mnist", hidden_size: int = 128, **kwargs
+    ):
+        self.channels = channels or {"gray": 1, "colored": 3}
+        self.encoder = encoder
+        self.hidden_size = hidden_size
+        super().__init__(**kwargs)
+
+
+class LocalisationModel(PreTrainedModel):
+    """An encoder of segments and a bidirectional LSTM for each modality, and one linear layer over both embeddings."""
+
+    config_class = LocalisationConfig
+
+    def __init__(self, config: LocalisationConfig):
+        super().__init__(config)
+        self.encoders, self.memories = nn.ModuleDict(), nn.ModuleDict()
+        for name, channels in config.channels.items():
+            if config.encoder == "cg_mnist":
+                self.encoders[name] = CGMNISTModel(CGMNISTConfig(num_channels=channels))
+            else:
+                self.encoders[name] = ResNetModel(ResNetConfig(num_channels=channels, **RESNET18))
+            self.memories[name] = nn.LSTM(512, config.hidden_size // 2, batch_first=True, bidirectional=True)
+        self.classifier = nn.Linear(len(config.channels) * config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):  # torch's own, as `MultimodalModel` does
+            module.reset_parameters()
+
+    def forward(self, labels: torch.Tensor | None = None, **modalities: dict[str, torch.Tensor]) -> MultimodalOutput:
+        """From frames (B, T, C, H, W) or a spectrogram (B, 1, F, L) of each modality, logits (B, T, K)."""
+        embeddings = {}
+        for name, encoder in self.encoders.items():
+            pixels = modalities[name]["pixel_values"]
+            segments = pixels if pixels.dim() == 5 else cut(pixels, SEGMENTS)
+            features = encoder(segments.flatten(0, 1)).pooler_output.flatten(1)  # (B * T, 512)
+            embeddings[name], _ = self.memories[name](features.unflatten(0, segments.shape[:2]))  # (B, T, D)
+        logits = self.classifier(torch.cat(list(embeddings.values()), dim=2))
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return MultimodalOutput(loss=loss, logits=logits, embeddings=embeddings)
+
+
+def cut(spectrograms: torch.Tensor, segments: int) -> torch.Tensor:
+    """Segments of one length along time, (B, 1, F, L) to (B, T, 1, F, L // T); what is left at the end is dropped."""
+    length = spectrograms.shape[3] // segments
+    return spectrograms[..., : segments * length].unflatten(3, (segments, length)).movedim(3, 1)
+
+
+# ---- Data ----
+
+
+def digit_sequences(seed: int) -> DatasetDict:
+    """
+    Sequences of ten pictures, `train` (600), `validation` (150) and `test` (200): an event of three to eight digits of
+    one class, each in gray and in a colour, between pictures of shuffled pixels, which are background. In training the
+    digits are in the colour of their class; in validation and test, as that of shuffled pixels always, it is any.
+    """
+    digits = read_sklearn_digits()
+    generator = np.random.default_rng(seed)
+    images, labels = digits["train"]
+    order = generator.permutation(len(images))
+    cut_off = len(images) // 5
+    splits = {
+        "train": (images[order[cut_off:]], labels[order[cut_off:]], 1.0, 600),
+        "validation": (images[order[:cut_off]], labels[order[:cut_off]], 0.0, 150),
+        "test": (*digits["test"], 0.0, 200),
+    }
+    return DatasetDict({name: Dataset.from_list(sequences_of(*split, generator)) for name, split in splits.items()})
+
+
+def sequences_of(
+    images: np.ndarray, labels: np.ndarray, correlation: float, count: int, generator: np.random.Generator
+) -> list[dict[str, Any]]:
+    rows = []
+    for _ in range(count):
+        event, length = generator.integers(10), generator.integers(3, 9)
+        begin = generator.integers(SEGMENTS - length + 1)
+        is_event = np.isin(np.arange(SEGMENTS), np.arange(begin, begin + length))
+        pictures = images[generator.choice(np.flatnonzero(labels == event), SEGMENTS)]
+        shuffled = generator.permuted(pictures.reshape(SEGMENTS, -1), axis=1).reshape(pictures.shape)
+        pictures = np.where(is_event[:, None, None], pictures, shuffled)
+        colors = np.where(
+            is_event[:, None],
+            class_colors(np.full(SEGMENTS, event), correlation, generator),
+            class_colors(np.full(SEGMENTS, event), 0.0, generator),
+        )
+        colored = (pictures[..., None] * colors[:, None, None]).round().astype(np.uint8)
+        rows.append({"gray": pictures[..., None], "colored": colored, "label": np.where(is_event, event, 10)})
+    return rows
+
+
+def seconds_of_ave(data_dir: str) -> tuple[DatasetDict, list[str]]:
+    """AVE with a label for each second, and the names of the classes, of which background is the last."""
+    splits = read_ave(data_dir)
+    names = splits["train"].features["label"].names
+
+    def seconds(row: dict[str, Any]) -> dict[str, Any]:
+        inside = [row["start"] <= second < row["end"] for second in range(SEGMENTS)]
+        return {"seconds": [row["label"] if is_event else len(names) for is_event in inside]}
+
+    splits = splits.map(seconds).remove_columns("label").rename_columns({"seconds": "label"})
+    return splits, [*names, "background"]
+
+
+@dataclass
+class ScriptArguments:
+    """Arguments of this script."""
+
+    method: str = field(default="pmr", metadata={"help": "'joint' is watched alone.", "choices": ["pmr", "joint"]})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the unpacked AVE_Dataset; else digits."})
+
+
+def main() -> None:
+    parser = HfArgumentParser((ScriptArguments, PMRTrainingArguments))
+    parser.set_defaults(
+        output_dir="outputs/event_localisation",
+        per_device_train_batch_size=16,
+        per_device_eval_batch_size=16,
+        optim="sgd",
+        optim_args="momentum=0.9,weight_decay=1e-4",
+        learning_rate=3e-2,
+        num_train_epochs=20,
+        pmr_alpha=2.0,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        logging_steps=20,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+    )
+    script_args, training_args = parser.parse_args_into_dataclasses()
+    set_seed(training_args.seed)
+
+    if script_args.data_dir is None:
+        dataset, classes = digit_sequences(training_args.seed), [*map(str, range(10)), "background"]
+        config = LocalisationConfig(num_labels=len(classes))
+        columns = {"gray": "gray", "colored": "colored"}
+        processors = {
+            name: ViTImageProcessor(do_resize=False, image_mean=[0.1307] * channels, image_std=[0.3081] * channels)
+            for name, channels in config.channels.items()
+        }
+    else:
+        dataset, classes = seconds_of_ave(script_args.data_dir)
+        config = LocalisationConfig({"audio": 1, "visual": 3}, encoder="resnet18", num_labels=len(classes))
+        columns = {"audio": "audio", "visual": "video"}
+        extractor = SpectrogramFeatureExtractor(seconds=SEGMENTS, do_normalize=True)
+        processors = {"audio": extractor, "visual": ViTImageProcessor()}
+    config.id2label, config.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
+    frames = [name for name in columns if name != "audio"]
+    processor = MultimodalProcessor(processors, num_frames=dict.fromkeys(frames, SEGMENTS))
+    model = LocalisationModel(config)
+    attach_prototypes(model, dict.fromkeys(columns, config.hidden_size), num_labels=len(classes))
+
+    trainer_class = PMRTrainer if script_args.method == "pmr" else PrototypeTrainer
+    trainer = trainer_class(
+        model=model,
+        args=training_args,
+        train_dataset=dataset["train"],
+        eval_dataset=dataset["validation"],
+        processing_class=processor,
+        data_collator=MultimodalCollator(processor, columns, label="label"),
+    )
+    checkpoint = training_args.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if checkpoint == "True" else checkpoint)
+    metrics = trainer.evaluate(dataset["test"], metric_key_prefix="test")
+    trainer.save_metrics("test", metrics)
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        print(f"\n{script_args.method}: test accuracy, by segment")
+        print(f"  {'fused':<28}  {metrics['test_accuracy']:.3f}")
+        for name in columns:
+            print(f"  {f'{name} alone (prototypes)':<28}  {metrics[f'test_{name}_prototype_accuracy']:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """
 What PMR costs beside plain `Trainer`: time of steps and epochs, memory, and how the terms grow.
 
-    python benchmarks/step_time.py                       # all of it, about 25 minutes on 2 cores
+    python benchmarks/step_time.py                       # all of it, about 40 minutes on 2 cores
     python benchmarks/step_time.py steps epochs          # some of it: steps, epochs, memory, loop, growth, profile
 
 The model has the paper's CG-MNIST encoders, the batch 64 samples of 28 x 28 pixels, in memory. Whatever is compared
@@ -31,7 +31,7 @@ from pmr_hf.losses import prototypical_cross_entropy, prototypical_entropy
 
 BATCH = 64
 KINDS = ("plain", "control", "subset", "online")
-PROCESSES = 6
+PROCESSES = 16
 
 
 class Digits(torch.utils.data.Dataset):
@@ -228,7 +228,7 @@ def loop_times(rounds: int) -> dict[str, list[float]]:
 def memory(rounds: int) -> None:
     """Peak memory of processes that train two epochs."""
     peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for _ in range(PROCESSES):
+    for _ in range(6):
         for kind in KINDS:
             peaks[kind].append(child("--peak", kind))
     print("\n| peak memory of a process | MiB | ratio to plain |\n|---|---|---|")

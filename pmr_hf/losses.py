@@ -7,6 +7,7 @@ Everything is computed in fp32, whatever the inputs and under any autocast, with
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.linalg import vector_norm
 
 
 MIN_DISTANCE = 1e-6
@@ -51,7 +52,8 @@ class _NegativeDistances(torch.autograd.Function):
         embeddings, prototypes = embeddings - center, prototypes.sub_(center)
 
         squared = torch.bmm(embeddings, prototypes.mT).mul_(-2)  # (M, B, K)
-        squared.add_(prototypes.square().sum(2)[:, None]).add_(embeddings.square().sum(2, keepdim=True))
+        squared.add_(vector_norm(prototypes, dim=2).square_()[:, None])
+        squared.add_(vector_norm(embeddings, dim=2, keepdim=True).square_())
         nearest = squared.masked_fill_(unseen, torch.inf).argmin(2, keepdim=True)  # (M, B, 1)
         rows = nearest + classes * torch.arange(modalities, device=nearest.device)[:, None, None]
         offsets = embeddings - prototypes.view(-1, width).index_select(0, rows.flatten()).view_as(embeddings)

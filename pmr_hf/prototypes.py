@@ -17,6 +17,10 @@ from .losses import prototype_logits
 # By modality: sums (K, D_m) of the embeddings of each class, and counts (K,) of the samples in them
 Sums = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
+# Modalities of one width are computed together, in half the time, unless one's prototypes have more numbers than this:
+# stacking copies them.
+STACKED = 2**21
+
 
 class Prototypes(nn.Module):
     """
@@ -71,7 +75,7 @@ class Prototypes(nn.Module):
         rows = next(iter(embeddings.values())).shape[:-1]
         flat = [embeddings[name].flatten(0, -2) for name in self.widths]
         means = [self.mean(name) for name in self.widths]
-        if len(set(self.widths.values())) == 1:  # in one go, which takes a half of the time
+        if len(set(self.widths.values())) == 1 and means[0].numel() <= STACKED:
             logits = prototype_logits(torch.stack(flat), torch.stack(means), self.stacked_seen())
         else:
             parts = zip(flat, means, self.stacked_seen(), strict=True)

@@ -64,16 +64,28 @@ def test_buffers_are_persistent_fp32_and_not_trained():
     }
 
 
-def test_forward_gives_the_logits_of_each_modality(batch):
+@pytest.mark.parametrize("stacked", [0, 2**21])
+@pytest.mark.parametrize("width", [4, 6])
+def test_forward_gives_the_logits_of_each_modality(batch, width, stacked, monkeypatch):
+    """Also with modalities of one width, which are computed together, and with classes that only one has seen."""
+    monkeypatch.setattr("pmr_hf.prototypes.STACKED", stacked)
     embeddings, labels = batch
-    prototypes = Prototypes({"image": 6, "text": 4}, num_labels=4)
-    prototypes.momentum_update(prototypes.class_sums(embeddings, labels), momentum=0.0)
+    embeddings["text"] = torch.randn(10, width, generator=torch.Generator().manual_seed(1))
+    embeddings = {name: values.requires_grad_() for name, values in embeddings.items()}
+    prototypes = Prototypes({"image": 6, "text": width}, num_labels=4)
+    present = {"image": labels != 1, "text": labels != 2}
+    prototypes.momentum_update(prototypes.class_sums(embeddings, labels, present), momentum=0.0)
     logits = prototypes(embeddings)
     assert list(logits) == ["image", "text"]
     for name, values in embeddings.items():
-        means = oracle.prototypes(values.tolist(), labels.tolist(), 4)
+        means = oracle.prototypes(values[present[name]].tolist(), labels[present[name]].tolist(), 4)
+        assert [mean is None for mean in means] == (~prototypes.seen(name)).tolist()
         expected = torch.tensor([oracle.probabilities(z, means) for z in values.tolist()])
         torch.testing.assert_close(logits[name].softmax(1), expected, atol=1e-5, rtol=1e-5)
+        # The gradient of a distance is the unit vector from the prototype.
+        (gradient,) = torch.autograd.grad(logits[name][:, 0].sum(), values, retain_graph=True)
+        unit = (values - prototypes.mean(name)[0]) / -logits[name][:, :1]
+        torch.testing.assert_close(gradient, -unit, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

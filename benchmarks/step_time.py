@@ -1,7 +1,7 @@
 """
 What PMR costs beside plain `Trainer`: time of steps and epochs, memory, and how the terms grow.
 
-    python benchmarks/step_time.py                       # all of it, about 40 minutes on 2 cores
+    python benchmarks/step_time.py                       # all of it, about 30 minutes on 2 cores
     python benchmarks/step_time.py steps epochs          # some of it: steps, epochs, memory, loop, growth, profile
 
 The model has the paper's CG-MNIST encoders, the batch 64 samples of 28 x 28 pixels, in memory. Whatever is compared
@@ -31,7 +31,6 @@ from pmr_hf.losses import prototypical_cross_entropy, prototypical_entropy
 
 BATCH = 64
 KINDS = ("plain", "control", "subset", "online")
-PROCESSES = 16
 
 
 class Digits(torch.utils.data.Dataset):
@@ -112,11 +111,11 @@ def child(*arguments: object) -> Any:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
 
 
-def in_processes(part: str, rounds: int) -> dict[str, list[float]]:
+def in_processes(part: str, rounds: int, processes: int) -> dict[str, list[float]]:
     """The times of a part of `TIMES`, from several processes one after the other."""
     times: dict[str, list[float]] = {}
-    for _ in range(PROCESSES):
-        for kind, values in child("--times", part, "--rounds", max(2, rounds // PROCESSES)).items():
+    for _ in range(processes):
+        for kind, values in child("--times", part, "--rounds", max(2, rounds // processes)).items():
             times.setdefault(kind, []).extend(values)
     return times
 
@@ -148,8 +147,8 @@ def ready(kind: str, data: Digits) -> Callable[[], None]:
     return step
 
 
-def steps(rounds: int) -> None:
-    paired(f"one step of {BATCH}", in_processes("step", rounds))
+def steps(rounds: int, processes: int) -> None:
+    paired(f"one step of {BATCH}", in_processes("step", rounds, processes))
 
 
 def step_times(rounds: int) -> dict[str, list[float]]:
@@ -157,8 +156,8 @@ def step_times(rounds: int) -> dict[str, list[float]]:
     return in_turn({kind: ready(kind, data) for kind in KINDS}, rounds)
 
 
-def epochs(rounds: int) -> None:
-    paired("an epoch of 40 steps, refresh included", in_processes("epoch", rounds))
+def epochs(rounds: int, processes: int) -> None:
+    paired("an epoch of 40 steps, refresh included", in_processes("epoch", rounds, processes))
 
 
 def epoch_times(rounds: int) -> dict[str, list[float]]:
@@ -211,8 +210,8 @@ def loop_step(data: Digits, head_scores: bool) -> Callable[[], None]:
     return step
 
 
-def loop(rounds: int) -> None:
-    paired(f"one step of {BATCH}", in_processes("loop", rounds), "ours")
+def loop(rounds: int, processes: int) -> None:
+    paired(f"one step of {BATCH}", in_processes("loop", rounds, processes), "ours")
 
 
 def loop_times(rounds: int) -> dict[str, list[float]]:
@@ -225,10 +224,10 @@ def loop_times(rounds: int) -> dict[str, list[float]]:
     return in_turn(runs, rounds)
 
 
-def memory(rounds: int) -> None:
+def memory(rounds: int, processes: int) -> None:
     """Peak memory of processes that train two epochs."""
     peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for _ in range(6):
+    for _ in range(processes):
         for kind in KINDS:
             peaks[kind].append(child("--peak", kind))
     print("\n| peak memory of a process | MiB | ratio to plain |\n|---|---|---|")
@@ -242,7 +241,7 @@ def peak(kind: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def growth(rounds: int) -> None:
+def growth(rounds: int, processes: int) -> None:
     """The terms, forward and backward, against the matrix product (B, D) x (D, K) of each modality and its gradient."""
     print("\n| K | M | D | terms, ms | products, ms | ratio | operations, ratio |\n|---|---|---|---|---|---|---|")
     base = {"K": 10, "M": 2, "D": 128}
@@ -280,7 +279,7 @@ def growth(rounds: int) -> None:
         print(f"| {k} | {m} | {d} | {ours:.2f} | {least:.2f} | {ours / least:.1f} | {flops} |")
 
 
-def profile(rounds: int) -> None:
+def profile(rounds: int, processes: int) -> None:
     """Where the time of a PMR step goes, by the functions that call torch."""
     data = Digits(5 * BATCH)
     trainer = make_trainer("online", data)
@@ -319,6 +318,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; all of it by default")
     parser.add_argument("--rounds", type=int, default=60, help="of each comparison")
+    parser.add_argument("--processes", type=int, default=6, help="that the rounds are shared out to")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--times", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -327,7 +327,7 @@ def main() -> None:
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name in args.parts or PARTS:
-        PARTS[name](args.rounds)
+        PARTS[name](args.rounds, args.processes)
 
 
 if __name__ == "__main__":

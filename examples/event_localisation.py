@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from run_pmr import RESNET18
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -45,7 +46,6 @@ from pmr_hf.colored_digits import class_colors, read_sklearn_digits
 
 
 SEGMENTS = 10
-RESNET18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
 
 
 class LocalisationConfig(PreTrainedConfig):

@@ -70,6 +70,7 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
 }
 # Encoders with new weights that can stand in place of a pretrained one's name
 NEW = ("numbers", "resnet18", "spectrogram", "spectrogram_small", "cg_mnist", "cg_mnist_gray")
+RESNET18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
 PAIRS = {"metavar": "modality=..."}
 # Columns, encoders and frames of the paper's sets
 PAPER = {
@@ -305,12 +306,11 @@ def new_encoder(name: str, args: ScriptArguments, train: Dataset) -> tuple[PreTr
         channels = 1 if kind == "cg_mnist_gray" else 3
         processor = ViTImageProcessor(do_resize=False, image_mean=[0.1307] * channels, image_std=[0.3081] * channels)
         return CGMNISTConfig(num_channels=channels), processor
-    resnet18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
     if kind.startswith("spectrogram"):
         seconds = args.clip_seconds or (10 if args.dataset == "ave" else 3)
-        config = CGMNISTConfig(num_channels=1) if kind.endswith("small") else ResNetConfig(num_channels=1, **resnet18)
+        config = CGMNISTConfig(num_channels=1) if kind.endswith("small") else ResNetConfig(num_channels=1, **RESNET18)
         return config, SpectrogramFeatureExtractor(seconds=seconds, do_normalize=True)
-    return ResNetConfig(**resnet18), ViTImageProcessor()
+    return ResNetConfig(**RESNET18), ViTImageProcessor()
 
 
 def main() -> None:

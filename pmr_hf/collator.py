@@ -39,6 +39,8 @@ class MultimodalCollator:
         num_labels (`int`, *optional*): number of classes K, to check the labels of each batch. The trainer sets it.
         on_error (`str`, *optional*, defaults to `"raise"`): `"missing"` takes a value that cannot be read as missing,
             with a warning.
+        segments (`bool`, *optional*, defaults to `False`): whether labels may be lists, one class for each segment of a
+            sample, so that the batch has labels (B, T). The trainer sets it for a model that is no [`MultimodalModel`].
 
     Raises:
         ValueError: if `columns` and `processor` name different modalities, or, when called, if rows lack a column, have
@@ -52,6 +54,7 @@ class MultimodalCollator:
         label: str | None = "label",
         num_labels: int | None = None,
         on_error: str = "raise",
+        segments: bool = False,
     ):
         if columns.keys() != processor.processors.keys():
             raise ValueError(
@@ -65,6 +68,7 @@ class MultimodalCollator:
         self.label = label
         self.num_labels = num_labels
         self.on_error = on_error
+        self.segments = segments
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if not rows:
@@ -81,7 +85,7 @@ class MultimodalCollator:
             for name in self.columns
         }
         if self.label is not None:
-            batch["labels"] = integer_labels([row[self.label] for row in rows], self.num_labels)
+            batch["labels"] = integer_labels([row[self.label] for row in rows], self.num_labels, self.segments)
         return batch
 
     def extract(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Features | None]:
@@ -198,7 +202,7 @@ class MultimodalCollator:
                 feature = dataset.features[self.label]
                 class_names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         if labels is not None:
-            integer_labels(labels, self.num_labels)
+            integer_labels(labels, self.num_labels, self.segments)
         return class_names
 
 
@@ -213,14 +217,15 @@ def holds_strings(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
-def integer_labels(labels: Any, num_labels: int | None = None) -> torch.Tensor:
+def integer_labels(labels: Any, num_labels: int | None = None, segments: bool = False) -> torch.Tensor:
     """
     Class labels as an int64 tensor, (B,), or (B, T) of segments.
 
     Args:
-        labels: a list, array or CPU tensor of integers, not empty; or of lists of integers, the labels of each sample's
-            segments, as many of each, with -100 for a segment without a label.
+        labels: a list, array or CPU tensor of integers, not empty.
         num_labels (`int`, *optional*): the number of classes K, to check that labels lie in 0..K-1.
+        segments (`bool`, *optional*, defaults to `False`): whether they may be of lists of integers, the labels of each
+            sample's segments, as many of each, with -100 for a segment without a label.
 
     Raises:
         ValueError: for labels that are no integers, of unequal numbers of segments, or outside 0..K-1.
@@ -228,13 +233,14 @@ def integer_labels(labels: Any, num_labels: int | None = None) -> torch.Tensor:
     try:
         values = np.asarray(labels)
     except ValueError as error:  # lists of several lengths
-        if all(isinstance(label, list) for label in labels):
+        if segments and all(np.ndim(label) == 1 for label in labels):
             raise ValueError(
                 f"Expected as many labels of segments for each sample, got {sorted({len(label) for label in labels})}; "
                 "fill up with -100, which counts nowhere."
             ) from error
         values = np.empty(0)
-    if values.dtype.kind not in "iu" or values.ndim not in (1, 2) or not values.size or values.max() > 2**63 - 1:
+    dimensions = (1, 2) if segments else (1,)
+    if values.dtype.kind not in "iu" or values.ndim not in dimensions or not values.size or values.max() > 2**63 - 1:
         whole = (int, np.integer)
         wrong = next((label for label in labels if not isinstance(label, whole) or isinstance(label, bool)), labels)
         raise ValueError(

@@ -21,7 +21,8 @@ def prototype_logits(
 
     The square is expanded around the prototypes' mean, which costs one matrix product and keeps its digits for
     embeddings far from the origin. The nearest prototype's distance is then taken once more without expanding, because
-    cancellation leaves no digit of a small one. Distances are floored at 1e-6, where the gradient is zero.
+    cancellation leaves no digit of a small one. Distances are floored at 1e-6, where the gradient is zero. They can be
+    differentiated once.
 
     Args:
         embeddings (`torch.Tensor`): (B, D), or (M, B, D) of M modalities at once, of any floating dtype.
@@ -52,6 +53,7 @@ class _NegativeDistances(torch.autograd.Function):
         embeddings, prototypes = embeddings - center, prototypes.sub_(center)
 
         squared = torch.bmm(embeddings, prototypes.mT).mul_(-2)  # (M, B, K)
+        # A norm takes no copy of the prototypes, as a sum of squares would.
         squared.add_(vector_norm(prototypes, dim=2).square_()[:, None])
         squared.add_(vector_norm(embeddings, dim=2, keepdim=True).square_())
         nearest = squared.masked_fill_(unseen, torch.inf).argmin(2, keepdim=True)  # (M, B, 1)

@@ -189,7 +189,7 @@ class PrototypeTrainer(MultimodalTrainer):
     ) -> torch.Tensor:
         """
         What a method makes of the loss of a training step: nothing else here. Override it; what it adds, times
-        `_loss_scale`.
+        `_loss_scale`. `labels` are (B,), or (B * T,) of segments.
         """
         return loss
 
@@ -340,7 +340,7 @@ class PrototypeTrainer(MultimodalTrainer):
             )
             for inputs in tqdm(loader, desc="Prototypes", leave=False, disable=self._hide_progress):
                 require_labels(inputs)
-                integer_labels(inputs["labels"], prototypes.num_labels)  # still on the CPU
+                integer_labels(inputs["labels"], prototypes.num_labels, segments=True)  # still on the CPU
                 inputs = self._prepare_inputs(inputs)
                 with self.compute_loss_context_manager():
                     outputs = self._forward(model, inputs)
@@ -483,7 +483,16 @@ def by_segment(
         embeddings (`Mapping[str, torch.Tensor]`): (B, D_m), or (B, T, D_m), by modality.
         labels (`torch.Tensor`): (B,), or (B, T) with -100 for segments without a label.
         present (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool, the samples that count, by modality; or all.
+
+    Raises:
+        ValueError: unless there is an embedding for each label.
     """
+    if any(embedding.shape[:-1] != labels.shape for embedding in embeddings.values()):
+        found = {name: tuple(embedding.shape) for name, embedding in embeddings.items()}
+        raise ValueError(
+            "Expected embeddings (B, D_m) and labels (B,), or (B, T, D_m) and (B, T) of segments, got embeddings "
+            f"{found} and labels {tuple(labels.shape)}; pool embeddings of tokens, and give classes for one-hot labels."
+        )
     if labels.dim() == 1:
         return embeddings, labels, present
     counted = {

@@ -71,7 +71,7 @@ class Prototypes(nn.Module):
 
     def stacked_logits(self, embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Those of all modalities in one tensor, (M, B, K) or (M, B, T, K)."""
-        self.check(embeddings)
+        self.check(embeddings, segments=True)
         rows = next(iter(embeddings.values())).shape[:-1]
         flat = [embeddings[name].flatten(0, -2) for name in self.widths]
         means = [self.mean(name) for name in self.widths]
@@ -156,19 +156,18 @@ class Prototypes(nn.Module):
             self._buffers[name] = moved.to(buffer.dtype) if buffer.is_meta else buffer.to(moved.device)
         return self
 
-    def check(self, embeddings: Mapping[str, torch.Tensor]) -> None:
+    def check(self, embeddings: Mapping[str, torch.Tensor], segments: bool = False) -> None:
         """
-        Raise `ValueError` unless there is an embedding (B, D_m), of one B, for each modality and no other; or
-        (B, T, D_m), of one B and T.
+        Raise `ValueError` unless there is an embedding (B, D_m), of one B, for each modality and no other; with
+        `segments` they may be (B, T, D_m), of one B and T.
         """
         found = {name: tuple(embedding.shape) for name, embedding in embeddings.items()}
         rows = next(iter(found.values()), ())[:-1]
-        if len(rows) not in (1, 2) or found != {name: (*rows, width) for name, width in self.widths.items()}:
+        if not 1 <= len(rows) <= 1 + segments or found != {name: (*rows, width) for name, width in self.widths.items()}:
             expected = {name: ("batch", width) for name, width in self.widths.items()}
             raise ValueError(
-                f"Expected one embedding per modality, of shapes {expected}, with a dimension for segments between if "
-                f"there are some, got {found}; make the prototypes' widths and the model's embeddings (or "
-                "`embeddings_fn`) agree."
+                f"Expected one embedding per modality, of shapes {expected}, got {found}; make the prototypes' widths "
+                "and the model's embeddings (or `embeddings_fn`) agree."
             )
 
 

@@ -59,16 +59,17 @@ class MultimodalTrainer(Trainer):
             )
         if args.should_save and kwargs.get("train_dataset") is not None:
             check_writable(args.output_dir)
+        self._training_model: nn.Module | None = None
         super().__init__(model=model, args=args, **kwargs)
         if self.model_init is None:
-            self._adopt(self.accelerator.unwrap_model(self.model))
+            self._adopt(self._bare_model)
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._forward_takes_labels = "labels" in inspect.signature(self._bare_model.forward).parameters
         # Names of terms to their sums and counts since the last log, (2, T) on the device
         self._window: dict[tuple[str, ...], torch.Tensor] = {}
-        self.add_callback(_NewWindow(self))
+        self.add_callback(_BeginTraining(self))
         self._user_metrics = self.compute_metrics
         self.compute_metrics = self._compute_metrics
         if self.preprocess_logits_for_metrics is not None:
@@ -84,7 +85,6 @@ class MultimodalTrainer(Trainer):
         return model
 
     def _adopt(self, model: nn.Module) -> None:
-        self._bare_model = model  # to unwrap it in each step would cost as much as the distances
         keep_weight_names(model)
         if self.args.freeze:
             require_multimodal(model, "freeze").freeze(self.args.freeze)
@@ -121,8 +121,16 @@ class MultimodalTrainer(Trainer):
             problems = [] if self.resumed_from is None else checkpoint_problems(self.resumed_from, processes)
             if problems:
                 logger.warning(f"Resuming from {self.resumed_from} without all that it should have: {problems}.")
-        with failures_explained(folder, processes):
-            return super().train(self.resumed_from, *args, **kwargs)
+        try:
+            with failures_explained(folder, processes):
+                return super().train(self.resumed_from, *args, **kwargs)
+        finally:
+            self._training_model = None
+
+    @property
+    def _bare_model(self) -> nn.Module:
+        # To unwrap it in each step would cost as much as the distances.
+        return self._training_model or self.accelerator.unwrap_model(self.model)
 
     def _check_setup(self) -> None:
         """Stop before training on what can be told from the model, the processor and the datasets' columns."""
@@ -144,6 +152,7 @@ class MultimodalTrainer(Trainer):
         data = self.train_dataset
         if isinstance(collator, MultimodalCollator):
             collator.num_labels = self._num_labels
+            collator.segments = not isinstance(model, MultimodalModel)
         elif data is not None and isinstance(model, MultimodalModel) and collator is default_data_collator:
             raise ValueError(
                 "Expected a `data_collator`, got none; pass a MultimodalCollator(processor, columns, label)."
@@ -306,7 +315,8 @@ class MultimodalTrainer(Trainer):
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
         """
-        Predicted classes (B,) of each modality alone, by the key of their accuracy, with -1 where it is absent.
+        Predicted classes (B,), or (B, T) of segments, of each modality alone, by the key of their accuracy, with -1
+        where it is absent.
         Override to add some.
         """
         model = self._bare_model
@@ -352,8 +362,9 @@ class MultimodalTrainer(Trainer):
             )
         elif logits is not None:
             classes, has = logits.argmax(-1), labels >= 0  # segments may lack a label
-            metrics |= Accuracy().compute(predictions=classes[has], references=labels[has])
-            metrics |= MacroF1().compute(predictions=classes[has], references=labels[has])
+            if has.any():
+                metrics |= Accuracy().compute(predictions=classes[has], references=labels[has])
+                metrics |= MacroF1().compute(predictions=classes[has], references=labels[has])
         for key, classes in predictions.items():
             has = (classes >= 0) & (labels >= 0)  # samples with this modality
             if has.any():
@@ -361,14 +372,15 @@ class MultimodalTrainer(Trainer):
         return metrics
 
 
-class _NewWindow(TrainerCallback):
-    """Forgets the terms of a run that failed, as the attempts of `auto_find_batch_size` do."""
+class _BeginTraining(TrainerCallback):
+    """Forgets the terms of a run that failed, as the attempts of `auto_find_batch_size` do, and unwraps the model."""
 
     def __init__(self, trainer: MultimodalTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer._window = {}
+        self.trainer._training_model = self.trainer.accelerator.unwrap_model(self.trainer.model)
 
 
 def keep_weight_names(model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from transformers import set_seed
 from pmr_hf import MultimodalOutput, PMRTrainer, attach_prototypes
 from pmr_hf.collator import integer_labels
 from pmr_hf.colored_digits import COLORS
+from pmr_hf.prototype_trainer import by_segment
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -128,12 +129,33 @@ def test_sequences_of_several_lengths_are_measured_by_their_labelled_segments(ma
 )
 def test_labels_that_are_none_of_segments(labels, message):
     with pytest.raises(ValueError, match=message):
-        integer_labels(labels, CLASSES)
+        integer_labels(labels, CLASSES, segments=True)
 
 
 def test_labels_of_segments():
-    assert integer_labels([[0, -100], [3, 1]], CLASSES).tolist() == [[0, -100], [3, 1]]
-    assert integer_labels([[-100, -100]], CLASSES).tolist() == [[-100, -100]]
+    assert integer_labels([[0, -100], [3, 1]], CLASSES, segments=True).tolist() == [[0, -100], [3, 1]]
+    assert integer_labels([[-100, -100]], CLASSES, segments=True).tolist() == [[-100, -100]]
+
+
+def test_a_list_of_labels_for_a_model_of_whole_samples_stops_before_training(make_trainer, digits):
+    one_hot = digits.remove_columns("label").add_column(
+        "label", [[int(k == y) for k in range(4)] for y in digits["label"]]
+    )
+    with pytest.raises(ValueError, match=r"Expected integer labels 0..K-1, got \[1, 0, 0, 0\]"):
+        make_trainer(train_dataset=one_hot)
+
+
+@pytest.mark.parametrize(("embedding", "labels"), [((4, 3, 5), (4,)), ((4, 5), (4, 3)), ((4, 2, 5), (4, 3))])
+def test_embeddings_that_are_not_one_for_each_label(embedding, labels):
+    """Of tokens beside labels of samples, of samples beside one-hot labels, of other segments."""
+    with pytest.raises(ValueError, match=r"got embeddings {'a': .*} and labels .*; pool embeddings of tokens"):
+        by_segment({"a": torch.zeros(embedding)}, torch.zeros(labels, dtype=torch.long), None)
+
+
+def test_data_without_any_label_have_no_accuracy(make_args, sequences):
+    trainer = trained(make_args, sequences, batch=4, epochs=1)
+    rows = [row | {"labels": torch.full_like(row["labels"], -100)} for row in sequences]
+    assert not [key for key in trainer.evaluate(rows) if "accuracy" in key or "f1" in key]
 
 
 # ---- The example ----

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="by default the first free one from 7860")
     args = parser.parse_args()
     pipe = MultimodalPipeline(args.model, missing=args.missing)
-    build(pipe, args.model).launch(server_name=args.host, server_port=args.port, theme=THEME, css=CSS)
+    build(pipe, args.model).launch(server_name=args.host, server_port=args.port, theme=THEME, css=CSS, show_error=True)
 
 
 def build(pipe: MultimodalPipeline, title: str) -> gr.Blocks:
@@ -62,7 +62,7 @@ def build(pipe: MultimodalPipeline, title: str) -> gr.Blocks:
                 raise ValueError(f"Give at least one of {', '.join(names)}.")
             result = pipe(**some, explain=True)
         except ValueError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
         return {entry["label"]: entry["score"] for entry in result["labels"]}, modalities_html(result, given)
 
     with gr.Blocks(title=title, analytics_enabled=False) as page:

@@ -43,23 +43,48 @@ def main() -> None:
     if wrong:
         parser.error(f"expected --columns as modality=column, got {wrong}")
     columns = dict(pair.split("=", 1) for pair in args.columns)
+    if len(columns) < len(args.columns):
+        parser.error(f"expected each modality once in --columns, got {args.columns}")
 
     table = read_table(args.input)
     missing = sorted({part for column in columns.values() for part in column.split(",")} - set(table.column_names))
     if missing:
         parser.error(f"expected the columns {missing} in {args.input}, which has {table.column_names}")
     pipe = MultimodalPipeline(args.model, batch_size=args.batch_size, missing=args.missing)
+    unknown = [name for name in columns if name not in pipe.model.config.modalities]
+    if unknown:
+        parser.error(f"expected --columns of the modalities {pipe.model.config.modalities}, got {unknown}")
     done = resume(args.output)
     if done > len(table):
         parser.error(f"{args.output} has {done} predictions of {len(table)} rows; is it of another input?")
     rows = (row_of(table[i], columns, pipe, args.input.parent) for i in range(done, len(table)))
+    check_options(args)
+    errors = 0
     with args.output.open("a", encoding="utf-8") as file, tqdm(total=len(table), initial=done, unit="row") as progress:
         while batch := list(islice(rows, args.batch_size)):
             for result in predict(pipe, batch, args.top_k, args.explain):
                 file.write(json.dumps({"row": done} | result, ensure_ascii=False) + "\n")
                 done += 1
+                errors += "error" in result
             file.flush()
             progress.update(len(batch))
+    if errors:
+        print(f"{errors} rows could not be predicted; see their `error` in {args.output}")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Keep what the answers hang on beside them; stop where a run goes on with something else."""
+    file = args.output.with_name(f"{args.output.name}.options.json")
+    names = ("model", "input", "columns", "top_k", "explain", "missing")
+    options = {name: str(getattr(args, name)) for name in names}
+    if file.exists() and args.output.exists():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found != options:
+            raise ValueError(
+                f"Expected {args.output} to be of the options {options}, but it was begun with {found}; give another "
+                "--output, or delete it."
+            )
+    file.write_text(json.dumps(options), encoding="utf-8")
 
 
 def resume(output: Path) -> int:

@@ -4,8 +4,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .backbones import add_lora, embedding_width, encode, load_backbone, new_backbone, train_lora_only
+from .card import card_on_hub, push_card
 from .configuration import MultimodalConfig
 from .fusion import build_fusion
 from .prototypes import Prototypes
@@ -282,6 +285,18 @@ class MultimodalModel(PreTrainedModel):
         # Under their legacy names, the weights of a ViT or AST inside this model are lost when `Trainer` resumes.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """
+        As of any `PreTrainedModel`. A repository without a card gets one: the card, with the plot and the processor, of
+        the local folder that the model was loaded from, if a trainer has left them there, or a short one.
+        """
+        token = kwargs.get("token")
+        name = HfApi().create_repo(repo_id, private=kwargs.get("private"), token=token, exist_ok=True).repo_id
+        if not kwargs.get("create_pr") and card_on_hub(name, token) is None:
+            folder = Path(self.name_or_path) if self.name_or_path else None
+            push_card(name, self.config, folder, token, kwargs.get("revision"))
+        return super().push_to_hub(name, **kwargs)
 
 
 def drop_modalities(present: dict[str, torch.Tensor], probability: float) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from numbers import Number
 from typing import Any
 
 import torch
@@ -62,6 +63,8 @@ class MultimodalPipeline:
                 f"Expected a processor for each of the model's modalities {names}, got processors for {processors}; "
                 "give both the same names."
             )
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size!r}.")
         if missing not in ("fused", "prototypes"):
             raise ValueError(f"Expected `missing` to be 'fused' or 'prototypes', got {missing!r}.")
         self.model = model.to(device).eval() if device else model.eval()
@@ -69,7 +72,9 @@ class MultimodalPipeline:
         self.batch_size = batch_size
         self.missing = missing
 
-    def __call__(self, top_k: int | None = 5, explain: bool = False, **modalities: Any) -> list[Any] | dict[str, Any]:
+    def __call__(
+        self, *, top_k: int | None = 5, explain: bool = False, **modalities: Any
+    ) -> list[Any] | dict[str, Any]:
         """
         Classify one sample, or several given as lists.
 
@@ -92,6 +97,7 @@ class MultimodalPipeline:
                 lacks some if the model's prototypes were never taken, unless `missing="fused"`.
             UnreadableError: for a value that cannot be read.
         """
+        self._check_names(modalities)
         modalities = {name: value for name, value in modalities.items() if value is not None} or modalities
         several = {name: self._is_list(name, value) for name, value in modalities.items()}
         if not any(several.values()):
@@ -113,6 +119,8 @@ class MultimodalPipeline:
         Classify samples from any iterable, each a dict of values by modality, in batches of `batch_size`: at no time
         are more of them in memory. What it yields for each is what calling returns.
         """
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"Expected `top_k` of at least 1, or None for all classes, got {top_k!r}.")
         rows = iter(rows)
         while batch := list(islice(rows, self.batch_size)):
             yield from self._classify(batch, top_k, explain)
@@ -120,17 +128,27 @@ class MultimodalPipeline:
     def _is_list(self, name: str, value: Any) -> bool:
         if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
             return False
-        vector = self.processor.kinds.get(name) == "numbers" and len(value) > 0
-        return not (vector and all(part is None or isinstance(part, (int, float)) for part in value))
+        if self.processor.kinds.get(name) != "numbers" or all(part is None for part in value):
+            return True
+        return not all(part is None or isinstance(part, Number) for part in value)
+
+    def _check_names(self, found: Iterable[str]) -> None:
+        names, found = self.model.config.modalities, list(found)
+        unknown = [name for name in found if name not in names]
+        if unknown or not found:
+            raise ValueError(
+                f"Expected values by the names of the modalities, {names}, got {unknown or 'none'}; call it like "
+                f"pipe({names[0]}=...)."
+            )
 
     @torch.inference_mode()
     def _classify(self, rows: list[Mapping[str, Any]], top_k: int | None, explain: bool) -> list[Any]:
         names, model = self.model.config.modalities, self.model
         for row in rows:
-            if row.keys() - set(names) or all(is_missing(value) for value in row.values()):
+            self._check_names(row)
+            if all(is_missing(value) for value in row.values()):
                 raise ValueError(
-                    f"Expected a sample with some of the modalities {names}, got {row!r:.80}; give at least one value, "
-                    "under these names."
+                    f"Expected a sample with some of the modalities {names}, got {row!r:.80}; give at least one value."
                 )
         given = [name for name in names if any(name in row for row in rows)]
         inputs = self.processor(**{name: [row.get(name) for row in rows] for name in given})

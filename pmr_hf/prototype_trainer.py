@@ -17,12 +17,13 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
+from .card import card_on_hub
 from .collator import integer_labels
 from .gradients import cosines, gradient_products, gradients_of
 from .losses import cross_entropies, entropies, masked_mean, rebalance_weights
 from .processing import MultimodalProcessor
 from .prototypes import Prototypes, Sums, load_sums, save_sums
-from .report import CITATION, card_on_hub, write_model_card
+from .report import CITATION, write_model_card
 from .trainer import MultimodalTrainer, classes_of, present_of, require_multimodal
 from .training_args import PrototypeTrainingArguments
 

@@ -1,19 +1,17 @@
 """What a run shows: a plot of the training dynamics and a model card."""
 
-import re
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError
-from huggingface_hub.utils import yaml_dump
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 from transformers import PreTrainedConfig
 
+from .card import BEGIN, END, TAGS, hub_names, keep_own_text, what_it_does
 from .configuration import MultimodalConfig
 from .losses import imbalance_ratio
 from .processing import MultimodalProcessor
@@ -28,10 +26,6 @@ CITATION = """@inproceedings{fan2023pmr,
     booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
     year      = {2023},
 }"""
-
-# What the model's next card replaces; a user's own text stands above or below.
-BEGIN = "<!-- pmr_hf writes this part anew with each run, down to the end mark. Write your own above or below. -->"
-END = "<!-- The end of what pmr_hf writes. -->"
 
 USAGE = """
 ## Use
@@ -134,6 +128,7 @@ def plot_dynamics(
         weights.set(title=title if applied else f"{title}, not applied", ylim=(-0.02, 1.02))
     for axes, entries in ((accuracy, evals), (ratio, steps), (weights, steps)):
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if not entries:
             axes.text(0.5, 0.5, "no logs", ha="center", transform=axes.transAxes)
@@ -203,7 +198,7 @@ def write_model_card(
         license=license,
         language=language,
         base_model=finetuned_from or sorted(set(encoders.values())) or None,
-        tags=["multimodal", "prototypical-modal-rebalance", *(tags or [])],
+        tags=[*TAGS, *(tags or [])],
         metrics=["accuracy", "f1"] if "macro_f1" in results else ["accuracy"],
         eval_results=[
             EvalResult(
@@ -220,17 +215,11 @@ def write_model_card(
         ]
         or None,
     )
-    table = "\n".join(f"| {names[key]} | {value:.4f} |" for key, value in results.items())
-    if isinstance(config, MultimodalConfig):
-        kinds = {
-            name: f"[{encoders[name]}](https://huggingface.co/{encoders[name]})"
-            if name in encoders
-            else f"`{config.backbones[name].model_type}`"
-            for name in modalities
-        }
-        model = f"fused by `{config.fusion}`: " + ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-    else:
-        model = f"in a `{config.model_type}` model: " + ", ".join(modalities)
+    table = "It was not evaluated."
+    if results:
+        rows = "\n".join(f"| {names[key]} | {value:.4f} |" for key, value in results.items())
+        source = f"On the {'test' if split == 'test' else 'validation'} split{f' of {dataset}' if dataset else ''}."
+        table = f"{source}\n\n| metric | value |\n|---|---|\n{rows}"
     usage = "" if processor is None else usage_of(model_name, config, processor)
     if len(modalities) == 2:
         reading = f"A ratio below 1 says that {modalities[0]} is the slow modality, above 1 that {modalities[1]} is."
@@ -260,16 +249,12 @@ def write_model_card(
 
 # {model_name}
 
-{description}, on {len(modalities)} modalities {model}.
+{what_it_does(config, modalities, num_labels)}
 
-Classes: {", ".join(map(str, config.id2label.values())) if config.num_labels == num_labels else num_labels}.
+{description}.
 {usage}
 ## Results
 
-On the {"test" if split == "test" else "validation"} split{f" of {dataset}" if dataset else ""}.
-
-| metric | value |
-|---|---|
 {table}
 
 ![Accuracy, imbalance ratio and weights over training]({PLOT_NAME})
@@ -282,7 +267,8 @@ On the {"test" if split == "test" else "validation"} split{f" of {dataset}" if d
 |---|---|
 | training samples | {"a stream" if train_size is None else f"{train_size:,}"}{f", {dataset}" if dataset else ""} |
 {settings}
-| learning rate, optimizer | {rates}, {args.optim.value} {args.optim_args or ""} |
+| learning rate, schedule | {rates}, {args.lr_scheduler_type.value} |
+| optimizer | {args.optim.value} {args.optim_args or ""} |
 | batch size per process x accumulation | {args.per_device_train_batch_size} x {args.gradient_accumulation_steps} |
 | epochs | {epochs} |
 | seed | {args.seed} |
@@ -306,26 +292,6 @@ table. {lacking}; how well it does without one is not in the table.
     ModelCard(card if previous is None else keep_own_text(card, previous)).save(file)
 
 
-def card_on_hub(name: str, token: str | None = None) -> str | None:
-    """The card that a Hub repository has, or `None`; raises if the Hub does not answer, or a card might be lost."""
-    try:
-        return Path(hf_hub_download(name, "README.md", token=token)).read_text(encoding="utf-8")
-    except RemoteEntryNotFoundError:
-        return None
-
-
-def hub_names(config: PreTrainedConfig, modalities: list[str]) -> dict[str, str]:
-    """The Hub names of a model's encoders, by modality, for those that came from there and not from a folder."""
-    if not isinstance(config, MultimodalConfig):
-        return {}
-    names = {name: str(config.backbones[name].name_or_path) for name in modalities}
-    return {
-        name: source
-        for name, source in names.items()
-        if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not Path(source).exists()
-    }
-
-
 def usage_of(model_name: str, config: MultimodalConfig, processor: MultimodalProcessor) -> str:
     """The card's code sample, which runs as it is printed, on an empty value of each modality."""
     lines = []
@@ -340,18 +306,3 @@ def usage_of(model_name: str, config: MultimodalConfig, processor: MultimodalPro
     imports = ("import numpy as np\n" if "np." in values else "") + "import torch\n"
     imports += "from PIL import Image\n" if "Image." in values else ""
     return USAGE.format(imports=imports, model_name=model_name, values=values)
-
-
-def keep_own_text(card: str, previous: str) -> str:
-    """
-    A new card with what a user has added to the previous one: the text above and below the part that is written anew,
-    and metadata that the new card does not have. A card without the marks of that part is kept whole, above it.
-    """
-    new, old = ModelCard(card), ModelCard(previous, ignore_metadata_errors=True)
-    before, found, rest = old.text.partition(BEGIN)
-    after = rest.partition(END)[2] if found else ""
-    kept, ours = old.data.to_dict(), new.data.to_dict()
-    merged = kept | ours | {"tags": list(dict.fromkeys([*(ours.get("tags") or []), *(kept.get("tags") or [])]))}
-    parts = (part.strip("\n") for part in (before, new.text, after))
-    text = "\n\n".join(part for part in parts if part.strip())
-    return f"---\n{yaml_dump(merged, sort_keys=False).strip()}\n---\n\n{text}\n"

@@ -293,7 +293,7 @@ class MultimodalTrainer(Trainer):
             )
         try:
             return super().push_to_hub(*args, **kwargs)
-        except (HTTPError, EntryNotFoundError) as error:
+        except (HTTPError, EntryNotFoundError, OSError, RuntimeError) as error:
             raise RuntimeError(
                 f"Expected to push to {self.hub_model_id}, but the upload failed ({error}). The model is saved in "
                 f"{folder}: push again with `trainer.push_to_hub()`, or by `hf upload`."

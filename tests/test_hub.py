@@ -173,6 +173,63 @@ def test_a_model_and_a_processor_push_themselves_beside_what_is_there(pushed, pa
     assert [name for name, content in processor.items() if content != (tmp_path / "saved" / name).read_bytes()] == []
 
 
+PUSH_MODEL = """
+import sys
+from pmr_hf import MultimodalModel
+MultimodalModel.from_pretrained(sys.argv[1]).push_to_hub(sys.argv[2])
+"""
+
+
+def test_a_model_of_a_trained_folder_takes_card_plot_and_processor_along(pushed, tmp_path):
+    hub, output = pushed
+    run = client(PUSH_MODEL, hub, tmp_path, output, "me/copy")
+    assert run.returncode == 0, run.stderr
+    files = hub.files["me/copy"]
+    assert files["training_dynamics.png"] == (output / "training_dynamics.png").read_bytes()
+    assert {"model.safetensors", "processor_config.json", "image/preprocessor_config.json", "text/tokenizer.json"} <= (
+        files.keys()
+    )
+    card = ModelCard(files["README.md"].decode())
+    assert "# me/copy\n" in card.text and 'AutoModel.from_pretrained("me/copy")' in card.text
+    assert card.data.model_name == "me/copy" and NAME not in files["README.md"].decode()
+    assert len(card.data.eval_results) == len(ModelCard(hub.files[NAME]["README.md"].decode()).data.eval_results)
+
+
+def test_a_model_alone_says_what_it_is_and_a_trainers_card_takes_the_place(parts, tmp_path):
+    with Hub() as hub:
+        run = client(PUSH_MODEL, hub, tmp_path, parts, NAME)
+        assert run.returncode == 0, run.stderr
+        card = hub.files[NAME]["README.md"].decode()
+        assert "It classifies samples of 2 modalities, image (`vit`), text (`bert`), fused by `concat`" in card
+        assert ModelCard(card).data.library_name == "pmr_hf" and "More Information Needed" not in card
+        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)
+        assert run.returncode == 0, run.stderr
+        card = hub.files[NAME]["README.md"].decode()
+        assert card.count("# me/digits") == card.count("It classifies samples") == card.count("## Results") == 1
+
+
+def test_a_card_that_cannot_be_read_is_not_replaced(parts, tmp_path):
+    """Not even by what the cache has of it from before its owner wrote more."""
+    with Hub() as hub:
+        assert client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1).returncode == 0
+        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)  # which reads the card
+        assert run.returncode == 0, run.stderr
+        hub.commit(NAME, {"README.md": b"My own words."})
+        hub.fail = lambda method, path: 503 if path.endswith("README.md") else None
+        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)
+        assert run.returncode != 0
+        assert hub.files[NAME]["README.md"] == b"My own words."
+
+
+def test_an_upload_that_is_cut_off_each_time_loses_nothing(parts, tmp_path):
+    with Hub() as hub:
+        hub.fail = lambda method, path: "cut" if method == "PUT" else None
+        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)
+        assert run.returncode != 0
+        assert f"The model is saved in {tmp_path / 'out'}: push again" in run.stderr
+    assert MultimodalModel.from_pretrained(tmp_path / "out").prototypes.seen("image").all()
+
+
 def test_a_wrong_token_stops_before_training(parts, tmp_path):
     with Hub() as hub:
         run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1, token="hf_wrong")

@@ -216,9 +216,15 @@ def test_from_a_folder(model, processor, pipe, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "Expected as many values of each modality, got {}"),
+        (
+            {},
+            r"Expected values by the names of the modalities, \['image', 'text'\], got none; call it like pipe\(image=",
+        ),
         ({"image": None}, "give at least one value"),
-        ({"sound": "a.wav"}, r"some of the modalities \['image', 'text'\], got {'sound': 'a.wav'}"),
+        ({"sound": "a.wav"}, r"names of the modalities, \['image', 'text'\], got \['sound'\]"),
+        ({"sound": None, "text": "a"}, r"names of the modalities, \['image', 'text'\], got \['sound'\]"),
+        ({"text": "a", "top_k": 0}, "Expected `top_k` of at least 1, or None for all classes, got 0"),
+        ({"text": "a", "top_k": "3"}, "Expected `top_k` of at least 1, or None for all classes, got '3'"),
         ({"image": ["a.png"], "text": "a"}, "Expected one value of each modality, or a list of each"),
         ({"image": [None, None], "text": ["a"]}, r"got {'image': 2, 'text': 1}"),
         ({"image": "none.png"}, "cannot open file 'none.png'"),
@@ -230,3 +236,14 @@ def test_wrong_values(pipe, values, message):
         pipe(**values)
     with pytest.raises(ValueError, match="Expected the model's processor, got none"):
         MultimodalPipeline(pipe.model)
+    with pytest.raises(ValueError, match="Expected `batch_size` of at least 1, got 0"):
+        MultimodalPipeline(pipe.model, pipe.processor, batch_size=0)
+
+
+def test_numbers_of_any_kind_and_lists_of_missing_ones(make_model):
+    model = make_model(backbones={name: NumericConfig(num_features=2, hidden_size=4) for name in ("a", "b")})
+    processor = MultimodalProcessor({name: NumericProcessor([0.0, 0.0], [1.0, 1.0]) for name in ("a", "b")})
+    pipe = MultimodalPipeline(model, processor, missing="fused")
+    one = scores_of(pipe(a=[1.0, 2.0]))
+    assert scores_of(pipe(a=list(np.array([1.0, 2.0], np.float32)))) == pytest.approx(one)
+    assert scores_of(pipe(a=[[1.0, 2.0], [0.0, 0.0]], b=[None, None])[0]) == pytest.approx(one)

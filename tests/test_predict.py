@@ -42,6 +42,7 @@ def test_a_line_for_each_row(job, digits):
     assert run.returncode == 0, run.stderr
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["row"] for line in lines] == list(range(10))
+    assert "2 rows could not be predicted" in run.stdout
     assert "4.png' is no image that can be read" in lines[4]["error"]
     assert "give at least one value" in lines[7]["error"]
     pipe = MultimodalPipeline(folder / "model", missing="fused")
@@ -59,6 +60,12 @@ def test_a_line_for_each_row(job, digits):
     assert [line["row"] for line in again] == list(range(10))
     assert output.read_bytes().splitlines()[:5] == whole.splitlines()[:5]  # those were not written again
 
+    # Not with other options: one file holds answers of one kind
+    output.write_bytes(b"".join(whole.splitlines(keepends=True)[:5]))
+    run = predict(*arguments, "--explain", "--output", output)
+    assert run.returncode == 1 and "but it was begun with {" in run.stderr
+    assert len(output.read_bytes().splitlines()) == 5
+
 
 @pytest.mark.slow
 def test_a_missing_column_is_named(job):
@@ -66,3 +73,5 @@ def test_a_missing_column_is_named(job):
     run = predict(*arguments[:-1], "text=caption", "--output", folder / "none.jsonl")
     assert run.returncode == 2 and "expected the columns ['caption'] in" in run.stderr
     assert not (folder / "none.jsonl").exists()
+    run = predict(*arguments[:-1], "caption=title", "--output", folder / "none.jsonl")
+    assert run.returncode == 2 and "of the modalities ['image', 'text'], got ['caption']" in run.stderr

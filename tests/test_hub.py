@@ -195,6 +195,7 @@ def test_a_model_of_a_trained_folder_takes_card_plot_and_processor_along(pushed,
     assert len(card.data.eval_results) == len(ModelCard(hub.files[NAME]["README.md"].decode()).data.eval_results)
 
 
+@pytest.mark.slow
 def test_a_model_alone_says_what_it_is_and_a_trainers_card_takes_the_place(parts, tmp_path):
     with Hub() as hub:
         run = client(PUSH_MODEL, hub, tmp_path, parts, NAME)
@@ -208,6 +209,7 @@ def test_a_model_alone_says_what_it_is_and_a_trainers_card_takes_the_place(parts
         assert card.count("# me/digits") == card.count("It classifies samples") == card.count("## Results") == 1
 
 
+@pytest.mark.slow
 def test_a_card_that_cannot_be_read_is_not_replaced(parts, tmp_path):
     """Not even by what the cache has of it from before its owner wrote more."""
     with Hub() as hub:
@@ -221,6 +223,7 @@ def test_a_card_that_cannot_be_read_is_not_replaced(parts, tmp_path):
         assert hub.files[NAME]["README.md"] == b"My own words."
 
 
+@pytest.mark.slow
 def test_an_upload_that_is_cut_off_each_time_loses_nothing(parts, tmp_path):
     with Hub() as hub:
         hub.fail = lambda method, path: "cut" if method == "PUT" else None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from run_pmr import RESNET18
+from run_pmr import DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS, RESNET18, digit_processor
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -171,21 +171,11 @@ def main() -> None:
     parser = HfArgumentParser((ScriptArguments, PMRTrainingArguments))
     parser.set_defaults(
         output_dir="outputs/event_localisation",
-        per_device_train_batch_size=16,
-        per_device_eval_batch_size=16,
-        optim="sgd",
-        optim_args="momentum=0.9,weight_decay=1e-4",
         learning_rate=3e-2,
         num_train_epochs=20,
-        pmr_alpha=2.0,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
-        logging_steps=20,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
+        pmr_alpha=PAPER_ALPHA,
+        **DEFAULTS,
+        **PAPER_DEFAULTS | {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16},
     )
     script_args, training_args = parser.parse_args_into_dataclasses()
     set_seed(training_args.seed)
@@ -194,10 +184,7 @@ def main() -> None:
         dataset, classes = digit_sequences(training_args.seed), [*map(str, range(10)), "background"]
         config = LocalisationConfig(num_labels=len(classes))
         columns = {"gray": "gray", "colored": "colored"}
-        processors = {
-            name: ViTImageProcessor(do_resize=False, image_mean=[0.1307] * channels, image_std=[0.3081] * channels)
-            for name, channels in config.channels.items()
-        }
+        processors = {name: digit_processor(channels) for name, channels in config.channels.items()}
     else:
         dataset, classes = seconds_of_ave(script_args.data_dir)
         config = LocalisationConfig({"audio": 1, "visual": 3}, encoder="resnet18", num_labels=len(classes))

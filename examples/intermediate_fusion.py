@@ -11,9 +11,10 @@ each modality, and `attach_prototypes`. Every argument of `PMRTrainingArguments`
 from dataclasses import dataclass, field
 
 import torch
+from run_pmr import DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS, digit_processor
 from torch import nn
 from torch.nn import functional as F
-from transformers import HfArgumentParser, PreTrainedConfig, PreTrainedModel, ViTImageProcessor, set_seed
+from transformers import HfArgumentParser, PreTrainedConfig, PreTrainedModel, set_seed
 
 from pmr_hf import (
     CGMNISTConfig,
@@ -159,21 +160,11 @@ def main() -> None:
     parser = HfArgumentParser((ScriptArguments, PMRTrainingArguments))
     parser.set_defaults(
         output_dir="outputs/intermediate_fusion",
-        per_device_train_batch_size=64,
-        per_device_eval_batch_size=256,
-        optim="sgd",
-        optim_args="momentum=0.9,weight_decay=1e-4",
         learning_rate=3e-2,
         num_train_epochs=60,
-        pmr_alpha=2.0,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
-        logging_steps=20,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
+        pmr_alpha=PAPER_ALPHA,
+        **DEFAULTS,
+        **PAPER_DEFAULTS,
     )
     script_args, training_args = parser.parse_args_into_dataclasses()
     if script_args.method == "joint":
@@ -182,12 +173,7 @@ def main() -> None:
 
     digits = read_sklearn_digits() if script_args.data_dir is None else read_mnist(script_args.data_dir)
     dataset = cg_mnist(digits, max_train_samples=script_args.max_train_samples, seed=training_args.seed)
-    processor = MultimodalProcessor(
-        {
-            name: ViTImageProcessor(do_resize=False, image_mean=[0.1307] * channels, image_std=[0.3081] * channels)
-            for name, channels in (("gray", 1), ("colored", 3))
-        }
-    )
+    processor = MultimodalProcessor({"gray": digit_processor(1), "colored": digit_processor(3)})
     config = IntermediateFusionConfig(num_labels=10)
     model = MODELS[script_args.fusion](config)
     attach_prototypes(model, dict.fromkeys(model.encoders, config.hidden_size), num_labels=10)

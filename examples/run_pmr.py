@@ -70,6 +70,25 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
 }
 # Encoders with new weights that can stand in place of a pretrained one's name
 NEW = ("numbers", "resnet18", "spectrogram", "spectrogram_small", "cg_mnist", "cg_mnist_gray")
+# Selection on validation, by accuracy; what is trained can resume
+DEFAULTS = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+    "logging_steps": 20,
+    "dataloader_pin_memory": torch.cuda.is_available(),
+    "report_to": "none",
+}
+# The paper's batch, optimiser and alpha; its learning rate of 1e-3 is for 100 epochs
+PAPER_DEFAULTS = {
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 256,
+    "optim": "sgd",
+    "optim_args": "momentum=0.9,weight_decay=1e-4",
+}
+PAPER_ALPHA = 2.0
 RESNET18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
 PAIRS = {"metavar": "modality=..."}
 # Columns, encoders and frames of the paper's sets
@@ -209,16 +228,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
     parts = [script_args.data_name.replace("/", "-"), script_args.fusion, script_args.method]
     parser.set_defaults(
         output_dir=f"outputs/{'-'.join([*parts, *(script_args.modalities or [])])}",
-        # Selection on validation; the test is touched once, at the end.
-        do_predict=True,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
-        logging_steps=20,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
+        do_predict=True,  # the test is touched once, at the end
+        **DEFAULTS,
     )
     if script_args.own_data:  # pretrained encoders
         parser.set_defaults(
@@ -228,17 +239,14 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
             warmup_steps=0.1,
             num_train_epochs=5,
         )
-    else:  # the paper's batch, optimiser and alpha; its learning rate of 1e-3 is for 100 epochs
+    else:
         parser.set_defaults(
-            per_device_train_batch_size=64,
-            per_device_eval_batch_size=256,
-            optim="sgd",
-            optim_args="momentum=0.9,weight_decay=1e-4",
+            **PAPER_DEFAULTS,
             learning_rate=3e-2 if script_args.dataset in ("digits", "cg_mnist") else 1e-3,
             num_train_epochs=60 if script_args.dataset in ("digits", "cg_mnist") else 130,
         )
         if script_args.method == "pmr":
-            parser.set_defaults(pmr_alpha=2.0)
+            parser.set_defaults(pmr_alpha=PAPER_ALPHA)
     *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")
@@ -304,13 +312,17 @@ def new_encoder(name: str, args: ScriptArguments, train: Dataset) -> tuple[PreTr
         return NumericConfig(num_features=len(processor.mean)), processor
     if kind in ("cg_mnist", "cg_mnist_gray"):
         channels = 1 if kind == "cg_mnist_gray" else 3
-        processor = ViTImageProcessor(do_resize=False, image_mean=[0.1307] * channels, image_std=[0.3081] * channels)
-        return CGMNISTConfig(num_channels=channels), processor
+        return CGMNISTConfig(num_channels=channels), digit_processor(channels)
     if kind.startswith("spectrogram"):
         seconds = args.clip_seconds or (10 if args.dataset == "ave" else 3)
         config = CGMNISTConfig(num_channels=1) if kind.endswith("small") else ResNetConfig(num_channels=1, **RESNET18)
         return config, SpectrogramFeatureExtractor(seconds=seconds, do_normalize=True)
     return ResNetConfig(**RESNET18), ViTImageProcessor()
+
+
+def digit_processor(channels: int) -> ViTImageProcessor:
+    """Pictures as they are, with the mean and deviation of MNIST."""
+    return ViTImageProcessor(do_resize=False, image_mean=[0.1307] * channels, image_std=[0.3081] * channels)
 
 
 def main() -> None:

@@ -136,6 +136,7 @@ def ready(kind: str, data: Digits) -> Callable[[], None]:
     trainer = make_trainer(kind, data)
     trainer.train()
     trainer.model.train()
+    trainer._training_model = trainer.model  # unwrapped once, as while it trains
 
     def step() -> None:
         batch = data.collate(list(range(BATCH)))

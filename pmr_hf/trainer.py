@@ -130,7 +130,9 @@ class MultimodalTrainer(Trainer):
     @property
     def _bare_model(self) -> nn.Module:
         # To unwrap it in each step would cost as much as the distances.
-        return self._training_model or self.accelerator.unwrap_model(self.model)
+        if self._training_model is not None:
+            return self._training_model
+        return self.accelerator.unwrap_model(self.model)
 
     def _check_setup(self) -> None:
         """Stop before training on what can be told from the model, the processor and the datasets' columns."""

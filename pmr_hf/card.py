@@ -107,18 +107,14 @@ def push_card(
     """
     if folder is None or not (folder / "README.md").is_file():
         tags, what = ", ".join(TAGS), what_it_does(config, config.modalities, config.num_labels)
-        files: dict[str, str | bytes] = {
-            "README.md": SHORT.format(tags=tags, begin=BEGIN, name=name, what=what, end=END)
-        }
+        card, files = SHORT.format(tags=tags, begin=BEGIN, name=name, what=what, end=END), {}
     else:
         paths = [*folder.glob("*.png"), folder / "processor_config.json"]
         paths += [path for modality in config.modalities for path in (folder / modality).rglob("*")]
         files = {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
-        files["README.md"] = renamed((folder / "README.md").read_text(encoding="utf-8"), name)
-    operations = [
-        CommitOperationAdd(path, content.encode() if isinstance(content, str) else content)
-        for path, content in files.items()
-    ]
+        card = renamed((folder / "README.md").read_text(encoding="utf-8"), name)
+    files["README.md"] = card.encode()
+    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
     HfApi().create_commit(name, operations, commit_message="Upload card", token=token, revision=revision)
 
 

@@ -171,6 +171,9 @@ class ScriptArguments:
     )
     modality_dropout: float = field(default=0.0, metadata={"help": "Probability to drop a modality in training."})
     lora: list[str] | None = field(default=None, metadata={"help": "Rank of a modality's LoRA: text=8", **PAIRS})
+    channels_last: bool = field(
+        default=False, metadata={"help": "Lay out convolutions of images as mixed precision computes them fastest."}
+    )
 
     def __post_init__(self):
         check_fields({"embedding_dim": self.embedding_dim, "modality_dropout": self.modality_dropout})
@@ -367,6 +370,8 @@ def main() -> None:
         lora=script_args.lora,
         unimodal_heads=issubclass(trainer_class, UnimodalHeadsTrainer),
     )
+    if script_args.channels_last:
+        model.to(memory_format=torch.channels_last)
 
     # Trainer
     trainer = trainer_class(

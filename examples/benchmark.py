@@ -47,6 +47,7 @@ METHODS = {
     "pmr": ["--method", "pmr"],
     "pmr_without_per": ["--method", "pmr", "--pmr_mu", "0"],
     "pmr_hard": ["--method", "pmr", "--pmr_weights", "hard"],
+    "pmr_dropout": ["--method", "pmr", "--modality_dropout", "0.3"],  # ours
     "acc": ["--method", "acc"],
     "ogm": ["--method", "ogm"],
     "ogm_ge": ["--method", "ogm", "--ogm_noise", "True"],

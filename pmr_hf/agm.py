@@ -55,7 +55,12 @@ class AGMTrainer(GradientScalingTrainer):
 
     * A modality is taken away by its learned vector in place of its embedding, where they feed zeros to its encoder: no
       encoder runs again. Without any modality the logits count as zero, as there.
-    * The scale acts on all of an encoder's gradient, where the code also scales the part of the head that is its own.
+    * The scale acts on all of an encoder's gradient of the fused loss. The code scales the gradient of each response
+      and lets it flow on, into the head too. For encoders the two are the same where the head adds up its modalities
+      (concat, sum); with FiLM and gated heads, where they are not, this is the simpler reading.
+    * It lasts for the whole training, where the code ends it after 20 epochs by default. The first batch, which has
+      none before it, is not scaled. Exponents are cut at 20, where the code has bounds for each data set.
+    * Responses are those of training, where the code takes some in evaluation mode.
 
     Li, Li, Hu, Lei, Li, Zhou, "Boosting Multi-modal Model Performance with Adaptive Gradient Modulation", ICCV 2023.
 

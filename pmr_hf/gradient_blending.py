@@ -179,6 +179,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             self.args,
             blend_weights=only,
             num_train_epochs=epochs,
+            max_steps=self.args.max_steps if self.args.blend_epochs is None else -1,
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,
@@ -192,13 +193,14 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             train_dataset=rows,
             data_collator=self.data_collator,
             processing_class=self.processing_class,
+            compute_loss_func=self.compute_loss_func,
         )
 
     @torch.no_grad()
     def mean_losses(self, rows: Dataset) -> list[float]:
         """Mean cross entropy over rows, in evaluation mode, of each modality's head and last of the fused one."""
         model, names = self.model.eval(), list(self.prototypes.widths)
-        totals = torch.zeros(2, len(names) + 1, device=self.args.device)
+        sums, counts = torch.zeros(2, len(names) + 1, device=self.args.device)
         for inputs in self.get_eval_dataloader(rows):
             inputs = self._prepare_inputs(inputs)
             labels = inputs["labels"]
@@ -209,8 +211,10 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             mask = torch.ones_like(losses)
             if outputs.present is not None:
                 mask[:-1] = torch.stack([outputs.present[name] for name in names]).float()
-            totals += torch.stack([(losses * mask).sum(1), mask.sum(1)])
-        sums, counts = self.accelerator.reduce(totals, "sum")
+            # (B, L) of all processes, without the rows that only fill their last batch
+            losses, mask = self.accelerator.gather_for_metrics((losses.T.contiguous(), mask.T.contiguous()))
+            sums += (losses * mask).sum(0)
+            counts += mask.sum(0)
         return (sums / counts.clamp(min=1)).tolist()
 
 

@@ -24,8 +24,10 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
     The two gradients of each encoder are taken apart in two further backward passes, in all processes. Train logs have
     `m_cosine`, the cosine between them, and `m_fused_weight`, a^f, for each modality m.
 
-    Deviation from the authors' code: lengths are those of an encoder's whole gradient, as in the paper, where the code
-    takes those of each parameter. Under gradient accumulation each micro-batch is blended for itself.
+    Deviations from the authors' code: lengths are those of an encoder's whole gradient, as in the paper, where the code
+    takes those of each parameter; the projection before the fusion counts as the encoder's; two gradients of which one
+    is zero do not conflict, and those that cancel are lengthened a thousandfold at most. Under gradient accumulation
+    each micro-batch is blended for itself.
 
     Wei, Hu, "MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance", ICML 2024.
 
@@ -105,7 +107,8 @@ def pareto_weights(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     tiny = torch.finfo(torch.float32).tiny
     # The least norm of w g^f + (1 - w) g^u
     least = ((b - c) / (a + b - 2 * c).clamp(min=tiny)).clamp(0, 1)
-    weight = torch.where(c > 0, 0.5, least)
+    weight = torch.where(c >= 0, 0.5, least)  # without a conflict, or one of the two, equally
     blend = 4 * (weight**2 * a + 2 * weight * (1 - weight) * c + (1 - weight) ** 2 * b)
+    blend = torch.maximum(blend, 1e-6 * (a + b))  # what is left of two that cancel is rounding error
     lengthen = ((a + b + 2 * c).clamp(min=0) / blend.clamp(min=tiny)).sqrt()
     return weight, GAMMA * lengthen.clamp(min=1)

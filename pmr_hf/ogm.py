@@ -57,9 +57,11 @@ class OGMTrainer(GradientScalingTrainer):
 
     * Where the head does not split by modality, the scores are those of the class prototypes.
     * rho^m compares with the mean of the others, which for two modalities is the other one.
-    * Gradient and noise go to all parameters of an encoder, and to its projection before the fusion, where the code
-      leaves out those that are no convolutions; so that transformers are modulated too.
-    * The noise is drawn once per optimizer step, after gradient clipping and the same in all processes.
+    * All parameters of an encoder are modulated, where the code leaves out those that are no convolutions, so that
+      transformers are too. The scale, not the noise, also acts on its projection and its vector of absence. It is at
+      least 1e-6.
+    * The noise is drawn once per optimizer step, after gradient clipping and the same in all processes, with one
+      deviation for a parameter, as in the code.
     * It lasts for the whole training, where the code ends it after 50 of 100 epochs.
 
     Peng, Wei, Deng, Wang, Hu, "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022.
@@ -117,14 +119,15 @@ def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None 
         present (`torch.Tensor`, *optional*): (M,) bool. An absent modality gets 1 and is compared with no other.
 
     Returns:
-        `torch.Tensor`: (M,), in [0, 1].
+        `torch.Tensor`: (M,), in [1e-6, 1].
     """
     tiny = torch.finfo(torch.float32).tiny
     present = torch.ones_like(scores, dtype=torch.bool) if present is None else present
     scores = torch.where(present, scores.float().clamp(min=tiny), 0)
-    others = (scores.sum() - scores) / (present.sum() - 1).clamp(min=1)
+    apart = 1 - torch.eye(len(scores), device=scores.device)
+    others = (apart * scores).sum(1) / (present.sum() - 1).clamp(min=1)
     ratio = torch.where(others > 0, scores / others.clamp(min=tiny), 0)
-    return torch.where(present & (ratio > 1), 1 - (alpha * ratio).tanh(), 1)
+    return torch.where(present & (ratio > 1), (1 - (alpha * ratio).tanh()).clamp(min=1e-6), 1)
 
 
 class _AddNoise(TrainerCallback):
@@ -142,7 +145,7 @@ class _AddNoise(TrainerCallback):
             for parameter in trainer._bare_model.backbones[name].parameters():
                 if parameter.grad is not None:
                     # The deviation of the gradient before it was scaled
-                    deviation = parameter.grad.std(correction=0) / scale.clamp(min=1e-3)
+                    deviation = parameter.grad.std(correction=0) / scale
                     noise = torch.randn(
                         parameter.shape, generator=generator, device=parameter.device, dtype=parameter.dtype
                     )

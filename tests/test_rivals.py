@@ -124,7 +124,7 @@ def test_ogm_scales_of_three_modalities_and_of_absent_ones():
     assert some == pytest.approx([1 - math.tanh(0.5 * 2), 1, 1])
     assert ogm_scales(torch.tensor([0.6]), 0.5).tolist() == [1]
     assert ogm_scales(torch.tensor([0.0, 0.0]), 0.5).tolist() == [1, 1]
-    assert all(0 <= scale <= 1 for scale in ogm_scales(torch.tensor([1e30, 1e-30]), 2.0).tolist())
+    assert ogm_scales(torch.tensor([1e30, 1e-30]), 2.0).tolist() == pytest.approx([1e-6, 1])
 
 
 def test_under_accumulation_each_micro_batch_has_its_own_scale(prepared):
@@ -138,14 +138,15 @@ def test_under_accumulation_each_micro_batch_has_its_own_scale(prepared):
         torch.testing.assert_close(gradient, alone[0][name] + alone[1][name])
 
 
-def test_the_noise_has_the_deviation_of_the_gradient_and_is_the_same_in_each_run(make_trainer, make_model):
-    """One step of SGD, so that the weights show the gradient that was applied."""
+@pytest.mark.parametrize("alpha", [0.0, 4.0])
+def test_the_noise_has_the_deviation_of_the_gradient_and_is_the_same_in_each_run(make_trainer, make_model, alpha):
+    """Of the gradient before it is scaled; one step of SGD, so that the weights show the gradient that was applied."""
 
-    def train(noise, seed=42):
+    def train(noise, seed=42, alpha=alpha):
         trainer = make_trainer(
             make_model(),
             cls=OGMTrainer,
-            ogm_alpha=0.0,
+            ogm_alpha=alpha,
             ogm_noise=noise,
             seed=seed,
             max_steps=1,
@@ -163,8 +164,9 @@ def test_the_noise_has_the_deviation_of_the_gradient_and_is_the_same_in_each_run
     plain, noisy, again, other = train(False), train(True), train(True), train(True, seed=1)
     assert_equal(noisy, again)
     ratios = []
-    for name, gradient in plain.items():
-        noise = noisy[name] - gradient
+    unscaled = train(False, alpha=0.0)
+    for name, gradient in unscaled.items():
+        noise = noisy[name] - plain[name]
         if not name.startswith("backbones."):
             assert not noise.any(), name
         elif gradient.numel() >= 256 and gradient.std() > 1e-6:
@@ -190,9 +192,10 @@ def test_methods_with_heads_ask_for_them(make_trainer, cls):
 
 
 def test_agm_scales_by_the_lead_over_the_average_lead(prepared):
-    """In the second batch; the responses of two modalities by hand."""
-    trainer, _ = prepared(AGMTrainer, fusion="film", agm_alpha=0.8)
-    batches = [trainer.data_collator([trainer.train_dataset[i] for i in rows]) for rows in (range(8), range(30, 46))]
+    """In the third batch; the responses of two modalities by hand."""
+    trainer, _ = prepared(AGMTrainer, fusion="film", agm_alpha=4.0)
+    parts = (range(8), range(20, 30), range(30, 46))
+    batches = [trainer.data_collator([trainer.train_dataset[i] for i in rows]) for rows in parts]
     losses = []
     for batch in batches:
         with torch.no_grad():
@@ -203,13 +206,13 @@ def test_agm_scales_by_the_lead_over_the_average_lead(prepared):
             text = trainer.model.fusion({"image": absent["image"], "text": z["text"]})
         own = {"image": (image + both - text) / 2, "text": (text + both - image) / 2}
         losses.append({name: F.cross_entropy(value, batch["labels"]).item() for name, value in own.items()})
-    stepped(trainer, batches[0])
-    plain = plain_gradients(trainer.model, lambda outputs: outputs.loss, batches[1])
-    found = stepped(trainer, batches[1])
+    plain = plain_gradients(trainer.model, lambda outputs: outputs.loss, batches[2])
+    found = [stepped(trainer, batch) for batch in batches][2]
     expected = {}
+    average = {name: (losses[0][name] + losses[1][name]) / 2 for name in losses[0]}
     for name, other in (("image", "text"), ("text", "image")):
-        now, before = (math.exp(losses[i][other] - losses[i][name]) for i in (1, 0))
-        expected[name] = math.exp(-0.8 * (now - before))
+        now, before = (math.exp(values[other] - values[name]) for values in (losses[2], average))
+        expected[name] = math.exp(-4.0 * (now - before))
     assert abs(expected["image"] - 1) > 0.01
     for name, gradient in found.items():
         modality = name.split(".")[1] if name.startswith("backbones.") else None
@@ -315,9 +318,13 @@ def test_pareto_weights_of_two_arrows(angle, length):
         assert factor * np.linalg.norm(2 * blend) == pytest.approx(1.5 * longest, rel=1e-3)
 
 
-def test_pareto_weights_without_a_gradient():
-    weight, factor = pareto_weights(torch.zeros(1, 3))
-    assert weight.isfinite().all() and factor.isfinite().all()
+def test_pareto_weights_where_a_gradient_is_zero_or_both_cancel():
+    """|g^f|^2, |g^u|^2, g^f . g^u: the one that is there counts once, times 1.5."""
+    weight, factor = pareto_weights(torch.tensor([[0.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert (2 * weight).tolist() == [1, 1, 1] and factor.tolist() == pytest.approx([1.5, 1.5, 1.5])
+    for length in (1.0, 3.0, 10.0):
+        weight, factor = pareto_weights(torch.tensor([[1.0, length**2, -length]]))
+        assert weight.item() == pytest.approx(length / (1 + length)) and 1.5 <= factor.item() < 3000
 
 
 # ---- Gradient blending ----
@@ -369,6 +376,35 @@ def test_estimated_weights_are_those_of_training_by_each_loss(make_trainer, make
     )
     joint.train()
     assert joint.evaluate(joint.train_dataset)["eval_loss"] == pytest.approx(table[2][2], abs=1e-4)
+    alone = make_trainer(
+        make_model(unimodal_heads=True),
+        cls=MultimodalTrainer,
+        train_dataset=joint.train_dataset,
+        trainer_kwargs={
+            "compute_loss_func": lambda outputs, labels, **_: F.cross_entropy(outputs.unimodal_logits["text"], labels)
+        },
+        **settings,
+    )
+    alone.train()
+    assert alone.evaluate(joint.train_dataset)["eval_loss"] == pytest.approx(table[1][2], abs=1e-4)
+
+
+def test_the_estimation_keeps_its_own_epochs_and_the_loss_of_the_user(make_trainer, make_model):
+    seen = []
+
+    def fused_loss(outputs, labels, **kwargs):
+        seen.append(len(labels))
+        return F.cross_entropy(outputs.logits, labels)
+
+    trainer = make_trainer(
+        make_model(unimodal_heads=True),
+        cls=GradientBlendingTrainer,
+        trainer_kwargs={"compute_loss_func": fused_loss},
+        blend_epochs=1,
+        max_steps=50,
+    )
+    trainer.estimate_weights()
+    assert len(seen) == 3 * 8  # three runs of 58 rows in batches of 8
 
 
 def test_a_resumed_run_keeps_its_weights(make_trainer, make_model, tmp_path):

@@ -110,8 +110,8 @@ class MultimodalConfig(PreTrainedConfig):
             embedding, for all modalities or by name: `"auto"`, `"cls"`, `"mean"` or `"max"`, see
             [`~pmr_hf.backbones.pool`].
         modality_dropout (`float`, *optional*, defaults to 0.0): probability, in [0, 1), that a training sample goes
-            without a modality, drawn for each; a sample that would lose all it has keeps all. It trains for samples that
-            lack some, and the fusion head on each modality alone.
+            without a modality, drawn for each; a sample that would lose all it has keeps all. It trains for samples
+            that lack some, and the fusion head on each modality alone.
         lora (`dict[str, dict]`, *optional*): by modality, arguments of `peft.LoraConfig`, such as `{"r": 8}`. These
             encoders are frozen but for their LoRA layers.
         unimodal_heads (`bool`, *optional*, defaults to `False`): also classify each embedding alone, by a linear layer

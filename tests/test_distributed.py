@@ -17,8 +17,8 @@ TWO = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 ONLINE = {"prototype_source": "online"}
 SAME = ["holes", "apart", "apart_online", "shuffled", "accumulated", "stream", "stream_each", "saved"]
 RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "gblend"]
-# 8 rows held out, in evaluation batches that two processes fill up with repeated ones
-GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 3}
+# 8 rows held out, of which two processes make an evaluation batch of 16 by repeating them
+GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 SHARDED = ["sharded", "sharded_saved"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 

@@ -56,8 +56,7 @@ def run(
     own = {"pmr_alpha": 2.0} if method == "PMRTrainer" else {}
     args = trainer_class.args_class(str(output), **(DEFAULTS | own | options))
     args.per_device_train_batch_size = batch // args.world_size
-    if "per_device_eval_batch_size" not in options:
-        args.per_device_eval_batch_size = args.per_device_train_batch_size
+    args.per_device_eval_batch_size = options.get("per_device_eval_batch_size", batch) // args.world_size
     shard = shard if args.world_size > 1 else None
     if shard == "accelerate":
         # Accelerate shards on GPUs only, and leaves a model on CPUs whole without a word.

@@ -4,39 +4,35 @@ Compare PMR with the methods beside it, under one protocol: every method, fusion
     python examples/benchmark.py --methods joint pmr unimodal --seeds 0 1 2              # digits of scikit-learn
     python examples/benchmark.py --dataset cg_mnist --data_dir mnist --methods joint pmr \\
         --fusions concat sum film gated --learning_rates 1e-2 3e-2 --output_dir outputs/cg_mnist
-    python examples/benchmark.py --methods pmr --vary pmr_alpha 0.5 1 2 4                # an ablation
+    python examples/benchmark.py --methods joint pmr --vary pmr_alpha 0.5 1 2 4          # an ablation
 
-Each run is one of `examples/run_pmr.py`, and every argument that is not listed by --help goes there. The learning rate
-of each method is the one of the grid with the best validation accuracy on the first seed; the best epoch is chosen on
-validation; the test is touched once, by the runs at the chosen rate. A run that is finished is not run again, and one
-that was stopped goes on where it was: start the same command again.
+Each run is one of `examples/run_pmr.py`. Every argument that is not listed by --help goes there, to the methods that
+know it. The learning rate of each method is the one of the grid with the best validation accuracy on the first seed;
+the best epoch is chosen on validation; the test is touched once, by the runs at the chosen rate. A run that is finished
+is not run again, and one that was stopped goes on where it was: start the same command again.
 
-In the folder of the output: `results.jsonl`, a line for each run, `results.md`, the table, and plots.
+In the folder of the output: `results.jsonl`, a line for each run, with those of earlier commands, `results.md`, the
+table, and plots.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
+import psutil  # of accelerate
+from benchmark_measure import measure
 from benchmark_report import write_report
-from datasets import Dataset
+from run_pmr import METHODS as TRAINERS
 from run_pmr import ScriptArguments, load_data, parse_arguments
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor
-from pmr_hf.losses import true_class_probability
-from pmr_hf.shapley import shapley_values
+from pmr_hf import MultimodalModel, MultimodalProcessor
 
 
 # Each method by the arguments of run_pmr.py; `unimodal` is a run for each modality alone.
@@ -55,7 +51,16 @@ METHODS = {
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],
 }
-PROBE_ROWS = 10_000  # training rows that a linear probe is fitted to
+# What decides about runs, and where it is set
+DECIDED = {
+    "method": "by --methods",
+    "fusion": "by --fusions",
+    "seed": "by --seeds",
+    "modalities": "by --methods unimodal",
+    "do_predict": "by the protocol",
+    "resume_from_checkpoint": "by the protocol",
+}
+Options = list[list[str]]  # an argument and its values each
 
 
 class Cell(NamedTuple):
@@ -63,8 +68,8 @@ class Cell(NamedTuple):
 
     method: str
     fusion: str
-    rate: str | None  # as it was given; that of run_pmr.py if `None`
-    seed: int
+    rate: str | None = None  # as it was given; that of run_pmr.py if `None`
+    seed: int = 0
     modality: str | None = None  # of `unimodal`
     setting: tuple[str, str] | None = None  # an argument that is varied, and its value
 
@@ -76,11 +81,36 @@ class Cell(NamedTuple):
         return "-".join(part for part in parts if part is not None)
 
     @property
-    def arguments(self) -> list[str]:
-        arguments = ["--fusion", self.fusion, "--seed", str(self.seed), *METHODS[self.method]]
+    def group(self) -> dict[str, str | None]:
+        """What it has in common with the same at other rates and seeds."""
+        method = self.method if self.modality is None else f"{self.method}: {self.modality}"
+        return {
+            "method": method,
+            "setting": None if self.setting is None else "=".join(self.setting),
+            "fusion": self.fusion,
+        }
+
+    def arguments(self, shared: Options) -> list[str]:
+        """Those of run_pmr.py."""
+        arguments = flat(known_to(self.method, shared))
+        arguments += ["--fusion", self.fusion, "--seed", str(self.seed), *METHODS[self.method]]
         arguments += [] if self.modality is None else ["--modalities", self.modality]
         arguments += [] if self.setting is None else [f"--{self.setting[0]}", self.setting[1]]
         return arguments + ([] if self.rate is None else ["--learning_rate", self.rate])
+
+
+class RunError(Exception):
+    """What keeps a run from its result."""
+
+
+class Runs(NamedTuple):
+    """Where the runs of a command are, and what they share."""
+
+    folder: Path
+    shared: Options
+    rates: list[str | None]
+    seeds: list[int]
+    only_report: bool
 
 
 def main() -> None:
@@ -94,95 +124,221 @@ def main() -> None:
     parser.add_argument("--vary", nargs="+", metavar=("ARGUMENT", "VALUE"), help="an argument of run_pmr.py and values")
     parser.add_argument("--output_dir", type=Path, help="by default outputs/benchmark and the name of the data")
     parser.add_argument("--only_report", action="store_true", help="run nothing, write table and plots anew")
-    args, shared = parser.parse_known_args()
-    if args.vary is not None and len(args.vary) < 2:
-        parser.error(f"expected an argument and at least one value in --vary, got {args.vary}")
-    script_args, _ = parse_arguments([*shared, "--output_dir", "unused"])
+    args, others = parser.parse_known_args()
+    for name in ("methods", "fusions", "seeds", "learning_rates", "vary"):
+        setattr(args, name, list(dict.fromkeys(getattr(args, name) or [])))
+    shared = options_of(others)
+    mistake = mistake_in(args, shared)
+    if mistake is not None:
+        parser.error(mistake)
+    script_args = parsed(Cell(args.methods[0], args.fusions[0]), shared)
+    groups = groups_of(args, list(script_args.columns))
+    rates = args.learning_rates or [None]
+    for group in groups:  # a mistake in any of them shows before the first is run
+        for rate in rates:
+            parsed(group._replace(rate=rate), shared)
     folder = args.output_dir or Path("outputs") / f"benchmark-{script_args.data_name.replace('/', '-')}"
+    runs = Runs(folder, shared, rates, args.seeds, args.only_report)
 
-    chosen = []
-    for group in groups_of(args, list(script_args.columns)):
-        first = [group._replace(rate=rate, seed=args.seeds[0]) for rate in args.learning_rates or [None]]
-        accuracies = [trained(cell, folder, shared, args.only_report).get("eval_accuracy", -1.0) for cell in first]
-        best = first[int(np.argmax(accuracies))]  # the first of equals
-        for seed in args.seeds:
-            cell = best._replace(seed=seed)
-            if trained(cell, folder, shared, args.only_report):
-                chosen.append(measured(cell, folder, shared, args.only_report))
-                write_report(folder, [result for result in chosen if result])
+    try:
+        results = earlier_results(runs, groups)
+    except RunError as error:
+        sys.exit(str(error))
+    failures = []
+    for group in groups:
+        try:
+            for result in results_of(group, runs):
+                results.append(result)
+                write_report(folder, results)
+        except RunError as error:
+            failures.append(str(error))
+    if failures:
+        sys.exit("\n".join(failures))
+    if not results:
+        sys.exit(f"Expected finished runs in {folder}, found none.")
+
+
+# ---- What to run ----
 
 
 def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
     """The cells of the command, but for learning rates and seeds, those of one method after the other."""
-    settings = [None] if args.vary is None else [(args.vary[0], value) for value in args.vary[1:]]
     groups = []
     for method in args.methods:
-        if method == "unimodal":  # no fusion, and nothing of a method to vary
-            groups += [Cell(method, "concat", None, 0, modality=name) for name in modalities]
+        settings = [(args.vary[0], value) for value in args.vary[1:]]
+        if not known_to(method, [[f"--{name}"] for name, _ in settings]):
+            settings = [None]
+        if method == "unimodal":  # no fusion
+            heads = [("concat", name) for name in modalities]
         else:
-            groups += [
-                Cell(method, fusion, None, 0, setting=setting) for fusion in args.fusions for setting in settings
-            ]
+            heads = [(fusion, None) for fusion in args.fusions]
+        groups += [Cell(method, head, modality=name, setting=setting) for head, name in heads for setting in settings]
     return groups
 
 
-def trained(cell: Cell, folder: Path, shared: list[str], only_report: bool) -> dict[str, Any]:
-    """What training and validation of a cell gave; runs it if that is not known yet."""
-    out = folder / cell.name
-    arguments = [*shared, *cell.arguments]
-    file = out / "trained.json"
+def options_of(arguments: list[str]) -> Options:
+    options: Options = []
+    for part in arguments:
+        if part.startswith("--") or not options:
+            options.append([part])
+        else:
+            options[-1].append(part)
+    return options
+
+
+def flat(options: Options) -> list[str]:
+    return [part for option in options for part in option]
+
+
+def name_of(option: list[str]) -> str:
+    return option[0].removeprefix("--").partition("=")[0].replace("-", "_").removeprefix("no_")
+
+
+def known_to(method: str, options: Options) -> Options:
+    """Those that run_pmr.py has for a method."""
+    trainer = TRAINERS[METHODS[method][1]]
+    names = {field.name for arguments in (ScriptArguments, trainer.args_class) for field in fields(arguments)}
+    return [option for option in options if name_of(option) in names]
+
+
+def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
+    """A sentence if an argument is not known, or set in two places."""
+    if len(args.vary) == 1:
+        return f"Expected an argument and at least one value in --vary, got {args.vary}."
+    decided = DECIDED | {"learning_rate": "by --learning_rates"} if args.learning_rates else DECIDED
+    decided |= {name_of(option): f"by {method}" for method in args.methods for option in options_of(METHODS[method])}
+    varied = [[f"--{name}"] for name in args.vary[:1]]
+    for option in [*shared, *varied]:
+        if name_of(option) in decided:
+            return f"Expected no {option[0]} here: it is set {decided[name_of(option)]}."
+        if not any(known_to(method, [option]) for method in args.methods):
+            return f"Expected arguments of run_pmr.py that {' or '.join(args.methods)} knows, got {option[0]}."
+    if varied and name_of(varied[0]) in map(name_of, shared):
+        return f"Expected {varied[0][0]} in --vary alone."
+    return None
+
+
+def parsed(cell: Cell, shared: Options) -> ScriptArguments:
+    return parse_arguments([*cell.arguments(shared), "--output_dir", "unused"])[0]
+
+
+# ---- Running it ----
+
+
+def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
+    """The result of each seed, at the rate with the best validation accuracy on the first one; runs what is missing."""
+    first = [group._replace(rate=rate, seed=runs.seeds[0]) for rate in runs.rates]
+    found = [(trained(cell, runs), cell) for cell in first]
+    accuracies = [(train["eval_accuracy"], cell) for train, cell in found if train and "diverged" not in train]
+    if accuracies:
+        best = max(accuracies, key=lambda pair: pair[0])[1]  # the first of equals
+        for seed in runs.seeds:
+            cell = best._replace(seed=seed)
+            train = trained(cell, runs)
+            if train and "diverged" in train:
+                raise RunError(f"Expected {cell.name} to train, but it diverged: {train['diverged']}")
+            result = measured(cell, runs, train)
+            if result is not None:
+                yield result
+    elif not runs.only_report:
+        raise RunError(f"Expected {first[0].name} to train at one of the rates, but it diverged with each.")
+
+
+def earlier_results(runs: Runs, groups: list[Cell]) -> list[dict[str, Any]]:
+    """What other commands have measured in this folder, with the same arguments but for those of a method."""
+    results = []
+    for file in sorted(runs.folder.glob("*/result.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        if not any(group.group.items() <= result.items() for group in groups):
+            before, now = (known_to("joint", options) for options in (options_of(result["arguments"]), runs.shared))
+            require_same(file.parent, flat(before), flat(now))
+            results.append(result)
+    return results
+
+
+def trained(cell: Cell, runs: Runs) -> dict[str, Any] | None:
+    """What training and validation of a cell gave, `None` if it is not to be run; `diverged` says that a loss did."""
+    out, arguments = runs.folder / cell.name, cell.arguments(runs.shared)
+    known, file = out / "arguments.json", out / "trained.json"
+    if known.is_file():
+        require_same(out, json.loads(known.read_text(encoding="utf-8")), arguments)
     if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["arguments"] != arguments:
-            raise ValueError(
-                f"Expected the run in {out} to be of the arguments {arguments}, but it is of {found['arguments']}; "
-                "give another --output_dir."
-            )
-        return found
-    if only_report:
-        return {}
+        return json.loads(file.read_text(encoding="utf-8"))
+    if runs.only_report:
+        return None
+    require_free(out)
+    again = known.is_file()
     out.mkdir(parents=True, exist_ok=True)
-    script = Path(__file__).parent / "run_pmr.py"
-    command = [sys.executable, "-m", "accelerate.commands.launch", str(script), *arguments]
-    command += ["--output_dir", str(out), "--do_predict", "False", "--resume_from_checkpoint", "True"]
+    write_json(known, arguments)
     print(f"{cell.name}: training, see {out / 'log.txt'}", flush=True)
-    with (out / "log.txt").open("a", encoding="utf-8") as log:
-        code = subprocess.run([*command, "--disable_tqdm", "True"], stdout=log, stderr=subprocess.STDOUT).returncode
-    if code != 0:
-        lines = (out / "log.txt").read_text(encoding="utf-8").splitlines()
-        said = next((line for line in reversed(lines) if "Error" in line), "")
-        raise RuntimeError(f"Expected {cell.name} to train, but it ended with code {code} ({said}); see its log.txt.")
-    results = json.loads((out / "all_results.json").read_text(encoding="utf-8"))
-    found = {"arguments": arguments} | results
+    code, error = launch(out, arguments)
+    if code == 0:
+        found = json.loads((out / "all_results.json").read_text(encoding="utf-8"))
+        found["train_resumed"] |= int(again)
+    elif error.startswith("FloatingPointError"):
+        found = {"diverged": error}
+    else:
+        raise RunError(f"Expected {cell.name} to train, but it ended with code {code} ({error}); see its log.txt.")
     write_json(file, found)
     return found
 
 
-def measured(cell: Cell, folder: Path, shared: list[str], only_report: bool) -> dict[str, Any]:
-    """All that is reported of a trained cell; its test split is read here, once."""
-    out = folder / cell.name
+def launch(out: Path, arguments: list[str]) -> tuple[int, str]:
+    """Train in a folder until it ends: the code, and the last error of its log."""
+    script = Path(__file__).parent / "run_pmr.py"
+    command = [sys.executable, "-m", "accelerate.commands.launch", str(script), *arguments, "--output_dir", str(out)]
+    command += ["--do_predict", "False", "--resume_from_checkpoint", "True", "--disable_tqdm", "True"]
+    with (out / "log.txt").open("a+", encoding="utf-8") as log:
+        begin = log.seek(0, os.SEEK_END)
+        with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process:
+            write_json(out / "process.json", [process.pid, psutil.Process(process.pid).create_time()])
+        log.seek(begin)
+        errors = re.findall(r"^(?:\[rank\d+\]: )?(\w+(?:Error|Exception): .*)", log.read(), re.MULTILINE)
+    return process.returncode, errors[-1] if errors else "no error in its log"
+
+
+def require_free(out: Path) -> None:
+    """A run goes on where the command that started it is killed alone."""
+    file = out / "process.json"
+    if file.is_file():
+        pid, started = json.loads(file.read_text(encoding="utf-8"))
+        if psutil.pid_exists(pid) and psutil.Process(pid).create_time() == started:
+            raise RunError(f"Expected no run in {out}, but process {pid} still trains there; wait for it or stop it.")
+
+
+def require_same(out: Path, before: list[str], now: list[str]) -> None:
+    ours, theirs = ([" ".join(option) for option in options_of(each)] for each in (now, before))
+    if sorted(ours) != sorted(theirs):
+        more = ", ".join(option for option in theirs if option not in ours) or "none"
+        less = ", ".join(option for option in ours if option not in theirs) or "none"
+        raise RunError(
+            f"Expected the run in {out} to have the arguments of this command, but it has {more} in place of {less}; "
+            "give another --output_dir."
+        )
+
+
+def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, Any] | None:
+    """All that is reported of a trained cell, `None` if it is not; its test split is read here, once."""
+    out = runs.folder / cell.name
     file = out / "result.json"
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
-    if only_report:
-        return {}
+    if runs.only_report or train is None:
+        return None
     print(f"{cell.name}: measuring", flush=True)
-    train = trained(cell, folder, shared, only_report)
-    script_args, training_args = parse_arguments([*shared, *cell.arguments, "--output_dir", str(out)])
+    script_args, training_args = parse_arguments([*cell.arguments(runs.shared), "--output_dir", str(out)])
     model = MultimodalModel.from_pretrained(out).to(training_args.device).eval()
     processor = MultimodalProcessor.from_pretrained(out)
     data = load_data(script_args, processor, cell.seed)
     history = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    result: dict[str, Any] = {
+    result = {
         "name": cell.name,
         "data": script_args.data_name,
-        "method": cell.method if cell.modality is None else f"{cell.method}: {cell.modality}",
-        "setting": None if cell.setting is None else "=".join(cell.setting),
-        "fusion": cell.fusion,
+        **cell.group,
         "seed": cell.seed,
         "learning_rate": training_args.learning_rate,
         "epochs": training_args.num_train_epochs,
-        "arguments": shared,
+        "arguments": flat(known_to(cell.method, runs.shared)),
         "train_samples": len(data["train"]),
         "train_seconds": train["train_seconds"] if train["train_resumed"] == 0 else None,
         "peak_memory_mib": train["train_peak_memory_mib"],
@@ -194,93 +350,11 @@ def measured(cell: Cell, folder: Path, shared: list[str], only_report: bool) -> 
     return result
 
 
-def write_json(file: Path, content: dict[str, Any]) -> None:
+def write_json(file: Path, content: Any) -> None:
     """All of it or nothing, so that what is there is whole."""
     part = file.with_suffix(".part")
     part.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, file)
-
-
-@torch.inference_mode()
-def measure(
-    model: MultimodalModel,
-    processor: MultimodalProcessor,
-    data: dict[str, Dataset],
-    script_args: ScriptArguments,
-    batch_size: int,
-    seed: int,
-) -> dict[str, Any]:
-    """
-    Test accuracy and macro F1, fused, and of each modality m `m_prototype_accuracy`, `m_head_accuracy` where the head
-    splits, `m_probe_accuracy` (logistic regression on its embeddings) and `m_share`, its mean Shapley value for the
-    probability of the true class by the fused head. The split is the test if there is one, else the validation.
-    """
-    split = "test" if "test" in data else "validation"
-    collator = MultimodalCollator(
-        processor, columns=script_args.columns, label=script_args.label_column, on_error=script_args.on_error
-    )
-    train = data["train"].shuffle(seed=seed).select(range(min(PROBE_ROWS, len(data["train"]))))
-    fitted = embed(model, train, collator, batch_size, "Embedding training rows")
-    tested = embed(model, data[split], collator, batch_size, f"Embedding {split} rows")
-    embeddings, present, labels = tested
-    logits = model.fuse(embeddings, present)
-    guesses = logits.argmax(1)
-    result = {
-        "split": split,
-        "test_accuracy": share_right(guesses, labels),
-        "test_macro_f1": f1_score(labels.cpu(), guesses.cpu(), average="macro", zero_division=0),
-    }
-    alone = model.prototypes(embeddings)
-    slices = model.modality_logits(embeddings, present) if model.fusion.splits_by_modality else {}
-    names = list(embeddings)
-    if len(names) == 1:  # all that is fused is this modality
-        slices = {}
-
-    def true_class_score(taking_part: tuple[bool, ...]) -> torch.Tensor:
-        some = {name: present[name] & takes for name, takes in zip(names, taking_part, strict=True)}
-        return true_class_probability(model.fuse(embeddings, some), labels)
-
-    shares = shapley_values(true_class_score, len(names)).mean(1)
-    for name, share in zip(names, shares.tolist(), strict=True):
-        has = present[name]
-        result[f"{name}_prototype_accuracy"] = share_right(alone[name].argmax(1)[has], labels[has])
-        if name in slices:
-            result[f"{name}_head_accuracy"] = share_right(slices[name].argmax(1)[has], labels[has])
-        seen = fitted[1][name].cpu()
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        probe.fit(fitted[0][name].float().cpu().numpy()[seen], fitted[2].cpu().numpy()[seen])
-        rows = has.cpu()
-        result[f"{name}_probe_accuracy"] = probe.score(
-            embeddings[name].float().cpu().numpy()[rows], labels.cpu().numpy()[rows]
-        )
-        if len(names) > 1:
-            result[f"{name}_share"] = share
-    return result
-
-
-def embed(
-    model: MultimodalModel, rows: Dataset, collator: MultimodalCollator, batch_size: int, description: str
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
-    """Embeddings (N, D_m) and presence (N,) by modality, and labels (N,), of all rows."""
-    embeddings: dict[str, list[torch.Tensor]] = {name: [] for name in model.config.modalities}
-    present: dict[str, list[torch.Tensor]] = {name: [] for name in model.config.modalities}
-    labels = []
-    for batch in tqdm(DataLoader(rows, batch_size, collate_fn=collator), desc=description, leave=False):
-        labels.append(batch.pop("labels").to(model.device))
-        output = model(**{name: {key: v.to(model.device) for key, v in part.items()} for name, part in batch.items()})
-        full = torch.ones_like(labels[-1], dtype=torch.bool)
-        for name, embedding in output.embeddings.items():
-            embeddings[name].append(embedding)
-            present[name].append(full if output.present is None else output.present[name])
-    return (
-        {name: torch.cat(parts) for name, parts in embeddings.items()},
-        {name: torch.cat(parts) for name, parts in present.items()},
-        torch.cat(labels),
-    )
-
-
-def share_right(guesses: torch.Tensor, labels: torch.Tensor) -> float:
-    return (guesses == labels).double().mean().item()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ def write_report(folder: Path, results: list[Result]) -> None:
     lines = [json.dumps(result, ensure_ascii=False) + "\n" for result in results]
     (folder / "results.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "results.md").write_text(table_of(results), encoding="utf-8")
-    for fusion in sorted({result["fusion"] for result in results}):
+    heads = {result["fusion"] for result in results if not result["method"].startswith("unimodal")}
+    for fusion in sorted(heads or {"concat"}):
         plot_curves(folder, fusion, results)
 
 
@@ -35,21 +36,31 @@ def rows_of(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
 
 
 def modalities_of(results: list[Result]) -> list[str]:
-    ending = "_probe_accuracy"
-    return list(dict.fromkeys(key.removesuffix(ending) for result in results for key in result if key.endswith(ending)))
+    return list(dict.fromkeys(name for result in results for name in result["modalities"]))
+
+
+def reference_of(fusion: str, group: list[Result], rows: dict[tuple[str, str], list[Result]]) -> dict[int, Result]:
+    """By seed, joint training with the same head and setting, else without one; none for joint training itself."""
+    method, setting = group[0]["method"], group[0]["setting"]
+    candidates = [] if method == "joint" or setting is None else [f"joint, {setting}"]
+    candidates += [] if method == "joint" and setting is None else ["joint"]
+    found = [rows[fusion, name] for name in candidates if (fusion, name) in rows]
+    return {result["seed"]: result for result in found[0]} if found else {}
 
 
 def table_of(results: list[Result]) -> str:
     """Two Markdown tables, of the fused answer and of each modality: mean ± standard deviation over the seeds."""
     names = modalities_of(results)
-    fused = [["fusion", "method", "seeds", "accuracy", "over joint", "macro F1", "time", "memory", "learning rate"]]
+    splits = " and ".join(sorted({result["split"] for result in results}))
+    accuracy = f"{splits} accuracy" + (", selected by" if "validation" in splits else "")
+    fused = [["fusion", "method", "seeds", accuracy, "over joint", "macro F1", "time", "memory", "learning rate"]]
     alone = [["fusion", "method"]]
     alone[0] += [f"{name}, {what}" for name in names for what in ("prototypes", "head", "probe", "share")] + ["ratio"]
     rows = rows_of(results)
     for (fusion, method), group in rows.items():
-        joint = {result["seed"]: result for result in rows.get((fusion, "joint"), [])}
+        joint = reference_of(fusion, group, rows)
         pairs = [(result, joint[result["seed"]]) for result in group if result["seed"] in joint]
-        gains = [100 * (own["test_accuracy"] - other["test_accuracy"]) for own, other in pairs if method != "joint"]
+        gains = [100 * (own["test_accuracy"] - other["test_accuracy"]) for own, other in pairs]
         ahead = sum(gain > 0 for gain in gains)
         over = f"{spread(gains, signed=True)} ({ahead} of {len(gains)} ahead)" if gains else ""
         costs = []
@@ -94,19 +105,16 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
     paper's Figs. 2a, 4a to 4c), and where `gradient_cosine_steps` was given the cosine of unimodal and fused gradients
     (Fig. 2c): the mean over seeds, and their range as a band.
     """
-    groups = {
-        method: group
-        for (head, method), group in rows_of(results).items()
-        if head == fusion or (head == "none" and fusion == "concat")
-    }
+    groups = {method: group for (head, method), group in rows_of(results).items() if head in (fusion, "none")}
     names = modalities_of([result for group in groups.values() for result in group])
     panels = [("eval_accuracy", "fused"), *((f"eval_{name}_prototype_accuracy", f"{name} alone") for name in names)]
     panels += [("rho", f"ratio ρ = {names[0]} / {names[1]}")] if len(names) == 2 else []
-    cosines = [f"{name}_gradient_cosine" for name in names]
-    if any(curve_of(folder / result["name"], key) for group in groups.values() for result in group for key in cosines):
-        panels += [(key, f"{name}: cosine to the fused gradient") for key, name in zip(cosines, names, strict=True)]
+    panels += [(f"{name}_gradient_cosine", f"{name}: cosine to the fused gradient") for name in names]
+    runs = [folder / result["name"] for group in groups.values() for result in group]
+    panels = [(key, title) for key, title in panels if any(curve_of(run, key) for run in runs)]
     figure = Figure(figsize=(4.3 * len(panels), 4.2), layout="constrained")
-    colors = dict(zip(groups, cycle(matplotlib.color_sequences["tab10"]), strict=False))
+    styles = [(color, style) for style in ("-", "--", ":") for color in matplotlib.color_sequences["tab10"]]
+    styles = dict(zip(groups, cycle(styles), strict=False))
     for axes, (key, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         for method, group in groups.items():
             curves = [curve_of(folder / result["name"], key) for result in group]
@@ -114,8 +122,9 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
             epochs = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
             if epochs:
                 values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])
-                axes.plot(epochs, values.mean(0), label=method, color=colors[method])
-                axes.fill_between(epochs, values.min(0), values.max(0), color=colors[method], alpha=0.15, lw=0)
+                color, style = styles[method]
+                axes.plot(epochs, values.mean(0), style, label=method, color=color)
+                axes.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.15, lw=0)
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

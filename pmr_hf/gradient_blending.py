@@ -21,7 +21,7 @@ from .unimodal_heads import UnimodalHeadsTrainer
 
 logger = logging.get_logger(__name__)
 
-WEIGHTS_NAME = "blend_weights.json"
+LOSSES_NAME = "blend_losses.json"
 FUSED = "fused"
 
 
@@ -84,8 +84,8 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
     offline weights: w_k proportional to G_k / O_k^2 (Eq. 6, Algorithms 1 and 2), which sum to 1.
 
     Before training, the model is trained from the same beginning by each of the losses alone. G_k is how much the loss
-    sank on held-out training rows, and O_k by how much more it sank on the rows that were trained on. The weights stand
-    in `blend_weights.json` in the output folder, from where a resumed run takes them.
+    sank on held-out training rows, and O_k by how much more it sank on the rows that were trained on. What is measured
+    stands in `blend_losses.json` in the output folder, from where a resumed run takes it.
 
     Said where the paper is silent: a loss that did not sink on the held-out rows gets weight 0, |O_k| is taken to be
     at least 1e-3, and if no loss sank, all get the same weight. The estimation takes M + 1 further runs, whose time
@@ -125,16 +125,8 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         """Estimate the weights, unless they are given or of the run that is resumed, and train."""
-        file = Path(self.args.output_dir, WEIGHTS_NAME)
         if self.args.blend_weights is None:
-            if resume_from_checkpoint and file.is_file():
-                self.args.blend_weights = json.loads(file.read_text(encoding="utf-8"))
-            else:
-                self.args.blend_weights = self.estimate_weights()
-                if self.args.should_save:
-                    part = file.with_suffix(".part")
-                    part.write_text(json.dumps(self.args.blend_weights), encoding="utf-8")
-                    os.replace(part, file)
+            self.args.blend_weights = self.estimate_weights(resume=bool(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def method_loss(
@@ -148,8 +140,11 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
 
     # ---- Offline weights ----
 
-    def estimate_weights(self) -> dict[str, float]:
-        """The weights of each modality's loss and of the fused one (Algorithm 1); the model is left as it is."""
+    def estimate_weights(self, resume: bool = False) -> dict[str, float]:
+        """
+        The weights of each modality's loss and of the fused one (Algorithm 1); the model is left as it is. What was
+        measured before goes on from the output folder with `resume`.
+        """
         rows = torch.randperm(len(self.train_dataset), generator=torch.Generator().manual_seed(self.args.seed)).tolist()
         held_out = max(1, round(self.args.blend_holdout * len(rows)))
         if held_out >= len(rows):
@@ -159,15 +154,24 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             )
         splits = [Subset(self.train_dataset, part) for part in (rows[held_out:], rows[:held_out])]
         names = [*self.prototypes.widths, FUSED]
-        measured = []
+        file = Path(self.args.output_dir, LOSSES_NAME)
+        measured = json.loads(file.read_text(encoding="utf-8")) if resume and file.is_file() else {}
+        self.accelerator.wait_for_everyone()  # before the first process writes the file
         for k, name in enumerate(tqdm(names, desc="Weights of the losses", disable=self._hide_progress)):
+            if name in measured:
+                continue
             with isolated_random_state(self.args.seed, self.args.device):
                 trainer = self._estimator(name, splits[0])
                 before = [trainer.mean_losses(split)[k] for split in splits]
                 trainer.train()
                 after = [trainer.mean_losses(split)[k] for split in splits]
-            measured.append([*before, *after])
-        weights = blend_weights(torch.tensor(measured)).tolist()
+            measured[name] = [*before, *after]
+            if self.args.should_save:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                part = file.with_suffix(".part")
+                part.write_text(json.dumps(measured), encoding="utf-8")
+                os.replace(part, file)
+        weights = blend_weights(torch.tensor([measured[name] for name in names])).tolist()
         logger.info(f"Weights of the losses: {dict(zip(names, weights, strict=True))}")
         return dict(zip(names, weights, strict=True))
 

@@ -75,7 +75,7 @@ def test_what_is_finished_is_not_run_again_and_other_arguments_are_refused(finis
     assert Image.open(finished / "curves-concat.png").width > 1000
     rates = ("--learning_rates", "1e-6", "3e-2", "--weight_decay", "0.1")
     run = benchmark(finished, "--methods", "pmr", "--seeds", "3", *rates)
-    assert run.returncode != 0 and "give another --output_dir" in run.stderr
+    assert run.returncode != 0 and "it has none in place of --weight_decay 0.1; give another --output_dir" in run.stderr
 
 
 @pytest.mark.slow
@@ -86,7 +86,14 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
         while not list(tmp_path.glob("*/checkpoint-*/trainer_state.json")):
             assert run.poll() is None
             time.sleep(0.05)
+        # The command alone: its run goes on, and no other is started beside it
+        run.kill()
+        run.wait()
+        second = benchmark(tmp_path, *arguments)
+        assert second.returncode == 1 and "still trains there; wait for it or stop it" in second.stderr
         os.killpg(run.pid, signal.SIGKILL)
+    other = benchmark(tmp_path, *arguments, "--weight_decay", "0.1")
+    assert other.returncode == 1 and "give another --output_dir" in other.stderr
     run = benchmark(tmp_path, *arguments)
     assert run.returncode == 0, run.stderr
     (result,) = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
@@ -105,32 +112,138 @@ def test_the_papers_settings_are_understood(dataset, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_named(tmp_path):
-    run = benchmark(tmp_path, "--methods", "pmr", "--seeds", "3", "--optim", "sgd", "--optim_args", "nonsense")
-    assert run.returncode != 0
-    assert "Expected concat-pmr-seed3 to train, but it ended with code 1 (" in run.stderr
+    """The others are run all the same."""
+    wrong = ("--optim", "sgd", "--optim_args", "nonsense")
+    run = benchmark(tmp_path, "--methods", "pmr", "joint", "--seeds", "3", *wrong)
+    assert run.returncode == 1
+    for name in ("concat-pmr-seed3", "concat-joint-seed3"):
+        assert f"Expected {name} to train, but it ended with code 1 (ValueError: not enough values" in run.stderr
+
+
+@pytest.mark.slow
+def test_numbers_of_three_modalities_without_a_test_and_with_a_rate_that_diverges(tmp_path):
+    """`b` has no value in validation, and `c` is there for one class alone in training."""
+    rows = {"train": range(96), "validation": range(96, 144)}
+    for name, numbers in rows.items():
+        lines = ["a1,a2,b,c,label"]
+        for i in numbers:
+            kind, b = i % 3, "" if name == "validation" else i % 5
+            lines.append(f"{kind},{i % 7},{b},{i % 4 if kind == 0 else ''},{'xyz'[kind]}")
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
+    files = ["--train_file", str(tmp_path / "train.csv"), "--validation_file", str(tmp_path / "validation.csv")]
+    data = [*files, "--columns", "a=a1,a2", "b=b", "c=c", "--backbones", "a=numbers", "b=numbers", "c=numbers"]
+    common = [*data, "--seeds", "0", "--learning_rates", "1e30", "1e-2", "--optim", "sgd", "--logging_steps", "1"]
+    methods = ["--methods", "joint", "unimodal", "ogm", "--fusions", "film"]
+    run = benchmark(tmp_path / "out", *common, *methods, "--ogm_alpha", "0.5", "--gradient_cosine_steps", "2")
+    assert run.returncode == 0, run.stderr
+    results = {result["method"]: result for result in map(json.loads, (tmp_path / "out" / "results.jsonl").open())}
+    assert list(results) == ["joint", "unimodal: a", "unimodal: b", "unimodal: c", "ogm"]
+    assert all(result["split"] == "validation" and result["learning_rate"] == 1e-2 for result in results.values())
+    assert all("diverged" in path.read_text() for path in tmp_path.glob("out/*1e30*/trained.json"))
+    for result in (results["joint"], results["ogm"]):
+        assert "a_probe_accuracy" in result and "c_prototype_accuracy" in result
+        assert not {"a_head_accuracy", "b_probe_accuracy", "b_prototype_accuracy", "c_probe_accuracy"} & result.keys()
+        shares = [result[f"{name}_share"] for name in "abc"]
+        assert shares[1] == 0 and all(abs(share) < 1 for share in shares)
+    assert results["ogm"]["arguments"][-4:] == ["--ogm_alpha", "0.5", "--gradient_cosine_steps", "2"]
+    assert "--ogm_alpha" not in results["joint"]["arguments"]
+    assert "validation accuracy, selected by" in (tmp_path / "out" / "results.md").read_text()
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["curves-film.png"]
+    # a second command in the same folder keeps the results of the first
+    run = benchmark(tmp_path / "out", *common, "--gradient_cosine_steps", "2", "--methods", "acc")
+    assert run.returncode == 0, run.stderr
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.fixture(scope="module")
-def report():
+def examples():
     sys.path.insert(0, str(EXAMPLES))
+    import benchmark
     import benchmark_report
 
     sys.path.remove(str(EXAMPLES))
-    return benchmark_report
+    return benchmark, benchmark_report
 
 
-def test_the_table_by_hand(report):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--fusion sum", "Expected no --fusion here: it is set by --fusions."),
+        ("--seed=7", "Expected no --seed=7 here: it is set by --seeds."),
+        ("--learning_rates 1e-2 --learning_rate 1", "it is set by --learning_rates."),
+        ("--methods joint ogm --pmr_alpha 2", "that joint or ogm knows, got --pmr_alpha."),
+        ("--vary pmr_alfa 1", "that joint or pmr knows, got --pmr_alfa."),
+        ("--vary pmr_alpha", "at least one value"),
+        ("--vary pmr_alpha 1 --pmr_alpha 2", "Expected --pmr_alpha in --vary alone."),
+        ("--methods pmr_without_per --vary pmr_mu 0.1", "it is set by pmr_without_per."),
+        ("--fusions film flim", "invalid choice: 'flim'"),
+        ("--num_train_epochs many", "invalid float value: 'many'"),
+        ("--only_report", "Expected finished runs in "),
+    ],
+)
+def test_a_mistake_stops_before_the_first_run(examples, arguments, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--output_dir", str(tmp_path / "out"), *arguments.split()])
+    with pytest.raises(SystemExit) as stopped:
+        examples[0].main()
+    assert said in (stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_arguments_go_to_the_methods_that_know_them(examples):
+    benchmark, _ = examples
+    shared = benchmark.options_of(["--pmr_alpha", "2", "--no_remove_unused_columns", "--columns", "a=x", "b=y"])
+    own = {name: benchmark.Cell(name, "sum", "1e-2", 4).arguments(shared) for name in ("joint", "pmr_hard", "ogm_ge")}
+    assert own["joint"][:4] == ["--no_remove_unused_columns", "--columns", "a=x", "b=y"]
+    assert own["pmr_hard"][:3] == ["--pmr_alpha", "2", "--no_remove_unused_columns"]
+    rest = ["--fusion", "sum", "--seed", "4", "--method", "ogm", "--ogm_noise", "True", "--learning_rate", "1e-2"]
+    assert own["ogm_ge"][4:] == rest
+
+
+def test_the_table_by_hand(examples):
     base = {"fusion": "concat", "setting": None, "rho": 0.5, "peak_memory_mib": 100.0, "learning_rate": 0.01}
+    base |= {"modalities": ["a"], "split": "test"}
     results = []
     for method, accuracies, seconds in (("joint", (0.3, 0.4, 0.5), 10.0), ("pmr", (0.5, 0.5, 0.4), 12.0)):
         for seed, accuracy in enumerate(accuracies):
             own = {"a_probe_accuracy": 0.25, "a_prototype_accuracy": accuracy, "a_share": 0.1 * seed}
             own |= {"method": method, "seed": seed, "test_accuracy": accuracy, "test_macro_f1": 0.2}
             results.append({**base, **own, "train_seconds": None if seed == 1 else seconds})
-    fused, alone = report.table_of(results).strip().split("\n\n")
+    fused, alone = examples[1].table_of(results).strip().split("\n\n")
     joint, pmr = ([cell.strip() for cell in line.split("|")[1:-1]] for line in fused.splitlines()[2:])
     assert joint[:5] == ["concat", "joint", "3", "40.0 ± 10.0", ""]
     # differences of 20, 10 and -10 points
     assert pmr[3:5] == ["46.7 ± 5.8", "+6.7 ± 15.3 (2 of 3 ahead)"]
     assert pmr[6:9] == ["1.20", "1.00", "0.01"]
     assert "| concat | pmr | 46.7 ± 5.8 |  | 25.0 ± 0.0 | 0.10 | 0.50 |" in alone
+
+
+def test_a_varied_setting_is_compared_with_joint_training_in_that_setting(examples):
+    base = {"fusion": "sum", "seed": 0, "rho": None, "peak_memory_mib": None, "learning_rate": 0.01}
+    base |= {"modalities": ["a"], "split": "test", "test_macro_f1": 0.2, "train_seconds": None}
+    accuracies = {("joint", None): 0.2, ("joint", "d=1"): 0.5, ("pmr", "d=1"): 0.6, ("pmr", "d=2"): 0.3}
+    results = [
+        {**base, "method": method, "setting": setting, "test_accuracy": accuracy}
+        for (method, setting), accuracy in accuracies.items()
+    ]
+    lines = examples[1].table_of(results).splitlines()[2:6]
+    assert [line.split("|")[5].strip() for line in lines] == [
+        "",
+        "+30.0 (1 of 1 ahead)",
+        "+10.0 (1 of 1 ahead)",
+        "+10.0 (1 of 1 ahead)",
+    ]
+
+
+def test_the_plot_has_a_panel_for_each_curve_that_was_logged(examples, tmp_path):
+    """Fused, two modalities, the ratio, two cosines; or fused and one modality alone."""
+    history = [{"epoch": epoch, "eval_accuracy": 0.5, "eval_a_prototype_accuracy": 0.4} for epoch in (1.0, 2.0)]
+    logged = {"epoch": 2.0, "eval_b_prototype_accuracy": 0.4, "rho": 1.0}
+    logged |= {"a_gradient_cosine": 0.1, "b_gradient_cosine": 0.2}
+    widths = {}
+    for name, log in {"all": [*history, logged], "one": history}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+        result = {"name": name, "method": "joint", "setting": None, "fusion": name, "seed": 0, "modalities": ["a", "b"]}
+        examples[1].plot_curves(tmp_path, name, [result])
+        widths[name] = Image.open(tmp_path / f"curves-{name}.png").width
+    assert widths == {"all": 6 * 473, "one": 2 * 473}

@@ -24,7 +24,7 @@ from pmr_hf import (
     PrototypeTrainer,
 )
 from pmr_hf.agm import agm_scales
-from pmr_hf.gradient_blending import WEIGHTS_NAME, blend_weights
+from pmr_hf.gradient_blending import LOSSES_NAME, blend_weights
 from pmr_hf.mmpareto import pareto_weights
 from pmr_hf.ogm import ogm_scales
 
@@ -127,10 +127,13 @@ def test_ogm_scales_of_three_modalities_and_of_absent_ones():
     assert ogm_scales(torch.tensor([1e30, 1e-30]), 2.0).tolist() == pytest.approx([1e-6, 1])
 
 
-def test_under_accumulation_each_micro_batch_has_its_own_scale(prepared):
-    trainer, _ = prepared(OGMTrainer, ogm_alpha=0.7)
+@pytest.mark.parametrize(("cls", "options"), ALL, ids=IDS)
+def test_under_accumulation_each_micro_batch_has_its_own_scale(prepared, cls, options):
+    trainer, _ = prepared(cls, **options)
     halves = [trainer.data_collator([trainer.train_dataset[i] for i in rows]) for rows in (range(8), range(20, 36))]
     alone = [stepped(trainer, half) for half in halves]
+    if cls is AGMTrainer:
+        trainer.loss_sums = None  # as before the first of them
     trainer.model.zero_grad()
     for half in halves:
         trainer.compute_loss(trainer.model, half).backward()
@@ -411,11 +414,22 @@ def test_a_resumed_run_keeps_its_weights(make_trainer, make_model, tmp_path):
     settings = {"cls": GradientBlendingTrainer, "blend_epochs": 1, "save_strategy": "epoch"}
     first = make_trainer(make_model(unimodal_heads=True), num_train_epochs=1, **settings)
     first.train()
-    weights = json.loads((tmp_path / "out" / WEIGHTS_NAME).read_text())
-    assert weights == first.args.blend_weights and sum(weights.values()) == pytest.approx(1)
+    weights, file = first.args.blend_weights, tmp_path / "out" / LOSSES_NAME
+    losses = json.loads(file.read_text())
+    assert blend_weights(torch.tensor(list(losses.values()))).tolist() == list(weights.values())
+    assert sum(weights.values()) == pytest.approx(1)
     second = make_trainer(make_model(seed=1, unimodal_heads=True), num_train_epochs=2, **settings)
     second.train(resume_from_checkpoint=True)
     assert second.args.blend_weights == weights and second.state.global_step == 16
+
+    # Killed while the second of three losses was measured: the first is kept, the others are measured anew
+    losses["image"][2] += 0.5
+    file.write_text(json.dumps({"image": losses["image"]}))
+    again = make_trainer(make_model(unimodal_heads=True), **settings)
+    again.estimate_weights(resume=True)
+    found = json.loads(file.read_text())
+    assert found.keys() == losses.keys()
+    assert all(found[name] == pytest.approx(losses[name], abs=1e-6) for name in losses)
 
 
 # ---- All of them ----

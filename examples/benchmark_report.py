@@ -16,13 +16,17 @@ Result = dict[str, Any]
 
 
 def write_report(folder: Path, results: list[Result]) -> None:
-    """Write `results.jsonl`, `results.md`, and for each fusion head `curves-<fusion>.png` to a folder."""
+    """Write `results.jsonl`, `results.md`, and for each fusion head `curves-<fusion>.png` and, of a varied argument,
+    `<argument>-<fusion>.png` to a folder."""
     lines = [json.dumps(result, ensure_ascii=False) + "\n" for result in results]
     (folder / "results.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "results.md").write_text(table_of(results), encoding="utf-8")
     heads = {result["fusion"] for result in results if not result["method"].startswith("unimodal")}
     for fusion in sorted(heads or {"concat"}):
         plot_curves(folder, fusion, results)
+        varied = (result["setting"] for result in results if result["setting"] is not None)
+        for argument in sorted({setting.partition("=")[0] for setting in varied}):
+            plot_varied(folder, fusion, argument, results)
 
 
 def rows_of(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
@@ -138,6 +142,33 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))))
     figure.savefig(folder / f"curves-{fusion}.png", dpi=110)
+
+
+def plot_varied(folder: Path, fusion: str, argument: str, results: list[Result]) -> None:
+    """Test accuracy by the values of an argument, fused and of each modality: mean and deviation over the seeds."""
+    names = modalities_of(results)
+    panels = [("test_accuracy", "fused"), *((f"{name}_prototype_accuracy", f"{name} alone") for name in names)]
+    rows = {method: group for (head, method), group in rows_of(results).items() if head == fusion}
+    values = list(dict.fromkeys(value for method in rows for value in method.partition(f", {argument}=")[2:] if value))
+    figure = Figure(figsize=(4.3 * len(panels), 3.8), layout="constrained")
+    for axes, (key, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        for method in dict.fromkeys(method.partition(",")[0] for method in rows):
+            groups = [rows.get(f"{method}, {argument}={value}", []) for value in values]
+            points = [[result[key] for result in group if key in result] for group in groups]
+            places = [place for place, found in enumerate(points) if found]
+            means = [statistics.mean(points[place]) for place in places]
+            deviations = [statistics.stdev(points[place]) if len(points[place]) > 1 else 0 for place in places]
+            if places:
+                axes.errorbar(places, means, deviations, fmt="o-", capsize=3, label=method)
+            unvaried = [result[key] for result in rows.get(method, []) if key in result]
+            if unvaried and not places:  # what does not know the argument
+                axes.axhline(statistics.mean(unvaried), color="black", lw=1, ls="--", label=method)
+        axes.set(title=title, xlabel=argument, ylim=(0, 1.02))
+        axes.set_xticks(range(len(values)), values)
+        axes.grid(alpha=0.3)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)))
+    figure.savefig(folder / f"{argument}-{fusion}.png", dpi=110)
 
 
 def curve_of(run: Path, key: str) -> dict[float, float]:

@@ -248,3 +248,12 @@ def test_the_plot_has_a_panel_for_each_curve_that_was_logged(examples, tmp_path)
         examples[1].plot_curves(tmp_path, name, [result])
         widths[name] = Image.open(tmp_path / f"curves-{name}.png").width
     assert widths == {"all": 6 * 473, "one": 2 * 473}
+
+
+def test_the_plot_of_a_varied_argument(examples, tmp_path):
+    base = {"fusion": "sum", "rho": None, "modalities": ["a"], "a_prototype_accuracy": 0.1}
+    results = [{**base, "method": "joint", "setting": None, "seed": 0, "test_accuracy": 0.2}]
+    for value in ("1", "2"):
+        results += [{**base, "method": "pmr", "setting": f"d={value}", "seed": s, "test_accuracy": 0.5} for s in (0, 1)]
+    examples[1].plot_varied(tmp_path, "sum", "d", results)
+    assert Image.open(tmp_path / "d-sum.png").width == 2 * 473

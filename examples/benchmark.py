@@ -191,14 +191,14 @@ def flat(options: Options) -> list[str]:
 
 
 def name_of(option: list[str]) -> str:
-    return option[0].removeprefix("--").partition("=")[0].replace("-", "_").removeprefix("no_")
+    return option[0].removeprefix("--").partition("=")[0].replace("-", "_")
 
 
 def known_to(method: str, options: Options) -> Options:
     """Those that run_pmr.py has for a method."""
     trainer = TRAINERS[METHODS[method][1]]
     names = {field.name for arguments in (ScriptArguments, trainer.args_class) for field in fields(arguments)}
-    return [option for option in options if name_of(option) in names]
+    return [option for option in options if {name_of(option), name_of(option).removeprefix("no_")} & names]
 
 
 def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:

@@ -131,9 +131,9 @@ def failures_explained(output_dir: str | os.PathLike, processes: int = 1) -> Ite
     """Add what happened and how to go on to the errors of a full or read-only disk and of a worker that died."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as first:
+    except (OSError, EOFError, RuntimeError, SafetensorError) as first:
         error = first
-        if isinstance(error, ConnectionResetError):
+        if isinstance(error, (ConnectionError, EOFError)):
             try:
                 time.sleep(1)  # a worker has died; torch raises what it knows of it a moment later
             except RuntimeError as later:

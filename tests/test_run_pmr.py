@@ -104,6 +104,7 @@ def test_joint_training_and_another_head(tmp_path):
     assert entry["loss"] == pytest.approx(entry["ce_loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_channels_last_trains_and_saves_the_same_weights(main_job, tmp_path):
     run_pmr(tmp_path, "--num_train_epochs", "2", "--channels_last", "True", "--output_dir", "laid_out")
     expected = load_file(main_job[1] / "model.safetensors")

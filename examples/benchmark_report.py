@@ -21,11 +21,13 @@ def write_report(folder: Path, results: list[Result]) -> None:
     lines = [json.dumps(result, ensure_ascii=False) + "\n" for result in results]
     (folder / "results.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "results.md").write_text(table_of(results), encoding="utf-8")
-    heads = {result["fusion"] for result in results if not result["method"].startswith("unimodal")}
-    for fusion in sorted(heads or {"concat"}):
+    fused = [result for result in results if not result["method"].startswith("unimodal")]
+    for fusion in sorted({result["fusion"] for result in fused} or {"concat"}):
         plot_curves(folder, fusion, results)
-        varied = (result["setting"] for result in results if result["setting"] is not None)
-        for argument in sorted({setting.partition("=")[0] for setting in varied}):
+        settings = [
+            result["setting"] for result in fused if result["fusion"] == fusion and result["setting"] is not None
+        ]
+        for argument in sorted({setting.partition("=")[0] for setting in settings}):
             plot_varied(folder, fusion, argument, results)
 
 
@@ -43,12 +45,11 @@ def modalities_of(results: list[Result]) -> list[str]:
     return list(dict.fromkeys(name for result in results for name in result["modalities"]))
 
 
-def reference_of(fusion: str, group: list[Result], rows: dict[tuple[str, str], list[Result]]) -> dict[int, Result]:
+def reference_of(row: tuple[str, str], rows: dict[tuple[str, str], list[Result]]) -> dict[int, Result]:
     """By seed, joint training with the same head and setting, else without one; none for joint training itself."""
-    method, setting = group[0]["method"], group[0]["setting"]
-    candidates = [] if method == "joint" or setting is None else [f"joint, {setting}"]
-    candidates += [] if method == "joint" and setting is None else ["joint"]
-    found = [rows[fusion, name] for name in candidates if (fusion, name) in rows]
+    fusion, setting = row[0], rows[row][0]["setting"]
+    candidates = [(fusion, f"joint, {setting}"), (fusion, "joint")]
+    found = [rows[other] for other in candidates if other in rows and other != row]
     return {result["seed"]: result for result in found[0]} if found else {}
 
 
@@ -62,7 +63,7 @@ def table_of(results: list[Result]) -> str:
     alone[0] += [f"{name}, {what}" for name in names for what in ("prototypes", "head", "probe", "share")] + ["ratio"]
     rows = rows_of(results)
     for (fusion, method), group in rows.items():
-        joint = reference_of(fusion, group, rows)
+        joint = reference_of((fusion, method), rows)
         pairs = [(result, joint[result["seed"]]) for result in group if result["seed"] in joint]
         gains = [100 * (own["test_accuracy"] - other["test_accuracy"]) for own, other in pairs]
         ahead = sum(gain > 0 for gain in gains)

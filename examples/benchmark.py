@@ -3,7 +3,7 @@ Compare PMR with the methods beside it, under one protocol: every method, fusion
 
     python examples/benchmark.py --methods joint pmr unimodal --seeds 0 1 2              # digits of scikit-learn
     python examples/benchmark.py --dataset cg_mnist --data_dir mnist --methods joint pmr \\
-        --fusions concat sum film gated --learning_rates 1e-2 3e-2 --output_dir outputs/cg_mnist
+        --fusions concat sum film gated --learning_rates 3e-2 1e-1 3e-1 --output_dir outputs/cg_mnist
     python examples/benchmark.py --methods joint pmr --vary pmr_alpha 0.5 1 2 4          # an ablation
 
 Each run is one of `examples/run_pmr.py`. Every argument that is not listed by --help goes there, to the methods that
@@ -232,6 +232,9 @@ def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
     accuracies = [(train["eval_accuracy"], cell) for train, cell in found if train and "diverged" not in train]
     if accuracies:
         best = max(accuracies, key=lambda pair: pair[0])[1]  # the first of equals
+        missing = beyond_grid(best.rate, runs.rates)
+        if missing is not None:
+            print(f"{best.name}: the best rate is at the end of the grid; add a {missing} one.", flush=True)
         for seed in runs.seeds:
             cell = best._replace(seed=seed)
             train = trained(cell, runs)
@@ -242,6 +245,13 @@ def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
                 yield result
     elif not runs.only_report:
         raise RunError(f"Expected {first[0].name} to train at one of the rates, but it diverged with each.")
+
+
+def beyond_grid(rate: str | None, rates: list[str | None]) -> str | None:
+    """Where a better rate may be, if this one is at an end of the grid: "lower" or "higher"."""
+    grid = sorted(float(other) for other in rates if other is not None)
+    ends = {grid[0]: "lower", grid[-1]: "higher"} if len(grid) > 1 else {}
+    return None if rate is None else ends.get(float(rate))
 
 
 def earlier_results(runs: Runs, groups: list[Cell]) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark") / "runs"
     run = benchmark(folder, "--methods", "pmr", "--seeds", "3", "--learning_rates", "1e-6", "3e-2")
     assert run.returncode == 0, run.stderr
+    (folder / "printed.txt").write_text(run.stdout)
     return folder
 
 
@@ -41,6 +42,9 @@ def test_the_rate_is_chosen_on_validation_and_the_test_is_touched_once(finished)
     for path in finished.glob("*/trainer_state.json"):
         assert not any("test_loss" in entry for entry in json.loads(path.read_text())["log_history"])
     assert result["train_seconds"] > 0 and result["peak_memory_mib"] > 100
+    missing = {"1e-6": "lower", "3e-2": "higher"}[best]
+    printed = (finished / "printed.txt").read_text()
+    assert f"concat-pmr-lr{best}-seed3: the best rate is at the end of the grid; add a {missing} one." in printed
 
 
 @pytest.mark.slow

@@ -256,14 +256,27 @@ def beyond_grid(rate: str | None, rates: list[str | None]) -> str | None:
 
 def earlier_results(runs: Runs, groups: list[Cell]) -> list[dict[str, Any]]:
     """What other commands have measured in this folder, with the same arguments but for those of a method."""
-    results = []
+    results: list[dict[str, Any]] = []
     for file in sorted(runs.folder.glob("*/result.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
         if not any(group.group.items() <= result.items() for group in groups):
             before, now = (known_to("joint", options) for options in (options_of(result["arguments"]), runs.shared))
             require_same(file.parent, flat(before), flat(now))
             results.append(result)
-    return results
+    return at_best_rate(results)
+
+
+def at_best_rate(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those at a rate that lost on the first seed to one of a larger grid."""
+    groups: dict[tuple[str | None, ...], list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["method"], result["setting"], result["fusion"]), []).append(result)
+    kept = []
+    for group in groups.values():
+        seed = min(result["seed"] for result in group)
+        best = max((result for result in group if result["seed"] == seed), key=lambda result: result["eval_accuracy"])
+        kept += [result for result in group if result["learning_rate"] == best["learning_rate"]]
+    return kept
 
 
 def trained(cell: Cell, runs: Runs) -> dict[str, Any] | None:

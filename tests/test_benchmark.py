@@ -204,6 +204,15 @@ def test_arguments_go_to_the_methods_that_know_them(examples):
     assert own["ogm_ge"][4:] == rest
 
 
+def test_a_rate_that_lost_to_one_of_a_later_grid_is_not_reported(examples):
+    joint = {"method": "joint", "setting": None, "fusion": "concat"}
+    low = joint | {"seed": 0, "learning_rate": 0.01, "eval_accuracy": 0.5}
+    later = joint | {"seed": 1, "learning_rate": 0.01, "eval_accuracy": 0.7}
+    high = joint | {"seed": 0, "learning_rate": 0.1, "eval_accuracy": 0.6}
+    other = joint | {"fusion": "sum", "seed": 2, "learning_rate": 0.01, "eval_accuracy": 0.4}
+    assert examples[0].at_best_rate([low, later, high, other]) == [high, other]
+
+
 def test_the_table_by_hand(examples):
     base = {"fusion": "concat", "setting": None, "rho": 0.5, "peak_memory_mib": 100.0, "learning_rate": 0.01}
     base |= {"modalities": ["a"], "split": "test"}

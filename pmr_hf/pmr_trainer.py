@@ -45,9 +45,12 @@ class PMRTrainer(PrototypeTrainer):
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
-        """The loss, and alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13)."""
+        """The loss, and alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13), the sums while they act."""
+        epoch = self.state.epoch or 0
+        if self.args.pmr_epochs is not None and epoch >= self.args.pmr_epochs:
+            return loss
         # Means over the samples that count in the global batch; processes average their gradients.
         share = self.accelerator.num_processes / terms.counts.clamp(min=1)
-        mu = self.args.pmr_mu if (self.state.epoch or 0) < self.args.pmr_entropy_epochs else 0.0
+        mu = self.args.pmr_mu if epoch < self.args.pmr_entropy_epochs else 0.0
         a, e = (share * self.args.pmr_alpha * terms.pce_weights)[:, None], (share * mu * terms.per_weights)[:, None]
         return loss + self._loss_scale * torch.where(terms.mask, a * terms.pce - e * terms.entropy, 0).sum()

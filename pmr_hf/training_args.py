@@ -221,6 +221,9 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
             paper gives no number.
         pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, `"hard"` for 1
             wherever those are positive, as in the authors' public code.
+        pmr_epochs (`float`, *optional*, defaults to `None`): the terms of PMR act while epoch < it, and training is
+            plain from there on; at least 0. By default they act to the end, as in the paper; it is `modulation_ends` of
+            the authors' code.
 
     Raises:
         ValueError: for a value outside its range.
@@ -234,14 +237,14 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
     pmr_weights: str = field(
         default="clip", metadata={"help": "'clip' (Eq. 11) or 'hard' (0 or 1).", "choices": ["clip", "hard"]}
     )
+    pmr_epochs: float | None = field(default=None, metadata={"help": "PMR acts while epoch < it; by default always."})
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("pmr_alpha", "pmr_mu", "pmr_entropy_epochs"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"Expected `{name}` to be finite and at least 0, got {getattr(self, name)}; 0 switches it off."
-                )
+        for name in ("pmr_alpha", "pmr_mu", "pmr_entropy_epochs", "pmr_epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"Expected `{name}` to be finite and at least 0, got {value}; 0 switches it off.")
         if self.pmr_weights not in ("clip", "hard"):
             raise ValueError(
                 f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; 'clip' is the paper's."
@@ -254,4 +257,5 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
             "μ, weight of the entropy regularisation": self.pmr_mu,
             "E_r, epochs of entropy regularisation": f"{self.pmr_entropy_epochs:g}",
             "weights": self.pmr_weights,
+            "epochs with PMR": "all" if self.pmr_epochs is None else f"{self.pmr_epochs:g}",
         } | super().hyper_parameters

@@ -289,6 +289,7 @@ def test_a_training_set_without_a_length(make_trainer, digits):
         ("pmr_mu", -1e-3),
         ("pmr_mu", float("inf")),
         ("pmr_entropy_epochs", -1.0),
+        ("pmr_epochs", -1.0),
         ("pmr_weights", "soft"),
         ("prototype_source", "all"),
         ("prototype_refresh_steps", 0),

@@ -118,9 +118,9 @@ def parse():
 
 
 OPTIONS = """
-    pmr_alpha pmr_mu pmr_entropy_epochs pmr_weights prototype_momentum prototype_fraction freeze modality_learning_rates
-    method dataset dataset_name train_file columns backbones label_column on_error preprocess preprocess_workers split
-    max_train_samples max_eval_samples modalities test_correlation fusion embedding_dim pooling num_frames clip_seconds
+    pmr_alpha pmr_mu pmr_entropy_epochs pmr_epochs pmr_weights prototype_momentum prototype_fraction freeze
+    modality_learning_rates method dataset dataset_name train_file columns backbones label_column on_error preprocess
+    preprocess_workers split max_train_samples max_eval_samples modalities test_correlation fusion embedding_dim pooling num_frames clip_seconds
     modality_dropout lora
     num_train_epochs learning_rate per_device_train_batch_size gradient_accumulation_steps warmup_steps weight_decay
     max_grad_norm logging_steps seed unknown
@@ -162,7 +162,7 @@ def test_any_command_line_is_parsed_or_stops_with_a_sentence(parse, options):
     script_args, args = parsed
     numbers = [*vars(args).values(), *vars(script_args).values()]
     assert all(math.isfinite(number) for number in numbers if isinstance(number, float))
-    assert args.pmr_alpha >= 0 and args.pmr_mu >= 0 and args.pmr_entropy_epochs >= 0
+    assert args.pmr_alpha >= 0 and args.pmr_mu >= 0 and args.pmr_entropy_epochs >= 0 and (args.pmr_epochs or 0) >= 0
     assert 0 < args.prototype_fraction <= 1 and 0 <= args.prototype_momentum < 1
     assert args.num_train_epochs >= 0 and args.learning_rate >= 0 and args.per_device_train_batch_size > 0
     assert all(rate > 0 for rate in (args.modality_learning_rates or {}).values())

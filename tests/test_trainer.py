@@ -83,6 +83,9 @@ def test_loss_equals_the_oracle_end_to_end(make_trainer, mode, epoch, active):
     assert abs(expected) > 1e-3
     cross_entropy = torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"])
     assert loss.item() == pytest.approx(cross_entropy.item() + expected, abs=1e-5)
+    trainer.args.pmr_epochs = 1.5
+    loss = trainer.compute_loss(trainer.model, inputs).item()
+    assert loss == pytest.approx(cross_entropy.item() + (expected if epoch < 1.5 else 0), abs=1e-5)
 
 
 def test_loss_of_three_modalities_and_an_unseen_class(make_args, make_model, random_batch):
@@ -130,10 +133,11 @@ def test_without_its_terms_pmr_is_plain_trainer_to_the_bit(make_trainer, make_mo
         data_collator=collator,
     )
     plain.train()
-    trainer = make_trainer(make_model(dropout=0.2), pmr_alpha=0.0, pmr_mu=0.0)
-    trainer.train()
-    assert_equal(weights(trainer.model), weights(plain.model))
-    assert trainer.prototypes.seen("image").all()
+    for without in ({"pmr_alpha": 0.0, "pmr_mu": 0.0}, {"pmr_epochs": 0.0}):
+        trainer = make_trainer(make_model(dropout=0.2), **without)
+        trainer.train()
+        assert_equal(weights(trainer.model), weights(plain.model))
+        assert trainer.prototypes.seen("image").all()
     for cls in (MultimodalTrainer, PrototypeTrainer):
         joint = make_trainer(make_model(dropout=0.2), cls=cls)
         joint.train()

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import psutil  # of accelerate
 from benchmark_measure import measure
-from benchmark_report import write_report
+from benchmark_report import rows_of, write_report
 from run_pmr import METHODS as TRAINERS
 from run_pmr import ScriptArguments, load_data, parse_arguments
 
@@ -268,11 +268,8 @@ def earlier_results(runs: Runs, groups: list[Cell]) -> list[dict[str, Any]]:
 
 def at_best_rate(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without those at a rate that lost on the first seed to one of a larger grid."""
-    groups: dict[tuple[str | None, ...], list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault((result["method"], result["setting"], result["fusion"]), []).append(result)
     kept = []
-    for group in groups.values():
+    for group in rows_of(results).values():
         seed = min(result["seed"] for result in group)
         best = max((result for result in group if result["seed"] == seed), key=lambda result: result["eval_accuracy"])
         kept += [result for result in group if result["learning_rate"] == best["learning_rate"]]

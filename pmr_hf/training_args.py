@@ -222,8 +222,8 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
         pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, `"hard"` for 1
             wherever those are positive, as in the authors' public code.
         pmr_epochs (`float`, *optional*, defaults to `None`): the terms of PMR act while epoch < it, and training is
-            plain from there on; at least 0. By default they act to the end, as in the paper; it is `modulation_ends` of
-            the authors' code.
+            plain from there on, though the weights are still logged; at least 0. By default they act to the end, as in
+            the paper; it is `modulation_ends` of the authors' code.
 
     Raises:
         ValueError: for a value outside its range.

@@ -117,10 +117,13 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
     panels += [(f"{name}_gradient_cosine", f"{name}: cosine to the fused gradient") for name in names]
     runs = [folder / result["name"] for group in groups.values() for result in group]
     panels = [(key, title) for key, title in panels if any(curve_of(run, key) for run in runs)]
-    figure = Figure(figsize=(4.3 * len(panels), 4.2), layout="constrained")
+    high = 1 if len(panels) <= 4 else 2
+    wide = -(-len(panels) // high)
+    figure = Figure(figsize=(4.3 * wide, 3.6 * high + 0.6), layout="constrained")
     styles = [(color, style) for style in ("-", "--", ":") for color in matplotlib.color_sequences["tab10"]]
     styles = dict(zip(groups, cycle(styles), strict=False))
-    for axes, (key, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+    for place, (key, title) in enumerate(panels, 1):
+        axes = figure.add_subplot(high, wide, place)
         for method, group in groups.items():
             curves = [curve_of(folder / result["name"], key) for result in group]
             curves = [curve for curve in curves if curve]

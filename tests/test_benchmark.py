@@ -249,18 +249,18 @@ def test_a_varied_setting_is_compared_with_joint_training_in_that_setting(exampl
 
 
 def test_the_plot_has_a_panel_for_each_curve_that_was_logged(examples, tmp_path):
-    """Fused, two modalities, the ratio, two cosines; or fused and one modality alone."""
+    """Fused, two modalities, the ratio, two cosines, in two rows of three; or fused and one modality alone."""
     history = [{"epoch": epoch, "eval_accuracy": 0.5, "eval_a_prototype_accuracy": 0.4} for epoch in (1.0, 2.0)]
     logged = {"epoch": 2.0, "eval_b_prototype_accuracy": 0.4, "rho": 1.0}
     logged |= {"a_gradient_cosine": 0.1, "b_gradient_cosine": 0.2}
-    widths = {}
+    sizes = {}
     for name, log in {"all": [*history, logged], "one": history}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": log}))
         result = {"name": name, "method": "joint", "setting": None, "fusion": name, "seed": 0, "modalities": ["a", "b"]}
         examples[1].plot_curves(tmp_path, name, [result])
-        widths[name] = Image.open(tmp_path / f"curves-{name}.png").width
-    assert widths == {"all": 6 * 473, "one": 2 * 473}
+        sizes[name] = Image.open(tmp_path / f"curves-{name}.png").size
+    assert sizes == {"all": (3 * 473, 858), "one": (2 * 473, 462)}
 
 
 def test_the_plot_of_a_varied_argument(examples, tmp_path):

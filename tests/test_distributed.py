@@ -1,7 +1,6 @@
 """Two processes over gloo against one, on the same global batches."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +30,6 @@ def launch(*options, script, arguments, attempts=1):
             capture_output=True,
             text=True,
             timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         # torch's DTensors crash now and then over gloo: "Signal 11 (SIGSEGV)". Any other failure is ours.
         if "(SIGSEGV)" not in run.stderr and "(SIGABRT)" not in run.stderr:

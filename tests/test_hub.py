@@ -73,7 +73,6 @@ def client(code, hub, home, *arguments, token=TOKEN, **environment):
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
         "HF_TOKEN": token,
-        "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, env=os.environ | settings | environment, capture_output=True, text=True)

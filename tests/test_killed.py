@@ -1,7 +1,6 @@
 """`kill -9` at random moments, and going on."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ def test_a_run_that_is_killed_20_times_ends_with_the_weights_of_one_that_is_not(
         [sys.executable, str(Path(__file__).with_name("killed_run.py")), str(tmp_path), "20"],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr[-3000:]
     result = json.loads(run.stdout.splitlines()[-1])

@@ -11,8 +11,8 @@ know it. The learning rate of each method is the one of the grid with the best v
 the best epoch is chosen on validation; the test is touched once, by the runs at the chosen rate. A run that is finished
 is not run again, and one that was stopped goes on where it was: start the same command again.
 
-In the folder of the output: `results.jsonl`, a line for each run, with those of earlier commands, `results.md`, the
-table, and plots.
+In the folder of the output: `results.jsonl`, a line for each run that is reported, with those of earlier commands,
+`results.md`, the table, and plots.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import psutil  # of accelerate
 from benchmark_measure import measure
-from benchmark_report import rows_of, write_report
+from benchmark_report import write_report
 from run_pmr import METHODS as TRAINERS
 from run_pmr import ScriptArguments, load_data, parse_arguments
 
@@ -141,20 +141,20 @@ def main() -> None:
     runs = Runs(folder, shared, rates, args.seeds, args.only_report)
 
     try:
-        results = earlier_results(runs, groups)
+        reported(runs)  # what cannot stand beside it shows before the first run, too
     except RunError as error:
         sys.exit(str(error))
-    failures = []
+    failures, finished = [], False
     for group in groups:
         try:
             for result in results_of(group, runs):
-                results.append(result)
-                write_report(folder, results)
+                write_report(folder, with_result(result, reported(runs)))
+                finished = True
         except RunError as error:
             failures.append(str(error))
     if failures:
         sys.exit("\n".join(failures))
-    if not results:
+    if not finished:
         sys.exit(f"Expected finished runs in {folder}, found none.")
 
 
@@ -227,24 +227,29 @@ def parsed(cell: Cell, shared: Options) -> ScriptArguments:
 
 def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
     """The result of each seed, at the rate with the best validation accuracy on the first one; runs what is missing."""
-    first = [group._replace(rate=rate, seed=runs.seeds[0]) for rate in runs.rates]
-    found = [(trained(cell, runs), cell) for cell in first]
-    accuracies = [(train["eval_accuracy"], cell) for train, cell in found if train and "diverged" not in train]
-    if accuracies:
-        best = max(accuracies, key=lambda pair: pair[0])[1]  # the first of equals
+    found = {rate: trained(group._replace(rate=rate, seed=runs.seeds[0]), runs) for rate in runs.rates}
+    grid = {rate: train.get("eval_accuracy") for rate, train in found.items() if train}  # none where it diverged
+    rates = [rate for rate, accuracy in grid.items() if accuracy is not None]
+    if rates:
+        best = group._replace(rate=max(rates, key=grid.__getitem__), seed=runs.seeds[0])  # the first of equals
         missing = beyond_grid(best.rate, runs.rates)
         if missing is not None:
             print(f"{best.name}: the best rate is at the end of the grid; add a {missing} one.", flush=True)
+        diverged = []
         for seed in runs.seeds:
             cell = best._replace(seed=seed)
             train = trained(cell, runs)
             if train and "diverged" in train:
-                raise RunError(f"Expected {cell.name} to train, but it diverged: {train['diverged']}")
+                diverged.append(f"Expected {cell.name} to train, but it diverged: {train['diverged']}")
+                continue
             result = measured(cell, runs, train)
             if result is not None:
-                yield result
+                yield result | {"grid": {rate: accuracy for rate, accuracy in grid.items() if rate is not None}}
+        if diverged:
+            raise RunError("\n".join(diverged))
     elif not runs.only_report:
-        raise RunError(f"Expected {first[0].name} to train at one of the rates, but it diverged with each.")
+        name = group._replace(rate=runs.rates[0], seed=runs.seeds[0]).name
+        raise RunError(f"Expected {name} to train at one of the rates, but it diverged with each.")
 
 
 def beyond_grid(rate: str | None, rates: list[str | None]) -> str | None:
@@ -254,26 +259,25 @@ def beyond_grid(rate: str | None, rates: list[str | None]) -> str | None:
     return None if rate is None else ends.get(float(rate))
 
 
-def earlier_results(runs: Runs, groups: list[Cell]) -> list[dict[str, Any]]:
-    """What other commands have measured in this folder, with the same arguments but for those of a method."""
-    results: list[dict[str, Any]] = []
-    for file in sorted(runs.folder.glob("*/result.json")):
-        result = json.loads(file.read_text(encoding="utf-8"))
-        if not any(group.group.items() <= result.items() for group in groups):
-            before, now = (known_to("joint", options) for options in (options_of(result["arguments"]), runs.shared))
-            require_same(file.parent, flat(before), flat(now))
-            results.append(result)
-    return at_best_rate(results)
+def reported(runs: Runs) -> list[dict[str, Any]]:
+    """What was reported in this folder before, by runs with the arguments of this command but for those of a method."""
+    file = runs.folder / "results.jsonl"
+    results = [json.loads(line) for line in file.open(encoding="utf-8")] if file.is_file() else []
+    for result in results:
+        before, now = (known_to("joint", options) for options in (options_of(result["arguments"]), runs.shared))
+        require_same(runs.folder / result["name"], flat(before), flat(now))
+    return results
 
 
-def at_best_rate(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without those at a rate that lost on the first seed to one of a larger grid."""
+def with_result(result: dict[str, Any], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A result after those of before; of its own method, setting and head, other seeds at the same rate are kept."""
     kept = []
-    for group in rows_of(results).values():
-        seed = min(result["seed"] for result in group)
-        best = max((result for result in group if result["seed"] == seed), key=lambda result: result["eval_accuracy"])
-        kept += [result for result in group if result["learning_rate"] == best["learning_rate"]]
-    return kept
+    for other in others:
+        same = all(other[key] == result[key] for key in ("method", "setting", "fusion"))
+        is_seed = other["learning_rate"] == result["learning_rate"] and other["seed"] != result["seed"]
+        if not same or is_seed:
+            kept.append(other)
+    return [*kept, result]
 
 
 def trained(cell: Cell, runs: Runs) -> dict[str, Any] | None:

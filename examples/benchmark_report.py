@@ -19,7 +19,9 @@ def write_report(folder: Path, results: list[Result]) -> None:
     """Write `results.jsonl`, `results.md`, and for each fusion head `curves-<fusion>.png` and, of a varied argument,
     `<argument>-<fusion>.png` to a folder."""
     lines = [json.dumps(result, ensure_ascii=False) + "\n" for result in results]
-    (folder / "results.jsonl").write_text("".join(lines), encoding="utf-8")
+    part = folder / "results.part"
+    part.write_text("".join(lines), encoding="utf-8")
+    part.replace(folder / "results.jsonl")  # whole, or as it was
     (folder / "results.md").write_text(table_of(results), encoding="utf-8")
     fused = [result for result in results if not result["method"].startswith("unimodal")]
     for fusion in sorted({result["fusion"] for result in fused} or {"concat"}):
@@ -73,6 +75,8 @@ def table_of(results: list[Result]) -> str:
             known = [own[key] / other[key] for own, other in pairs if own[key] and other[key]]
             costs.append(f"{statistics.median(known):.2f}" if known else "")
         rates = ", ".join(sorted({f"{result['learning_rate']:g}" for result in group}))
+        grid = group[-1].get("grid", {})
+        rates += f" of {', '.join(grid)}" if len(grid) > 1 else ""
         first = [fusion, method, str(len(group)), percent(group, "test_accuracy"), over]
         fused.append([*first, percent(group, "test_macro_f1"), *costs, rates])
         alone.append([fusion, method])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
@@ -32,7 +33,7 @@ class GradientBlendingArguments(PrototypeTrainingArguments):
 
     Args:
         blend_weights (`dict`, *optional*, defaults to `None`): weight of the loss of each modality and of `"fused"`, at
-            least 0; as JSON on the command line. By default they are estimated before training.
+            least 0 and not all 0; as JSON on the command line. By default they are estimated before training.
         blend_epochs (`float`, *optional*, defaults to `None`): epochs of each run of the estimation; by default as many
             as the training has, as in the paper.
         blend_holdout (`float`, *optional*, defaults to `0.1`): share of the training set, in (0, 1), on which the
@@ -59,11 +60,13 @@ class GradientBlendingArguments(PrototypeTrainingArguments):
                 raise ValueError(f"Expected `blend_weights` as JSON, got {self.blend_weights!r}.") from error
         if self.blend_weights is not None and not (
             isinstance(self.blend_weights, dict)
-            and all(isinstance(weight, (int, float)) and weight >= 0 for weight in self.blend_weights.values())
+            and all(isinstance(weight, (int, float)) for weight in self.blend_weights.values())
+            and all(0 <= weight < float("inf") for weight in self.blend_weights.values())
+            and any(self.blend_weights.values())
         ):
             raise ValueError(
-                f"Expected `blend_weights` to map each modality and 'fused' to numbers of at least 0, got "
-                f"{self.blend_weights}."
+                "Expected `blend_weights` to map each modality and 'fused' to numbers of at least 0, of which one is "
+                f"above, got {self.blend_weights}."
             )
         if self.blend_epochs is not None and not 0 < self.blend_epochs < float("inf"):
             raise ValueError(f"Expected `blend_epochs` above 0, got {self.blend_epochs}.")
@@ -100,8 +103,10 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
 
     Raises:
         ValueError: for a model without unimodal heads, `blend_weights` of other names than the losses, or an estimation
-            on a streaming training set.
+            on a streaming training set, with an optimizer of your own or with `dataloader_drop_last`.
     """
+
+    _estimated = False
 
     args_class = GradientBlendingArguments
     description = "Trained with [Gradient-Blending](https://arxiv.org/abs/1905.12681) of fused and unimodal losses"
@@ -116,17 +121,29 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         names, weights = [*self.prototypes.widths, FUSED], self.args.blend_weights
         if weights is not None and set(weights) != set(names):
             raise ValueError(f"Expected `blend_weights` for {names}, got them for {list(weights)}.")
-        if self.train_dataset is not None and weights is None and self._streams:
-            raise ValueError(
-                "Expected a training set with a length to hold a part of it out, or `blend_weights`, got a "
-                f"{type(self.train_dataset).__name__} without them."
-            )
+        if self.train_dataset is not None and weights is None:
+            if self._streams:
+                raise ValueError(
+                    "Expected a training set with a length to hold a part of it out, or `blend_weights`, got a "
+                    f"{type(self.train_dataset).__name__} without them."
+                )
+            if self.optimizer is not None or self.lr_scheduler is not None:
+                raise ValueError(
+                    "Expected `optim` and `lr_scheduler_type` in the arguments, which each run of the estimation makes "
+                    "anew, or `blend_weights`, got `optimizers` without them."
+                )
+            if self.args.dataloader_drop_last:
+                raise ValueError(
+                    "Expected all rows to be measured in the estimation, got `dataloader_drop_last=True`; leave it out "
+                    "or set `blend_weights`."
+                )
         super()._check_setup()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         """Estimate the weights, unless they are given or of the run that is resumed, and train."""
-        if self.args.blend_weights is None:
+        if self.args.blend_weights is None or self._estimated:
             self.args.blend_weights = self.estimate_weights(resume=bool(resume_from_checkpoint))
+            self._estimated = True
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def method_loss(
@@ -152,7 +169,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
                 f"Expected rows to train on beside those that are held out, got {len(rows)} in all; set "
                 "`blend_weights`."
             )
-        splits = [Subset(self.train_dataset, part) for part in (rows[held_out:], rows[:held_out])]
+        splits = [rows_of(self.train_dataset, part) for part in (rows[held_out:], rows[:held_out])]
         names = [*self.prototypes.widths, FUSED]
         file = Path(self.args.output_dir, LOSSES_NAME)
         measured = json.loads(file.read_text(encoding="utf-8")) if resume and file.is_file() else {}
@@ -198,6 +215,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             data_collator=self.data_collator,
             processing_class=self.processing_class,
             compute_loss_func=self.compute_loss_func,
+            optimizer_cls_and_kwargs=self.optimizer_cls_and_kwargs,
         )
 
     @torch.no_grad()
@@ -220,6 +238,10 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             sums += (losses * mask).sum(0)
             counts += mask.sum(0)
         return (sums / counts.clamp(min=1)).tolist()
+
+
+def rows_of(dataset: Dataset, rows: list[int]) -> Dataset:
+    return dataset.select(rows) if isinstance(dataset, datasets.Dataset) else Subset(dataset, rows)
 
 
 def blend_weights(losses: torch.Tensor) -> torch.Tensor:

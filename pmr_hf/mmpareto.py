@@ -37,7 +37,8 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
         kwargs: everything else that [`PrototypeTrainer`] takes.
 
     Raises:
-        ValueError: for a model without unimodal heads, and for a compiled or sharded one.
+        ValueError: for a model without unimodal heads or without an encoder that is trained, and for a compiled or
+            sharded one.
     """
 
     description = "Trained with [MMPareto](https://arxiv.org/abs/2405.17730), which blends unimodal and fused gradients"
@@ -61,6 +62,11 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
             head.register_forward_pre_hook(
                 lambda module, inputs, name=name: (scaled_in_backward(inputs[0], name, self._unimodal_scales),)
             )
+
+    def _check_setup(self) -> None:
+        if not any(self.encoder_parameters().values()):
+            raise ValueError("Expected an encoder that is trained, got none; leave one out of `freeze`.")
+        super()._check_setup()
 
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor

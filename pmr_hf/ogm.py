@@ -20,7 +20,8 @@ class OGMTrainingArguments(PrototypeTrainingArguments):
 
     Args:
         ogm_alpha (`float`, *optional*, defaults to `0.1`): alpha of Eq. 10, how much the dominant modality is slowed
-            down; at least 0. The authors leave it to the user.
+            down; at least 0. The authors' code leaves it to the user, and recommends 0.1 for VGGSound and 0.8 for
+            CREMA-D.
         ogm_noise (`bool`, *optional*, defaults to `False`): add the noise of generalization enhancement, OGM-GE.
 
     Raises:

@@ -266,6 +266,8 @@ class PrototypeTrainer(MultimodalTrainer):
             if own:
                 alone = gradients_of(masked_mean(pce, mask), own)
                 products[name] = gradient_products(self.accelerator, gradients_of(loss, own), alone)
+        if not products:
+            return
         values = cosines(torch.stack(list(products.values())))
         self.track(tuple(f"{name}_gradient_cosine" for name in products), values, torch.ones_like(values))
 

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, HTTPError  # of httpx, whichever version the client has
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, default_data_collator
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, has_length
 from transformers.utils import logging
@@ -314,6 +315,12 @@ class MultimodalTrainer(Trainer):
         )
 
     # ---- Evaluation ----
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """As of plain `Trainer`, but persistent workers give a dataset of your own its own rows."""
+        if eval_dataset is None or isinstance(eval_dataset, str):
+            return super().get_eval_dataloader(eval_dataset)
+        return self.get_test_dataloader(eval_dataset)  # the same, not kept
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
         """

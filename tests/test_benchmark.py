@@ -38,6 +38,8 @@ def test_the_rate_is_chosen_on_validation_and_the_test_is_touched_once(finished)
     best = max(accuracies, key=accuracies.get)  # the first of equals
     (result,) = map(json.loads, (finished / "results.jsonl").read_text().splitlines())
     assert result["name"] == f"concat-pmr-lr{best}-seed3" and result["eval_accuracy"] == accuracies[best]
+    assert result["grid"] == accuracies
+    assert f"| {float(best):g} of 1e-6, 3e-2 |" in (finished / "results.md").read_text()
     assert [path.parent.name for path in finished.glob("*/result.json")] == [result["name"]]
     for path in finished.glob("*/trainer_state.json"):
         assert not any("test_loss" in entry for entry in json.loads(path.read_text())["log_history"])
@@ -144,6 +146,7 @@ def test_numbers_of_three_modalities_without_a_test_and_with_a_rate_that_diverge
     results = {result["method"]: result for result in map(json.loads, (tmp_path / "out" / "results.jsonl").open())}
     assert list(results) == ["joint", "unimodal: a", "unimodal: b", "unimodal: c", "ogm"]
     assert all(result["split"] == "validation" and result["learning_rate"] == 1e-2 for result in results.values())
+    assert all(result["grid"]["1e30"] is None and result["grid"]["1e-2"] > 0 for result in results.values())
     assert all("diverged" in path.read_text() for path in tmp_path.glob("out/*1e30*/trained.json"))
     for result in (results["joint"], results["ogm"]):
         assert "a_probe_accuracy" in result and "c_prototype_accuracy" in result
@@ -157,7 +160,8 @@ def test_numbers_of_three_modalities_without_a_test_and_with_a_rate_that_diverge
     # a second command in the same folder keeps the results of the first
     run = benchmark(tmp_path / "out", *common, "--gradient_cosine_steps", "2", "--methods", "acc")
     assert run.returncode == 0, run.stderr
-    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 6
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["method"] for line in lines] == [*results, "acc"]
 
 
 @pytest.fixture(scope="module")
@@ -204,13 +208,19 @@ def test_arguments_go_to_the_methods_that_know_them(examples):
     assert own["ogm_ge"][4:] == rest
 
 
-def test_a_rate_that_lost_to_one_of_a_later_grid_is_not_reported(examples):
+def test_a_result_beside_those_of_earlier_commands(examples):
     joint = {"method": "joint", "setting": None, "fusion": "concat"}
-    low = joint | {"seed": 0, "learning_rate": 0.01, "eval_accuracy": 0.5}
-    later = joint | {"seed": 1, "learning_rate": 0.01, "eval_accuracy": 0.7}
-    high = joint | {"seed": 0, "learning_rate": 0.1, "eval_accuracy": 0.6}
-    other = joint | {"fusion": "sum", "seed": 2, "learning_rate": 0.01, "eval_accuracy": 0.4}
-    assert examples[0].at_best_rate([low, later, high, other]) == [high, other]
+    first = joint | {"seed": 0, "learning_rate": 0.1, "test_accuracy": 0.1}
+    second = joint | {"seed": 1, "learning_rate": 0.1, "test_accuracy": 0.2}
+    others = [joint | {"fusion": "sum", "seed": 0, "learning_rate": 0.01}]
+    others += [joint | {"method": "unimodal: a", "seed": 0, "learning_rate": 0.01}]
+    others += [joint | {"setting": "d=1", "seed": 0, "learning_rate": 0.01}]
+    with_result = examples[0].with_result
+    assert with_result(second, [first, *others]) == [first, *others, second]  # a further seed
+    again = first | {"test_accuracy": 0.3}
+    assert with_result(again, [first, *others, second]) == [*others, second, again]  # one line for each seed
+    higher = first | {"learning_rate": 0.3}
+    assert with_result(higher, [first, *others, second]) == [*others, higher]  # a grid with a better rate
 
 
 def test_the_table_by_hand(examples):

@@ -1,8 +1,10 @@
 """The methods that PMR is compared with, each against explicit loops or gradients taken one by one."""
 
 import copy
+import itertools
 import json
 import math
+import re
 import statistics
 from functools import partial
 from pathlib import Path
@@ -49,6 +51,20 @@ def prepared(make_trainer, make_model):
         return trainer, trainer.data_collator([trainer.train_dataset[i] for i in range(batch_size)])
 
     return make
+
+
+@pytest.fixture
+def three(make_model):
+    backbones = {name: NumericConfig(num_features=3, hidden_size=6, dropout=0.0) for name in ("a", "b", "c")}
+    return partial(make_model, backbones=backbones)
+
+
+def batch_of_three(seed):
+    """Eight samples, of which `b` is there for three."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = {name: {"values": torch.randn(8, 3, generator=generator)} for name in ("a", "b", "c")}
+    batch["b"]["present"] = torch.arange(8) < 3
+    return batch | {"labels": torch.arange(8) % NUM_LABELS}
 
 
 def gradients(model):
@@ -242,6 +258,42 @@ def test_agm_scales_of_three_modalities_and_of_absent_ones():
     assert wild.isfinite().all() and (wild >= 0).all()
 
 
+def test_agm_of_three_modalities_of_which_some_are_missing(make_args, three):
+    """In the second batch; each response is the mean over the orders in which the modalities may join."""
+    model = three(fusion="gated")
+    trainer = AGMTrainer(model=model, args=make_args(AGMTrainer.args_class, agm_alpha=4.0))
+    batches, losses = [batch_of_three(0), batch_of_three(1)], []
+    model.train()
+    for batch in batches:
+        labels = batch["labels"]
+        has = {name: batch[name].get("present", torch.ones(8, dtype=torch.bool)) for name in "abc"}
+        with torch.no_grad():
+            z = model(**batch).embeddings
+
+            def fused(names, z=z, has=has):
+                if not names:
+                    return 0.0
+                parts = {m: has[m] & (m in names) for m in "abc"}
+                return model.fusion({m: torch.where(parts[m][:, None], z[m], model.absent[m]) for m in "abc"})
+
+            own = dict.fromkeys("abc", 0.0)
+            for order in itertools.permutations("abc"):
+                for place, name in enumerate(order):
+                    own[name] = own[name] + (fused(order[: place + 1]) - fused(order[:place])) / 6
+        losses.append({m: F.cross_entropy(own[m][has[m]], labels[has[m]]).item() for m in "abc"})
+    plain = plain_gradients(model, lambda outputs: outputs.loss, batches[1])
+    found = [stepped(trainer, batch) for batch in batches][1]
+    expected = {}
+    for m in "abc":
+        now, before = (math.exp(sum(s[o] for o in "abc" if o != m) / 2 - s[m]) for s in (losses[1], losses[0]))
+        expected[m] = math.exp(-4.0 * (now - before))
+    assert all(abs(scale - 1) > 0.01 for scale in expected.values())
+    for name, gradient in found.items():
+        part, modality = name.split(".")[:2]
+        scale = expected[modality] if part in ("backbones", "absent") else 1.0
+        torch.testing.assert_close(gradient, scale * plain[name], atol=1e-6, rtol=1e-3)
+
+
 # ---- The cosine of the paper's Fig. 2c ----
 
 
@@ -410,6 +462,35 @@ def test_the_estimation_keeps_its_own_epochs_and_the_loss_of_the_user(make_train
     assert len(seen) == 3 * 8  # three runs of 58 rows in batches of 8
 
 
+def test_the_estimation_refuses_what_it_cannot_repeat(make_trainer, make_model):
+    model = make_model(unimodal_heads=True)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    for settings, said in [
+        ({"trainer_kwargs": {"optimizers": (sgd, None)}}, "or `blend_weights`, got `optimizers` without them"),
+        ({"dataloader_drop_last": True}, "got `dataloader_drop_last=True`; leave it out or set `blend_weights`"),
+        ({"blend_weights": dict.fromkeys(("image", "text", "fused"), 0.0)}, "of which one is above, got {"),
+        ({"blend_weights": {"image": 1.0, "text": math.inf, "fused": 0.0}}, "of which one is above, got {"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            make_trainer(model, cls=GradientBlendingTrainer, **settings)
+    make_trainer(model, cls=GradientBlendingTrainer, trainer_kwargs={"optimizers": (sgd, None)}, **GIVEN)
+
+
+def test_the_estimation_samples_by_length_and_is_done_anew_by_the_next_training(make_trainer, make_model, digits):
+    trainer = make_trainer(
+        make_model(unimodal_heads=True),
+        cls=GradientBlendingTrainer,
+        train_dataset=digits.add_column("length", [len(row["caption"]) for row in digits]),
+        train_sampling_strategy="group_by_length",
+        num_train_epochs=1,
+    )
+    trainer.train()
+    first = trainer.args.blend_weights
+    trainer.args.learning_rate = 1e-4
+    trainer.train()
+    assert trainer.args.blend_weights != first
+
+
 def test_a_resumed_run_keeps_its_weights(make_trainer, make_model, tmp_path):
     settings = {"cls": GradientBlendingTrainer, "blend_epochs": 1, "save_strategy": "epoch"}
     first = make_trainer(make_model(unimodal_heads=True), num_train_epochs=1, **settings)
@@ -476,18 +557,14 @@ def test_training_by_each_method(make_trainer, make_model, digits, cls, options)
 
 
 @pytest.mark.parametrize(("cls", "options"), ALL, ids=IDS)
-def test_three_modalities_of_which_some_are_missing(make_args, make_model, cls, options):
-    backbones = {name: NumericConfig(num_features=3, hidden_size=6, dropout=0.0) for name in ("a", "b", "c")}
+def test_three_modalities_of_which_some_are_missing(make_args, three, cls, options):
     options = (
         {"blend_weights": dict.fromkeys(("a", "b", "c", "fused"), 0.25)} if "blend_weights" in options else options
     )
-    model = make_model(backbones=backbones, unimodal_heads=cls in HEADS)
+    model = three(unimodal_heads=cls in HEADS)
     trainer = cls(model=model, args=make_args(cls.args_class, **options))
-    generator = torch.Generator().manual_seed(0)
-    batch = {name: {"values": torch.randn(8, 3, generator=generator)} for name in backbones}
-    batch["b"]["present"] = torch.arange(8) < 3
+    batch = batch_of_three(0)
     batch["c"]["present"] = torch.zeros(8, dtype=torch.bool)
-    batch["labels"] = torch.arange(8) % NUM_LABELS
     outputs = model(**batch)
     trainer.prototypes.momentum_update(
         trainer.prototypes.class_sums(outputs.embeddings, batch["labels"], outputs.present), 0.0

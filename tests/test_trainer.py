@@ -159,6 +159,14 @@ def test_label_smoothing_is_that_of_plain_trainer(make_trainer, make_model, make
     assert_equal(weights(trainer.model), weights(plain.model))
 
 
+def test_persistent_workers_read_the_dataset_that_is_evaluated(make_trainer, digits):
+    trainer = make_trainer(dataloader_num_workers=1, dataloader_persistent_workers=True)
+    before = trainer.evaluate()["eval_loss"]
+    other = trainer.evaluate(digits.select(range(5)))["eval_loss"]
+    assert other == pytest.approx(make_trainer().evaluate(digits.select(range(5)))["eval_loss"], abs=1e-6)
+    assert other != before == trainer.evaluate()["eval_loss"]
+
+
 def test_identical_runs_are_identical_to_the_bit(make_trainer, make_model):
     def run():
         trainer = make_trainer(make_model(dropout=0.2))

@@ -314,6 +314,15 @@ def test_gradient_cosines_against_gradients_taken_one_by_one(prepared):
         assert logs[f"{modality}_gradient_cosine"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_encoders_that_are_not_trained_have_no_gradients_to_compare(make_trainer, make_model):
+    frozen = {"freeze": ["image", "text"]}
+    trainer = make_trainer(cls=PrototypeTrainer, gradient_cosine_steps=1, num_train_epochs=1, **frozen)
+    trainer.train()
+    assert not any("cosine" in key for entry in trainer.state.log_history for key in entry)
+    with pytest.raises(ValueError, match="Expected an encoder that is trained, got none; leave one out of `freeze`"):
+        make_trainer(make_model(unimodal_heads=True), cls=MMParetoTrainer, **frozen)
+
+
 def test_gradient_cosines_are_logged_now_and_then_and_change_nothing(make_trainer):
     trainers = [make_trainer(cls=PrototypeTrainer, gradient_cosine_steps=steps) for steps in (None, 4)]
     for trainer in trainers:

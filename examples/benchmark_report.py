@@ -9,7 +9,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
+
+from pmr_hf.report import scale_for_ratio
 
 
 Result = dict[str, Any]
@@ -141,10 +143,7 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if key == "rho":
-            axes.axhline(1, color="black", lw=0.8, ls="--")
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            axes.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+            scale_for_ratio(axes)
         else:
             axes.set_ylim(-1.02 if key.endswith("cosine") else 0, 1.02)
     handles, labels = figure.axes[0].get_legend_handles_labels()

@@ -7,8 +7,9 @@ from typing import Any
 import matplotlib
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from transformers import PreTrainedConfig
 
 from .card import BEGIN, END, TAGS, hub_names, keep_own_text, what_it_does
@@ -107,11 +108,7 @@ def plot_dynamics(
         for name in modalities:
             line(ratio, ratios, name, name, color=colors[name])
         ratio.set_title("Imbalance ratio, score over the least score")
-    ratio.axhline(1, color="black", lw=0.8, ls="--")
-    ratio.set_yscale("log")
-    if steps:
-        ratio.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        ratio.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+    scale_for_ratio(ratio)
 
     scaled = any(f"{modalities[0]}_gradient_scale" in entry for entry in steps)
     for name in modalities:
@@ -135,6 +132,15 @@ def plot_dynamics(
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     figure.savefig(file, dpi=110)
+
+
+def scale_for_ratio(axes: Axes) -> None:
+    """A logarithmic axis for the imbalance ratio, with a line where the modalities are level."""
+    axes.axhline(1, color="black", lw=0.8, ls="--")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def write_model_card(

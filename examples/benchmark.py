@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import psutil  # of accelerate
 from benchmark_measure import measure
-from benchmark_report import write_report
+from benchmark_report import write_report, write_whole
 from run_pmr import METHODS as TRAINERS
 from run_pmr import ScriptArguments, load_data, parse_arguments
 
@@ -227,11 +227,12 @@ def parsed(cell: Cell, shared: Options) -> ScriptArguments:
 
 def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
     """The result of each seed, at the rate with the best validation accuracy on the first one; runs what is missing."""
-    found = {rate: trained(group._replace(rate=rate, seed=runs.seeds[0]), runs) for rate in runs.rates}
+    first = group._replace(seed=runs.seeds[0])
+    found = {rate: trained(first._replace(rate=rate), runs) for rate in runs.rates}
     grid = {rate: train.get("eval_accuracy") for rate, train in found.items() if train}  # none where it diverged
     rates = [rate for rate, accuracy in grid.items() if accuracy is not None]
     if rates:
-        best = group._replace(rate=max(rates, key=grid.__getitem__), seed=runs.seeds[0])  # the first of equals
+        best = first._replace(rate=max(rates, key=grid.__getitem__))  # the first of equals
         missing = beyond_grid(best.rate, runs.rates)
         if missing is not None:
             print(f"{best.name}: the best rate is at the end of the grid; add a {missing} one.", flush=True)
@@ -244,11 +245,11 @@ def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
                 continue
             result = measured(cell, runs, train)
             if result is not None:
-                yield result | {"grid": {rate: accuracy for rate, accuracy in grid.items() if rate is not None}}
+                yield result | {"grid": {} if best.rate is None else grid}
         if diverged:
             raise RunError("\n".join(diverged))
     elif not runs.only_report:
-        name = group._replace(rate=runs.rates[0], seed=runs.seeds[0]).name
+        name = first._replace(rate=runs.rates[0]).name
         raise RunError(f"Expected {name} to train at one of the rates, but it diverged with each.")
 
 
@@ -375,10 +376,7 @@ def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, 
 
 
 def write_json(file: Path, content: Any) -> None:
-    """All of it or nothing, so that what is there is whole."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, file)
+    write_whole(file, json.dumps(content, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

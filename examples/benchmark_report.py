@@ -21,9 +21,7 @@ def write_report(folder: Path, results: list[Result]) -> None:
     """Write `results.jsonl`, `results.md`, and for each fusion head `curves-<fusion>.png` and, of a varied argument,
     `<argument>-<fusion>.png` to a folder."""
     lines = [json.dumps(result, ensure_ascii=False) + "\n" for result in results]
-    part = folder / "results.part"
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(folder / "results.jsonl")  # whole, or as it was
+    write_whole(folder / "results.jsonl", "".join(lines))
     (folder / "results.md").write_text(table_of(results), encoding="utf-8")
     fused = [result for result in results if not result["method"].startswith("unimodal")]
     for fusion in sorted({result["fusion"] for result in fused} or {"concat"}):
@@ -33,6 +31,13 @@ def write_report(folder: Path, results: list[Result]) -> None:
         ]
         for argument in sorted({setting.partition("=")[0] for setting in settings}):
             plot_varied(folder, fusion, argument, results)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """All of it or nothing, so that what is there is whole."""
+    part = file.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
 
 
 def rows_of(results: list[Result]) -> dict[tuple[str, str], list[Result]]:

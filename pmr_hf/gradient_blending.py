@@ -106,8 +106,6 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             on a streaming training set, with an optimizer of your own or with `dataloader_drop_last`.
     """
 
-    _estimated = False
-
     args_class = GradientBlendingArguments
     description = "Trained with [Gradient-Blending](https://arxiv.org/abs/1905.12681) of fused and unimodal losses"
     citation = """@inproceedings{wang2020gblend,
@@ -116,6 +114,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
     booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
     year      = {2020},
 }"""
+    _estimated = False  # whether `args.blend_weights` are an estimation's, which the next training makes anew
 
     def _check_setup(self) -> None:
         names, weights = [*self.prototypes.widths, FUSED], self.args.blend_weights

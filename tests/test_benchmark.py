@@ -223,6 +223,26 @@ def test_a_result_beside_those_of_earlier_commands(examples):
     assert with_result(higher, [first, *others, second]) == [*others, higher]  # a grid with a better rate
 
 
+def test_a_seed_that_diverges_is_named_and_the_others_are_reported(examples, tmp_path, monkeypatch):
+    base = {"method": "joint", "setting": None, "fusion": "concat", "modalities": ["a"], "split": "test", "rho": None}
+    base |= {"learning_rate": 0.1, "train_seconds": None, "peak_memory_mib": None, "arguments": []}
+    command = ["benchmark.py", "--methods", "joint", "--learning_rates", "1e-1", "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*command, "--only_report"])
+    for seed in range(3):
+        cell = examples[0].Cell("joint", "concat", "1e-1", seed)
+        (tmp_path / cell.name).mkdir()
+        trained = {"diverged": "ce_loss=nan"} if seed == 1 else {"eval_accuracy": 0.5}
+        (tmp_path / cell.name / "trained.json").write_text(json.dumps(trained))
+        result = base | {"name": cell.name, "seed": seed, "test_accuracy": 0.1, "test_macro_f1": 0.1}
+        (tmp_path / cell.name / "result.json").write_text(json.dumps(result))
+        (tmp_path / cell.name / "trainer_state.json").write_text('{"log_history": [{"epoch": 1, "eval_accuracy": 1}]}')
+    with pytest.raises(SystemExit) as stopped:
+        examples[0].main()
+    assert stopped.value.code == "Expected concat-joint-lr1e-1-seed1 to train, but it diverged: ce_loss=nan"
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seed"] for line in lines] == [0, 2] and json.loads(lines[0])["grid"] == {"1e-1": 0.5}
+
+
 def test_the_table_by_hand(examples):
     base = {"fusion": "concat", "setting": None, "rho": 0.5, "peak_memory_mib": 100.0, "learning_rate": 0.01}
     base |= {"modalities": ["a"], "split": "test"}

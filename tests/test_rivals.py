@@ -485,6 +485,12 @@ def test_the_estimation_refuses_what_it_cannot_repeat(make_trainer, make_model):
     make_trainer(model, cls=GradientBlendingTrainer, trainer_kwargs={"optimizers": (sgd, None)}, **GIVEN)
 
 
+def test_the_estimation_has_the_optimizer_class_of_the_user(make_trainer, make_model):
+    kwargs = {"optimizer_cls_and_kwargs": (torch.optim.Adagrad, {"lr": 0.1})}
+    trainer = make_trainer(make_model(unimodal_heads=True), cls=GradientBlendingTrainer, trainer_kwargs=kwargs)
+    assert isinstance(trainer._estimator("fused", trainer.train_dataset).create_optimizer(), torch.optim.Adagrad)
+
+
 def test_the_estimation_samples_by_length_and_is_done_anew_by_the_next_training(make_trainer, make_model, digits):
     trainer = make_trainer(
         make_model(unimodal_heads=True),

@@ -98,7 +98,7 @@ class AGMTrainer(GradientScalingTrainer):
 
     def response_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """s^m (M,), the mean over the samples of all processes that have modality m, and how many these are (M,)."""
-        model, names = self._bare_model, list(self.prototypes.widths)
+        model, names = self.unwrapped_model, list(self.prototypes.widths)
         full = torch.ones_like(labels, dtype=torch.bool)
         present = outputs.present or dict.fromkeys(names, full)
 

@@ -116,12 +116,12 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
 }"""
     _estimated = False  # whether `args.blend_weights` are an estimation's, which the next training makes anew
 
-    def _check_setup(self) -> None:
+    def check_setup(self) -> None:
         names, weights = [*self.prototypes.widths, FUSED], self.args.blend_weights
         if weights is not None and set(weights) != set(names):
             raise ValueError(f"Expected `blend_weights` for {names}, got them for {list(weights)}.")
         if self.train_dataset is not None and weights is None:
-            if self._streams:
+            if self.streams:
                 raise ValueError(
                     "Expected a training set with a length to hold a part of it out, or `blend_weights`, got a "
                     f"{type(self.train_dataset).__name__} without them."
@@ -136,7 +136,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
                     "Expected all rows to be measured in the estimation, got `dataloader_drop_last=True`; leave it out "
                     "or set `blend_weights`."
                 )
-        super()._check_setup()
+        super().check_setup()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         """Estimate the weights, unless they are given or of the run that is resumed, and train."""
@@ -152,7 +152,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         weights = self.args.blend_weights
         own = torch.tensor([weights[name] for name in self.prototypes.widths], device=loss.device)
         losses = self.unimodal_losses(outputs, labels)
-        return weights[FUSED] * loss + self._loss_scale * (own * losses).sum()
+        return weights[FUSED] * loss + self.loss_scale * (own * losses).sum()
 
     # ---- Offline weights ----
 
@@ -173,7 +173,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         file = Path(self.args.output_dir, LOSSES_NAME)
         measured = json.loads(file.read_text(encoding="utf-8")) if resume and file.is_file() else {}
         self.accelerator.wait_for_everyone()  # before the first process writes the file
-        for k, name in enumerate(tqdm(names, desc="Weights of the losses", disable=self._hide_progress)):
+        for k, name in enumerate(tqdm(names, desc="Weights of the losses", disable=self.hide_progress)):
             if name in measured:
                 continue
             with isolated_random_state(self.args.seed, self.args.device):
@@ -208,7 +208,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             disable_tqdm=True,
         )
         return type(self)(
-            model=deepcopy(self._bare_model),
+            model=deepcopy(self.unwrapped_model),
             args=args,
             train_dataset=rows,
             data_collator=self.data_collator,
@@ -226,7 +226,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             inputs = self._prepare_inputs(inputs)
             labels = inputs["labels"]
             with self.compute_loss_context_manager():
-                outputs = self._forward(model, inputs)
+                outputs = self.run_model(model, inputs)
             logits = [*(outputs.unimodal_logits[name] for name in names), outputs.logits]
             losses = torch.stack([cross_entropies(each.float().log_softmax(1), labels) for each in logits])
             mask = torch.ones_like(losses)

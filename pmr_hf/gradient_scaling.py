@@ -62,8 +62,8 @@ class GradientScalingTrainer(PrototypeTrainer):
         super().__init__(*args, **kwargs)
         self.add_callback(ForgetScales(self._scales))
 
-    def _adopt(self, model: nn.Module) -> None:
-        super()._adopt(model)
+    def on_new_model(self, model: nn.Module) -> None:
+        super().on_new_model(model)
         scale_gradients(require_hooks(self, model), self._scales)
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:

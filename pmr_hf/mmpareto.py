@@ -55,18 +55,18 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
         super().__init__(*args, **kwargs)
         self.add_callback(ForgetScales(self._fused_scales, self._unimodal_scales))
 
-    def _adopt(self, model: nn.Module) -> None:
-        super()._adopt(model)
+    def on_new_model(self, model: nn.Module) -> None:
+        super().on_new_model(model)
         scale_gradients(require_hooks(self, model), self._fused_scales)
         for name, head in model.unimodal_heads.items():
             head.register_forward_pre_hook(
                 lambda module, inputs, name=name: (scaled_in_backward(inputs[0], name, self._unimodal_scales),)
             )
 
-    def _check_setup(self) -> None:
+    def check_setup(self) -> None:
         if not any(self.encoder_parameters().values()):
             raise ValueError("Expected an encoder that is trained, got none; leave one out of `freeze`.")
-        super()._check_setup()
+        super().check_setup()
 
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
@@ -74,7 +74,7 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
         """The sum of the fused and the unimodal losses, whose gradients are blended."""
         self._fused_scales.clear()
         self._unimodal_scales.clear()
-        losses = self._loss_scale * self.unimodal_losses(outputs, labels)
+        losses = self.loss_scale * self.unimodal_losses(outputs, labels)
         self._blend(loss, losses)
         return loss + losses.sum()
 

@@ -101,7 +101,7 @@ class OGMTrainer(GradientScalingTrainer):
         self, terms: PrototypeTerms, outputs: MultimodalOutput, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Each modality's mean probability of the true class in the global batch (M,), and of how many samples (M,)."""
-        model = self._bare_model
+        model = self.unwrapped_model
         if not model.fusion.splits_by_modality:
             return terms.scores, terms.counts
         logits = model.modality_logits(outputs.embeddings, outputs.present)
@@ -143,7 +143,7 @@ class _AddNoise(TrainerCallback):
         trainer.step_scales, trainer.step_batches = 0.0, 0
         generator = torch.Generator(args.device).manual_seed(args.seed + state.global_step)
         for name, scale in zip(trainer.prototypes.widths, scales, strict=True):
-            for parameter in trainer._bare_model.backbones[name].parameters():
+            for parameter in trainer.unwrapped_model.backbones[name].parameters():
                 if parameter.grad is not None:
                     # The deviation of the gradient before it was scaled
                     deviation = parameter.grad.std(correction=0) / scale

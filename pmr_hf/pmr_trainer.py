@@ -53,4 +53,4 @@ class PMRTrainer(PrototypeTrainer):
         share = self.accelerator.num_processes / terms.counts.clamp(min=1)
         mu = self.args.pmr_mu if epoch < self.args.pmr_entropy_epochs else 0.0
         a, e = (share * self.args.pmr_alpha * terms.pce_weights)[:, None], (share * mu * terms.per_weights)[:, None]
-        return loss + self._loss_scale * torch.where(terms.mask, a * terms.pce - e * terms.entropy, 0).sum()
+        return loss + self.loss_scale * torch.where(terms.mask, a * terms.pce - e * terms.entropy, 0).sum()

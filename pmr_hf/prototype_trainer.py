@@ -107,39 +107,39 @@ class PrototypeTrainer(MultimodalTrainer):
         super().__init__(model=model, args=args, **kwargs)
         self.add_callback(_RefreshPrototypes(self))
 
-    def _check_setup(self) -> None:
-        if not isinstance(getattr(self._bare_model, "prototypes", None), Prototypes):
+    def check_setup(self) -> None:
+        if not isinstance(getattr(self.unwrapped_model, "prototypes", None), Prototypes):
             raise ValueError(
-                f"Expected a model with prototypes, got a {type(self._bare_model).__name__} without; call "
+                f"Expected a model with prototypes, got a {type(self.unwrapped_model).__name__} without; call "
                 "`attach_prototypes(model, widths, num_labels)` first and pass `embeddings_fn`."
             )
         if self.args.gradient_cosine_steps is not None:
-            require_multimodal(self._bare_model, "gradient_cosine_steps")
+            require_multimodal(self.unwrapped_model, "gradient_cosine_steps")
         data = self.train_dataset
-        if data is not None and self._streams and self.args.prototype_source == "subset":
+        if data is not None and self.streams and self.args.prototype_source == "subset":
             raise ValueError(
                 f"Expected a map-style training set with a length, to take {self.args.prototype_fraction} of it for "
                 f"the prototypes, got a {type(data).__name__}; or set `prototype_source='online'`."
             )
-        super()._check_setup()
+        super().check_setup()
 
-    def _adopt(self, model: nn.Module) -> None:
-        super()._adopt(model)
+    def on_new_model(self, model: nn.Module) -> None:
+        super().on_new_model(model)
         # Every process computes the same prototypes: DDP need not send them from the first one before each forward.
         names = [name for name, _ in model.named_buffers() if name.startswith("prototypes.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
     @property
-    def _streams(self) -> bool:
+    def streams(self) -> bool:
         return isinstance(self.train_dataset, IterableDataset) or not has_length(self.train_dataset)
 
     @property
     def prototypes(self) -> Prototypes:
         """The prototypes, a part of the model."""
-        return self._bare_model.prototypes
+        return self.unwrapped_model.prototypes
 
     @property
-    def _num_labels(self) -> int:
+    def num_labels(self) -> int:
         return self.prototypes.num_labels
 
     def compute_loss(
@@ -153,7 +153,7 @@ class PrototypeTrainer(MultimodalTrainer):
         require_labels(inputs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
-            counted = self._counted(outputs, inputs["labels"])
+            counted = self.counted_samples(outputs, inputs["labels"])
             embeddings, labels, counted = by_segment(self.embeddings_fn(outputs), inputs["labels"], counted)
             terms = self.prototype_terms(embeddings, labels, counted)
             every = self.args.gradient_cosine_steps
@@ -164,12 +164,12 @@ class PrototypeTrainer(MultimodalTrainer):
                 self._sums = self.prototypes.class_sums(embeddings, labels, counted, self._sums)
         return (loss, outputs) if return_outputs else loss
 
-    def _counted(self, outputs: Any, labels: torch.Tensor) -> Mapping[str, torch.Tensor] | None:
+    def counted_samples(self, outputs: Any, labels: torch.Tensor) -> Mapping[str, torch.Tensor] | None:
         """By modality, the samples (B,) that have it and are not repeated to fill the last batch; `None` for all."""
         present, state = present_of(outputs), self.accelerator.gradient_state
         processes, remainder = self.accelerator.num_processes, state.remainder
         last = state.end_of_dataloader and self.accelerator.sync_gradients
-        if last and remainder < 0 and not self._streams:
+        if last and remainder < 0 and not self.streams:
             remainder = len(self.train_dataset) % (processes * len(labels))  # Accelerate loses it in a resumed epoch
         if processes == 1 or not last or remainder <= 0 or self.args.dataloader_drop_last:
             return present
@@ -190,7 +190,7 @@ class PrototypeTrainer(MultimodalTrainer):
     ) -> torch.Tensor:
         """
         What a method makes of the loss of a training step: nothing else here. Override it; what it adds, times
-        `_loss_scale`. `labels` are (B,), or (B * T,) of segments.
+        `loss_scale`. `labels` are (B,), or (B * T,) of segments.
         """
         return loss
 
@@ -201,7 +201,7 @@ class PrototypeTrainer(MultimodalTrainer):
         Means (M,) of values (M, B) of each modality's samples over all processes, and of how many samples they are
         (M,): those that have the modality and are not repeated to fill the last batch.
         """
-        counted = self._counted(outputs, labels)
+        counted = self.counted_samples(outputs, labels)
         mask = torch.ones_like(values)
         if counted is not None:
             mask = torch.stack([counted[name] for name in self.prototypes.widths]).float()
@@ -253,7 +253,7 @@ class PrototypeTrainer(MultimodalTrainer):
 
     def encoder_parameters(self) -> dict[str, list[nn.Parameter]]:
         """By modality, the parameters of its encoder that are trained, of a [`MultimodalModel`]."""
-        backbones = self._bare_model.backbones
+        backbones = self.unwrapped_model.backbones
         return {
             name: [part for part in backbones[name].parameters() if part.requires_grad]
             for name in self.prototypes.widths
@@ -341,12 +341,12 @@ class PrototypeTrainer(MultimodalTrainer):
                 collate_fn=self.data_collator,
                 num_workers=self.args.dataloader_num_workers,
             )
-            for inputs in tqdm(loader, desc="Prototypes", leave=False, disable=self._hide_progress):
+            for inputs in tqdm(loader, desc="Prototypes", leave=False, disable=self.hide_progress):
                 require_labels(inputs)
                 integer_labels(inputs["labels"], prototypes.num_labels, segments=True)  # still on the CPU
                 inputs = self._prepare_inputs(inputs)
                 with self.compute_loss_context_manager():
-                    outputs = self._forward(model, inputs)
+                    outputs = self.run_model(model, inputs)
                 counted = self._first(new_rows - done, inputs["labels"], present_of(outputs))
                 prototypes.class_sums(*by_segment(self.embeddings_fn(outputs), inputs["labels"], counted), sums)
                 done += len(inputs["labels"])
@@ -403,7 +403,7 @@ class PrototypeTrainer(MultimodalTrainer):
                 self.args.output_dir,
                 model_name=self.hub_model_id or model_name or self.args.output_dir,
                 modalities=list(self.prototypes.widths),
-                config=self._bare_model.config,
+                config=self.unwrapped_model.config,
                 num_labels=self.prototypes.num_labels,
                 args=self.args,
                 description=self.description,
@@ -420,7 +420,7 @@ class PrototypeTrainer(MultimodalTrainer):
             )
 
     @property
-    def _hide_progress(self) -> bool:
+    def hide_progress(self) -> bool:
         return self.args.disable_tqdm or not self.is_local_process_zero()
 
 

@@ -63,11 +63,11 @@ class MultimodalTrainer(Trainer):
         self._training_model: nn.Module | None = None
         super().__init__(model=model, args=args, **kwargs)
         if self.model_init is None:
-            self._adopt(self._bare_model)
+            self.on_new_model(self.unwrapped_model)
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
-        self._forward_takes_labels = "labels" in inspect.signature(self._bare_model.forward).parameters
+        self._forward_takes_labels = "labels" in inspect.signature(self.unwrapped_model.forward).parameters
         # Names of terms to their sums and counts since the last log, (2, T) on the device
         self._window: dict[tuple[str, ...], torch.Tensor] = {}
         self.add_callback(_BeginTraining(self))
@@ -78,14 +78,14 @@ class MultimodalTrainer(Trainer):
             self.preprocess_logits_for_metrics = lambda predictions, labels: (
                 predictions | {"logits": preprocess(predictions["logits"], labels)}
             )
-        self._check_setup()
+        self.check_setup()
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         model = super().call_model_init(trial)
-        self._adopt(model)
+        self.on_new_model(model)
         return model
 
-    def _adopt(self, model: nn.Module) -> None:
+    def on_new_model(self, model: nn.Module) -> None:
         keep_weight_names(model)
         if self.args.freeze:
             require_multimodal(model, "freeze").freeze(self.args.freeze)
@@ -97,7 +97,7 @@ class MultimodalTrainer(Trainer):
         if is_new and self.is_fsdp_enabled:
             optimizer.register_step_pre_hook(_fill_gradients)
         rates = (self.args.modality_learning_rates or {}) if is_new else {}
-        backbones = self._bare_model.backbones if rates else {}
+        backbones = self.unwrapped_model.backbones if rates else {}
         for name, rate in rates.items():
             own = set(backbones[name].parameters())
             for group in list(optimizer.param_groups):
@@ -129,15 +129,15 @@ class MultimodalTrainer(Trainer):
             self._training_model = None
 
     @property
-    def _bare_model(self) -> nn.Module:
+    def unwrapped_model(self) -> nn.Module:
         # To unwrap it in each step would cost as much as the distances.
         if self._training_model is not None:
             return self._training_model
         return self.accelerator.unwrap_model(self.model)
 
-    def _check_setup(self) -> None:
+    def check_setup(self) -> None:
         """Stop before training on what can be told from the model, the processor and the datasets' columns."""
-        model, processor, collator = self._bare_model, self.processing_class, self.data_collator
+        model, processor, collator = self.unwrapped_model, self.processing_class, self.data_collator
         if self.args.modality_learning_rates:
             names = list(require_multimodal(model, "modality_learning_rates").backbones)
             unknown = [name for name in self.args.modality_learning_rates if name not in names]
@@ -154,7 +154,7 @@ class MultimodalTrainer(Trainer):
                 limit_tokens(processor.processors[name], model.config.backbones[name])
         data = self.train_dataset
         if isinstance(collator, MultimodalCollator):
-            collator.num_labels = self._num_labels
+            collator.num_labels = self.num_labels
             collator.segments = not isinstance(model, MultimodalModel)
         elif data is not None and isinstance(model, MultimodalModel) and collator is default_data_collator:
             raise ValueError(
@@ -187,11 +187,11 @@ class MultimodalTrainer(Trainer):
             )
 
     @property
-    def _num_labels(self) -> int | None:
-        model = self._bare_model
+    def num_labels(self) -> int | None:
+        model = self.unwrapped_model
         return model.config.num_labels if isinstance(model, MultimodalModel) else None
 
-    def _forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    def run_model(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         if not self._forward_takes_labels:
             inputs = {key: value for key, value in inputs.items() if key != "labels"}
         return model(**inputs)
@@ -211,11 +211,11 @@ class MultimodalTrainer(Trainer):
         if self.args.n_gpu > 1:  # DataParallel gives one loss per GPU
             loss = loss.mean()
         if model.training:
-            self.track(("ce_loss",), loss[None] / self._loss_scale, torch.ones_like(loss)[None])
+            self.track(("ce_loss",), loss[None] / self.loss_scale, torch.ones_like(loss)[None])
         return (loss, outputs) if return_outputs else loss
 
     @property
-    def _loss_scale(self) -> float:
+    def loss_scale(self) -> float:
         # A loss of `compute_loss_func` is scaled for gradient accumulation; `Trainer` divides any other by the steps.
         return 1.0 if self.compute_loss_func is None else 1 / self.current_gradient_accumulation_steps
 
@@ -258,7 +258,7 @@ class MultimodalTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         self._check_finite(self._window_sums())
-        model, sharded = self._bare_model, False
+        model, sharded = self.unwrapped_model, False
         finite = {}
         for name, parameter in model.named_parameters():
             if isinstance(parameter, DTensor):
@@ -328,7 +328,7 @@ class MultimodalTrainer(Trainer):
         where it is absent.
         Override to add some.
         """
-        model = self._bare_model
+        model = self.unwrapped_model
         if not isinstance(model, MultimodalModel) or not model.fusion.splits_by_modality:
             return {}
         logits = model.modality_logits(outputs.embeddings, outputs.present)
@@ -345,7 +345,7 @@ class MultimodalTrainer(Trainer):
         labels = inputs.get("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
             if labels is None:
-                loss, outputs = None, self._forward(model, inputs)
+                loss, outputs = None, self.run_model(model, inputs)
             else:
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
             if prediction_loss_only:

@@ -21,8 +21,8 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
         ValueError: for a model that is no [`MultimodalModel`] with `unimodal_heads=True`.
     """
 
-    def _adopt(self, model: nn.Module) -> None:
-        super()._adopt(model)
+    def on_new_model(self, model: nn.Module) -> None:
+        super().on_new_model(model)
         if not isinstance(model, MultimodalModel) or not model.config.unimodal_heads:
             raise ValueError(
                 f"Expected a MultimodalModel with unimodal heads for {type(self).__name__}, got a "
@@ -34,7 +34,7 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
         Cross entropy of each modality's own head, (M,): means over the samples of all processes that have the modality,
         of which this process holds its part, so that the mean over the processes of its gradient is the whole.
         """
-        counted = self._counted(outputs, labels)
+        counted = self.counted_samples(outputs, labels)
         losses = torch.stack(
             [
                 cross_entropies(logits.float().log_softmax(1), labels)

@@ -54,11 +54,11 @@ def test_finding_a_batch_size(make_trainer, make_model):
     """A forward pass of more than five samples is out of memory, in a refresh as in a step."""
 
     class Small(PMRTrainer):
-        def _forward(self, model, inputs):
+        def run_model(self, model, inputs):
             sizes.append(len(inputs["labels"]))
             if sizes[-1] > 5:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return super()._forward(model, inputs)
+            return super().run_model(model, inputs)
 
         def compute_loss(self, model, inputs, *args, **kwargs):
             loss = super().compute_loss(model, inputs, *args, **kwargs)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor
-from pmr_hf.colored_digits import cg_mnist, read_mnist, read_sklearn_digits
+from pmr_hf.data.cg_mnist import cg_mnist, read_mnist, read_sklearn_digits
 
 
 def main() -> None:

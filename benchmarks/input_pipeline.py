@@ -30,8 +30,8 @@ from pmr_hf import (
     MultimodalProcessor,
     SpectrogramFeatureExtractor,
 )
-from pmr_hf.colored_digits import cg_mnist, read_sklearn_digits
-from pmr_hf.data import load_table
+from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
+from pmr_hf.data.tables import load_table
 
 
 def digits() -> tuple[Dataset, MultimodalCollator, MultimodalModel]:

@@ -28,7 +28,7 @@ from pmr_hf import (
     PMRTrainer,
     PMRTrainingArguments,
 )
-from pmr_hf.data import load_table
+from pmr_hf.data.tables import load_table
 
 
 VIEWS = ["fac", "fou", "kar", "mor", "pix", "zer"]

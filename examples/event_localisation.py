@@ -41,8 +41,8 @@ from pmr_hf import (
     SpectrogramFeatureExtractor,
     attach_prototypes,
 )
-from pmr_hf.ave import read_ave
-from pmr_hf.colored_digits import class_colors, read_sklearn_digits
+from pmr_hf.data.ave import read_ave
+from pmr_hf.data.cg_mnist import class_colors, read_sklearn_digits
 
 
 SEGMENTS = 10

@@ -26,7 +26,7 @@ from pmr_hf import (
     PMRTrainingArguments,
     attach_prototypes,
 )
-from pmr_hf.colored_digits import cg_mnist, read_mnist, read_sklearn_digits
+from pmr_hf.data.cg_mnist import cg_mnist, read_mnist, read_sklearn_digits
 
 
 CHANNELS = [32, 32, 64, 64]  # of the encoder's feature maps, by stage

@@ -19,7 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from pmr_hf import MultimodalPipeline
-from pmr_hf.data import read_table
+from pmr_hf.data.tables import read_table
 
 
 def main() -> None:

@@ -47,16 +47,16 @@ from pmr_hf import (
     SpectrogramFeatureExtractor,
     UnimodalHeadsTrainer,
 )
-from pmr_hf.ave import read_ave
-from pmr_hf.collator import ROW
-from pmr_hf.colored_digits import cg_mnist, read_dataset, read_mnist, read_sklearn_digits
-from pmr_hf.configuration import check_fields
-from pmr_hf.crema_d import read_crema_d
-from pmr_hf.data import load_table
-from pmr_hf.fusion import FUSIONS
-from pmr_hf.media import UnreadableError, is_missing
-from pmr_hf.numeric_processor import as_numbers
-from pmr_hf.processing import ModalityProcessor
+from pmr_hf.data.ave import read_ave
+from pmr_hf.data.cg_mnist import cg_mnist, read_dataset, read_mnist, read_sklearn_digits
+from pmr_hf.data.collator import ROW
+from pmr_hf.data.crema_d import read_crema_d
+from pmr_hf.data.tables import load_table
+from pmr_hf.model.configuration import check_fields
+from pmr_hf.model.fusion import FUSIONS
+from pmr_hf.model.media import UnreadableError, is_missing
+from pmr_hf.model.numeric_processor import as_numbers
+from pmr_hf.model.processor import ModalityProcessor
 
 
 METHODS: dict[str, type[PrototypeTrainer]] = {

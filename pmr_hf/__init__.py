@@ -2,29 +2,29 @@
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from .agm import AGMTrainer, AGMTrainingArguments
-from .cg_mnist import CGMNISTConfig, CGMNISTModel
-from .collator import MultimodalCollator
-from .configuration import MultimodalConfig
-from .export import ExportableModel
-from .fusion import Fusion, register_fusion
-from .gradient_blending import GradientBlendingArguments, GradientBlendingTrainer
-from .gradient_boost import GradientBoostTrainer
-from .metrics import Accuracy, MacroF1
-from .mmpareto import MMParetoTrainer
-from .modeling import MultimodalModel, MultimodalOutput
-from .numeric import NumericConfig, NumericModel
-from .numeric_processor import NumericProcessor
-from .ogm import OGMTrainer, OGMTrainingArguments
-from .pipeline import MultimodalPipeline
-from .pmr_trainer import PMRTrainer
-from .processing import MultimodalProcessor
-from .prototype_trainer import PrototypeTrainer
-from .prototypes import Prototypes, attach_prototypes, load_prototypes
-from .spectrogram import SpectrogramFeatureExtractor
-from .trainer import MultimodalTrainer
-from .training_args import MultimodalTrainingArguments, PMRTrainingArguments, PrototypeTrainingArguments
-from .unimodal_heads import UnimodalHeadsTrainer
+from .data.collator import MultimodalCollator
+from .inference.export import ExportableModel
+from .inference.pipeline import MultimodalPipeline
+from .methods.acc import GradientBoostTrainer
+from .methods.agm import AGMTrainer, AGMTrainingArguments
+from .methods.gblend import GradientBlendingArguments, GradientBlendingTrainer
+from .methods.mmpareto import MMParetoTrainer
+from .methods.ogm import OGMTrainer, OGMTrainingArguments
+from .methods.pmr import PMRTrainer
+from .methods.unimodal_heads import UnimodalHeadsTrainer
+from .model.cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
+from .model.configuration import MultimodalConfig
+from .model.fusion import Fusion, register_fusion
+from .model.modeling import MultimodalModel, MultimodalOutput
+from .model.numeric_encoder import NumericConfig, NumericModel
+from .model.numeric_processor import NumericProcessor
+from .model.processor import MultimodalProcessor
+from .model.prototypes import Prototypes, attach_prototypes, load_prototypes
+from .model.spectrogram_processor import SpectrogramFeatureExtractor
+from .training.arguments import MultimodalTrainingArguments, PMRTrainingArguments, PrototypeTrainingArguments
+from .training.metrics import Accuracy, MacroF1
+from .training.multimodal_trainer import MultimodalTrainer
+from .training.prototype_trainer import PrototypeTrainer
 from .version import __version__
 
 

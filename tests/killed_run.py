@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, PMRTrainer, PMRTrainingArguments
-from pmr_hf.checkpoints import checkpoint_problems
+from pmr_hf.training.checkpoints import checkpoint_problems
 
 
 PHASES = {"s": "saving", "r": "refreshing", "t": "training"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pmr_hf.ave import HEADER
+from pmr_hf.data.ave import HEADER
 
 
 # Per file type: codec and pixel format of the pictures, codec and rate of the sound (FLV allows few).

@@ -5,7 +5,7 @@ import pytest
 from media_files import AVE_LINES as LINES
 from media_files import write_ave
 
-from pmr_hf.ave import HEADER, read_ave
+from pmr_hf.data.ave import HEADER, read_ave
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import get_worker_info
 from transformers import TrainerCallback
 
-from pmr_hf.checkpoints import check_writable, checkpoint_problems, newest_complete_checkpoint
+from pmr_hf.training.checkpoints import check_writable, checkpoint_problems, newest_complete_checkpoint
 
 
 SETTINGS = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4}
@@ -92,7 +92,7 @@ def test_checkpoints_that_were_saved_without_the_optimizer(make_trainer):
 def test_a_path_to_an_incomplete_checkpoint_is_followed_with_a_warning(trained, make_trainer, monkeypatch):
     checkpoint, warnings = f"{trained.args.output_dir}/checkpoint-8", []
     os.remove(f"{checkpoint}/rng_state.pth")
-    monkeypatch.setattr("pmr_hf.trainer.logger.warning", warnings.append)
+    monkeypatch.setattr("pmr_hf.training.multimodal_trainer.logger.warning", warnings.append)
     make_trainer(**SETTINGS).train(resume_from_checkpoint=checkpoint)
     assert any("there is no rng_state.pth" in warning for warning in warnings)
 

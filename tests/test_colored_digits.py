@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
-from pmr_hf.colored_digits import (
+from pmr_hf.data.cg_mnist import (
     COLOR_VARIANCE,
     COLORS,
     cg_mnist,

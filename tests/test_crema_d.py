@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from media_files import write_video, write_wav
 
-from pmr_hf.crema_d import read_crema_d
+from pmr_hf.data.crema_d import read_crema_d
 
 
 CODES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]

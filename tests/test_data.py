@@ -8,7 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
-from pmr_hf.data import load_table
+from pmr_hf.data.tables import load_table
 
 
 COLUMNS = {"image": "img", "text": "caption"}

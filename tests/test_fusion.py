@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pmr_hf import Fusion, MultimodalModel, register_fusion
-from pmr_hf.fusion import FUSIONS, build_fusion
+from pmr_hf.model.fusion import FUSIONS, build_fusion
 
 
 WIDTHS = {"image": 3, "text": 5, "audio": 4}

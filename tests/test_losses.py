@@ -4,7 +4,7 @@ import oracle
 import pytest
 import torch
 
-from pmr_hf.losses import (
+from pmr_hf.model.equations import (
     imbalance_ratio,
     prototype_logits,
     prototypical_cross_entropy,

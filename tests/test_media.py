@@ -9,7 +9,7 @@ from datasets import Audio, Dataset, Video
 from media_files import write_video, write_wav
 from PIL import Image
 
-from pmr_hf.media import UnreadableError, evenly, is_missing, read_audio, read_frames, read_image
+from pmr_hf.model.media import UnreadableError, evenly, is_missing, read_audio, read_frames, read_image
 
 
 RATE = 8000

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from pmr_hf import CGMNISTConfig, CGMNISTModel, Fusion, MultimodalConfig, MultimodalModel, register_fusion
-from pmr_hf.fusion import FUSIONS
+from pmr_hf.model.fusion import FUSIONS
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -5,7 +5,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel
 
 from pmr_hf import MultimodalModel, NumericConfig, NumericProcessor
-from pmr_hf.media import UnreadableError
+from pmr_hf.model.media import UnreadableError
 
 
 def test_it_standardises_as_scikit_learn_does(tmp_path):

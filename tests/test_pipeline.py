@@ -15,8 +15,8 @@ import torch
 from PIL import Image as PILImage
 
 from pmr_hf import MultimodalPipeline, MultimodalProcessor, NumericConfig, NumericProcessor
-from pmr_hf.media import UnreadableError
-from pmr_hf.shapley import shapley_values
+from pmr_hf.inference.shapley import shapley_values
+from pmr_hf.model.media import UnreadableError
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from pmr_hf import MultimodalCollator, MultimodalProcessor, NumericProcessor, SpectrogramFeatureExtractor
-from pmr_hf.media import UnreadableError
-from pmr_hf.processing import limit_tokens
+from pmr_hf.model.media import UnreadableError
+from pmr_hf.model.processor import limit_tokens
 
 
 @pytest.fixture

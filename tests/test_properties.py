@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
 from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, NumericConfig, NumericProcessor, Prototypes
-from pmr_hf.collator import integer_labels
-from pmr_hf.losses import (
+from pmr_hf.data.collator import integer_labels
+from pmr_hf.model.equations import (
     imbalance_ratio,
     masked_mean,
     prototype_logits,

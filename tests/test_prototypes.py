@@ -68,7 +68,7 @@ def test_buffers_are_persistent_fp32_and_not_trained():
 @pytest.mark.parametrize("width", [4, 6])
 def test_forward_gives_the_logits_of_each_modality(batch, width, stacked, monkeypatch):
     """Also with modalities of one width, which are computed together, and with classes that only one has seen."""
-    monkeypatch.setattr("pmr_hf.prototypes.STACKED", stacked)
+    monkeypatch.setattr("pmr_hf.model.prototypes.STACKED", stacked)
     embeddings, labels = batch
     embeddings["text"] = torch.randn(10, width, generator=torch.Generator().manual_seed(1))
     embeddings = {name: values.requires_grad_() for name, values in embeddings.items()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pmr_hf
-from pmr_hf.fusion import FUSIONS, build_fusion
+from pmr_hf.model.fusion import FUSIONS, build_fusion
 
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from pmr_hf.report import plot_dynamics
+from pmr_hf.reporting.model_card import plot_dynamics
 
 
 @pytest.fixture

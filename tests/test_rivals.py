@@ -25,10 +25,10 @@ from pmr_hf import (
     OGMTrainer,
     PrototypeTrainer,
 )
-from pmr_hf.agm import agm_scales
-from pmr_hf.gradient_blending import LOSSES_NAME, blend_weights
-from pmr_hf.mmpareto import pareto_weights
-from pmr_hf.ogm import ogm_scales
+from pmr_hf.methods.agm import agm_scales
+from pmr_hf.methods.gblend import LOSSES_NAME, blend_weights
+from pmr_hf.methods.mmpareto import pareto_weights
+from pmr_hf.methods.ogm import ogm_scales
 
 
 HEADS = {GradientBlendingTrainer, MMParetoTrainer}

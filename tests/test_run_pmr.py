@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from pmr_hf import MultimodalModel, MultimodalProcessor
-from pmr_hf.colored_digits import cg_mnist, read_sklearn_digits
+from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
 
 
 ROOT = Path(__file__).parents[1]

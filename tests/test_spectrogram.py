@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import signal
 
-from pmr_hf.spectrogram import SpectrogramFeatureExtractor
+from pmr_hf.model.spectrogram_processor import SpectrogramFeatureExtractor
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 
 from pmr_hf import Prototypes
-from pmr_hf.losses import prototypical_cross_entropy, prototypical_entropy
+from pmr_hf.model.equations import prototypical_cross_entropy, prototypical_entropy
 
 
 class Count(TorchDispatchMode):

@@ -211,7 +211,7 @@ def test_accumulation_equals_a_large_batch(make_trainer, digits, monkeypatch, fo
     """Batch 2 x accumulation 4 against 8 x 1, with weights that do not depend on the batch."""
     if forced is not None:
         pair = tuple(map(torch.tensor, forced))
-        monkeypatch.setattr("pmr_hf.prototype_trainer.rebalance_weights", lambda scores, present: pair)
+        monkeypatch.setattr("pmr_hf.training.prototype_trainer.rebalance_weights", lambda scores, present: pair)
     strength = 0.0 if forced is None else 1.0
 
     def sum_loss(outputs, labels, num_items_in_batch=None):
@@ -454,7 +454,7 @@ def test_an_augmenting_dataset_trains_as_with_plain_trainer(make_trainer, make_m
 
 def test_classes_without_a_prototype_are_named(make_trainer, digits, monkeypatch):
     messages = []
-    monkeypatch.setattr("pmr_hf.prototype_trainer.logger.warning", messages.append)
+    monkeypatch.setattr("pmr_hf.training.prototype_trainer.logger.warning", messages.append)
     trainer = make_trainer(train_dataset=digits.filter(lambda label: label != 2, input_columns="label"))
     trainer.args.prototype_fraction = 1.0
     trainer.refresh_prototypes()

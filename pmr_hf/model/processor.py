@@ -33,7 +33,7 @@ from .backbones import encoder_config, model_classes
 from .configuration import check_modality_name
 from .media import UnreadableError, as_array, describe, is_missing, is_numbers, read_audio, read_frames, read_image
 from .numeric_processor import NumericProcessor
-from .spectrogram import SpectrogramFeatureExtractor
+from .spectrogram_processor import SpectrogramFeatureExtractor
 
 
 ModalityProcessor = BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTokenizerBase | NumericProcessor
@@ -170,7 +170,7 @@ class MultimodalProcessor(PushToHubMixin):
 
     def __call__(self, **modalities: Sequence[Any]) -> dict[str, Features]:
         """
-        Process a list of raw values per modality: texts, vectors of numbers, or anything that [`~pmr_hf.media`] reads
+        Process a list of raw values per modality: texts, vectors of numbers, or anything that [`~pmr_hf.model.media`] reads
         as a picture, a waveform or frames. A `None` or an empty string stands for a modality that a sample lacks.
 
         Returns:

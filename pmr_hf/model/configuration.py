@@ -9,8 +9,8 @@ import numpy as np
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from .cg_mnist import CGMNISTConfig, CGMNISTModel
-from .numeric import NumericConfig, NumericModel
+from .cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
+from .numeric_encoder import NumericConfig, NumericModel
 
 
 # Here, not in `__init__.py`, which does not travel with a model to where pmr_hf is not installed.
@@ -108,7 +108,7 @@ class MultimodalConfig(PreTrainedConfig):
             fuses the encoders' own widths.
         pooling (`str | dict[str, str]`, *optional*, defaults to `"auto"`): how an encoder's tokens become one
             embedding, for all modalities or by name: `"auto"`, `"cls"`, `"mean"` or `"max"`, see
-            [`~pmr_hf.backbones.pool`].
+            [`~pmr_hf.model.backbones.pool`].
         modality_dropout (`float`, *optional*, defaults to 0.0): probability, in [0, 1), that a training sample goes
             without a modality, drawn for each; a sample that would lose all it has keeps all. It trains for samples
             that lack some, and the fusion head on each modality alone.

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from ..model.equations import true_class_probability
+from ..model.modeling import MultimodalOutput
+from ..training.arguments import PrototypeTrainingArguments
+from ..training.prototype_trainer import PrototypeTerms
 from .gradient_scaling import GradientScalingTrainer
-from .losses import true_class_probability
-from .modeling import MultimodalOutput
-from .prototype_trainer import PrototypeTerms
-from .training_args import PrototypeTrainingArguments
 
 
 @dataclass

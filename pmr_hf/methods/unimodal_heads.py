@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .losses import cross_entropies
-from .modeling import MultimodalModel, MultimodalOutput
-from .prototype_trainer import PrototypeTrainer
-from .trainer import classes_of
+from ..model.equations import cross_entropies
+from ..model.modeling import MultimodalModel, MultimodalOutput
+from ..training.multimodal_trainer import classes_of
+from ..training.prototype_trainer import PrototypeTrainer
 
 
 class UnimodalHeadsTrainer(PrototypeTrainer):

@@ -16,9 +16,9 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .backbones import add_lora, embedding_width, encode, load_backbone, new_backbone, train_lora_only
-from .card import card_on_hub, push_card
 from .configuration import MultimodalConfig
 from .fusion import build_fusion
+from .hub_card import card_on_hub, push_card
 from .prototypes import Prototypes
 
 

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from ..inference.shapley import shapley_values
+from ..model.equations import cross_entropies
+from ..model.modeling import MultimodalOutput
+from ..training.arguments import PrototypeTrainingArguments
+from ..training.prototype_trainer import PrototypeTerms
 from .gradient_scaling import GradientScalingTrainer
-from .losses import cross_entropies
-from .modeling import MultimodalOutput
-from .prototype_trainer import PrototypeTerms
-from .shapley import shapley_values
-from .training_args import PrototypeTrainingArguments
 
 
 STATE_NAME = "agm_losses.safetensors"

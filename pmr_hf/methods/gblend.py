@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from .losses import cross_entropies
-from .prototype_trainer import PrototypeTerms, isolated_random_state
-from .training_args import PrototypeTrainingArguments
+from ..model.equations import cross_entropies
+from ..training.arguments import PrototypeTrainingArguments
+from ..training.prototype_trainer import PrototypeTerms, isolated_random_state
 from .unimodal_heads import UnimodalHeadsTrainer
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..training.gradients import cosines, gradient_products, gradients_of
+from ..training.prototype_trainer import PrototypeTerms
 from .gradient_scaling import ForgetScales, require_hooks, scale_gradients, scaled_in_backward
-from .gradients import cosines, gradient_products, gradients_of
-from .prototype_trainer import PrototypeTerms
 from .unimodal_heads import UnimodalHeadsTrainer
 
 

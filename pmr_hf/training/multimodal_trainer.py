@@ -17,12 +17,12 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallba
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, has_length
 from transformers.utils import logging
 
+from ..data.collator import MultimodalCollator
+from ..model.modeling import MultimodalModel, MultimodalOutput
+from ..model.processor import MultimodalProcessor, limit_tokens
+from .arguments import MultimodalTrainingArguments
 from .checkpoints import check_writable, checkpoint_problems, failures_explained, newest_complete_checkpoint
-from .collator import MultimodalCollator
 from .metrics import Accuracy, MacroF1
-from .modeling import MultimodalModel, MultimodalOutput
-from .processing import MultimodalProcessor, limit_tokens
-from .training_args import MultimodalTrainingArguments
 
 
 logger = logging.get_logger(__name__)

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from transformers import PreTrainedConfig
 
-from .card import BEGIN, END, TAGS, hub_names, keep_own_text, what_it_does
-from .configuration import MultimodalConfig
-from .losses import imbalance_ratio
-from .processing import MultimodalProcessor
-from .training_args import PMRTrainingArguments, PrototypeTrainingArguments
+from ..model.configuration import MultimodalConfig
+from ..model.equations import imbalance_ratio
+from ..model.hub_card import BEGIN, END, TAGS, hub_names, keep_own_text, what_it_does
+from ..model.processor import MultimodalProcessor
+from ..training.arguments import PMRTrainingArguments, PrototypeTrainingArguments
 
 
 PLOT_NAME = "training_dynamics.png"

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from .prototype_trainer import PrototypeTerms, PrototypeTrainer
-from .training_args import PMRTrainingArguments
+from ..training.arguments import PMRTrainingArguments
+from ..training.prototype_trainer import PrototypeTerms, PrototypeTrainer
 
 
 class PMRTrainer(PrototypeTrainer):
@@ -13,7 +13,7 @@ class PMRTrainer(PrototypeTrainer):
     Trainer that accelerates the slow modality and holds back the dominant one with class prototypes (PMR).
 
     To the loss of plain `Trainer` it adds, while training, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13),
-    with the weights of [`~pmr_hf.losses.rebalance_weights`]. How the prototypes are kept and what is logged says
+    with the weights of [`~pmr_hf.model.equations.rebalance_weights`]. How the prototypes are kept and what is logged says
     [`PrototypeTrainer`].
 
     ```bibtex

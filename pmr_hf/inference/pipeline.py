@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from .media import is_missing
-from .modeling import MultimodalModel
-from .processing import MultimodalProcessor
+from ..model.media import is_missing
+from ..model.modeling import MultimodalModel
+from ..model.processor import MultimodalProcessor
 from .shapley import shapley_values
 
 
@@ -89,7 +89,7 @@ class MultimodalPipeline:
             `explain`, in place of each such list a dict of it as `labels`, and `modalities`, by name: `labels` of the
             modality's prototype classifier and `distances` `{"label", "distance"}` to the prototypes, the nearest
             first (both empty if it is missing or has no prototypes), and `share`, its Shapley value for the score of
-            the best class (see [`~pmr_hf.shapley.shapley_values`]). The shares sum to that score minus the one without
+            the best class (see [`~pmr_hf.inference.shapley.shapley_values`]). The shares sum to that score minus the one without
             any modality.
 
         Raises:

@@ -17,15 +17,15 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from .card import card_on_hub
-from .collator import integer_labels
+from ..data.collator import integer_labels
+from ..model.equations import cross_entropies, entropies, masked_mean, rebalance_weights
+from ..model.hub_card import card_on_hub
+from ..model.processor import MultimodalProcessor
+from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
+from ..reporting.model_card import CITATION, write_model_card
+from .arguments import PrototypeTrainingArguments
 from .gradients import cosines, gradient_products, gradients_of
-from .losses import cross_entropies, entropies, masked_mean, rebalance_weights
-from .processing import MultimodalProcessor
-from .prototypes import Prototypes, Sums, load_sums, save_sums
-from .report import CITATION, write_model_card
-from .trainer import MultimodalTrainer, classes_of, present_of, require_multimodal
-from .training_args import PrototypeTrainingArguments
+from .multimodal_trainer import MultimodalTrainer, classes_of, present_of, require_multimodal
 
 
 logger = logging.get_logger(__name__)
@@ -209,7 +209,7 @@ class PrototypeTrainer(MultimodalTrainer):
         return totals / counts.clamp(min=1), counts
 
     def rebalance_weights(self, scores: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """a^m and e^m (M,) of the scores (M,), see [`~pmr_hf.losses.rebalance_weights`]."""
+        """a^m and e^m (M,) of the scores (M,), see [`~pmr_hf.model.equations.rebalance_weights`]."""
         return rebalance_weights(scores, present)
 
     def prototype_terms(

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from .backbones import encode, ignores_padding
-from .modeling import MultimodalModel
+from ..model.backbones import encode, ignores_padding
+from ..model.modeling import MultimodalModel
 
 
 class ExportableModel(nn.Module):

@@ -15,8 +15,8 @@ from safetensors.torch import load, save
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .media import UnreadableError
-from .processing import Features, MultimodalProcessor
+from ..model.media import UnreadableError
+from ..model.processor import Features, MultimodalProcessor
 
 
 logger = logging.get_logger(__name__)

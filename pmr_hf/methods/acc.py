@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from ..training.prototype_trainer import PrototypeTerms
 from .gradient_scaling import GradientScalingTrainer
-from .prototype_trainer import PrototypeTerms
 
 
 class GradientBoostTrainer(GradientScalingTrainer):

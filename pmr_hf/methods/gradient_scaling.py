@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from .modeling import MultimodalModel
-from .prototype_trainer import PrototypeTerms, PrototypeTrainer
+from ..model.modeling import MultimodalModel
+from ..training.prototype_trainer import PrototypeTerms, PrototypeTrainer
 
 
 def scale_gradients(model: MultimodalModel, scales: Mapping[str, torch.Tensor]) -> None:

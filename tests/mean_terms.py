@@ -1,0 +1,15 @@
+"""The terms of PMR as means over a batch, from the logits of one prototype classifier, by the package's equations."""
+
+from pmr_hf.model import equations
+
+
+def true_class_probability(logits, labels):
+    return equations.true_class_probability(logits.log_softmax(-1), labels)
+
+
+def prototypical_cross_entropy(logits, labels, mask=None):
+    return equations.masked_mean(equations.prototypical_cross_entropy(logits.log_softmax(-1), labels), mask)
+
+
+def prototypical_entropy(logits, mask=None):
+    return equations.masked_mean(equations.prototypical_entropy(logits.log_softmax(-1)), mask)

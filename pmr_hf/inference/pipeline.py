@@ -89,8 +89,8 @@ class MultimodalPipeline:
             `explain`, in place of each such list a dict of it as `labels`, and `modalities`, by name: `labels` of the
             modality's prototype classifier and `distances` `{"label", "distance"}` to the prototypes, the nearest
             first (both empty if it is missing or has no prototypes), and `share`, its Shapley value for the score of
-            the best class (see [`~pmr_hf.inference.shapley.shapley_values`]). The shares sum to that score minus the one without
-            any modality.
+            the best class (see [`~pmr_hf.inference.shapley.shapley_values`]). The shares sum to that score minus the
+            one without any modality.
 
         Raises:
             ValueError: for an unknown modality, lists of several lengths, a sample without any modality, or one that

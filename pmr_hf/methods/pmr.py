@@ -13,8 +13,8 @@ class PMRTrainer(PrototypeTrainer):
     Trainer that accelerates the slow modality and holds back the dominant one with class prototypes (PMR).
 
     To the loss of plain `Trainer` it adds, while training, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13),
-    with the weights of [`~pmr_hf.model.equations.rebalance_weights`]. How the prototypes are kept and what is logged says
-    [`PrototypeTrainer`].
+    with the weights of [`~pmr_hf.model.equations.rebalance_weights`]. [`PrototypeTrainer`] describes how the prototypes
+    are kept and what is logged.
 
     ```bibtex
     @inproceedings{fan2023pmr,

@@ -88,7 +88,7 @@ class NumericProcessor(FeatureExtractionMixin):
 
 
 def as_numbers(value: Any) -> np.ndarray:
-    """A value as fp64 numbers, NaN for each `None`; raises [`~pmr_hf.model.media.UnreadableError`] if it holds others."""
+    """A value as fp64 numbers, NaN for each `None`; raises `UnreadableError` if it holds anything else."""
     try:
         if torch.is_tensor(value):
             return value.double().numpy(force=True)

@@ -197,7 +197,7 @@ def loop_step(data: Digits, head_scores: bool) -> Callable[[], None]:
         batch = data.collate(list(range(BATCH)))
         output, labels = model(**batch), batch["labels"]
         values = [logits(output.embeddings[name], model.prototypes.mean(name)) for name in ("gray", "colored")]
-        pce = [prototypical_cross_entropy(value, labels) for value in values]
+        pce = [prototypical_cross_entropy(value.log_softmax(1), labels).mean() for value in values]
         gray, colored = (score(value, labels) for value in values)
         if head_scores:
             for value in model.modality_logits(output.embeddings).values():
@@ -262,8 +262,8 @@ def growth(rounds: int, processes: int) -> None:
         labels = torch.randint(k, (BATCH,))
 
         def terms(prototypes=prototypes, embeddings=embeddings, labels=labels) -> None:
-            values = prototypes(embeddings).values()
-            loss = sum(prototypical_cross_entropy(v, labels) - prototypical_entropy(v) for v in values)
+            values = [logits.log_softmax(1) for logits in prototypes(embeddings).values()]
+            loss = sum((prototypical_cross_entropy(v, labels) - prototypical_entropy(v)).mean() for v in values)
             loss.backward()
 
         def products(embeddings=embeddings, means=means) -> None:

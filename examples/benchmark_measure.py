@@ -59,7 +59,7 @@ def measure(
 
     def true_class_score(taking_part: tuple[bool, ...]) -> torch.Tensor:
         some = {name: present[name] & takes for name, takes in zip(names, taking_part, strict=True)}
-        return true_class_probability(model.fuse(embeddings, some), labels)
+        return true_class_probability(model.fuse(embeddings, some).float().log_softmax(-1), labels)
 
     shares = shapley_values(true_class_score, len(names)).mean(1)
     for name, share in zip(names, shares.tolist(), strict=True):

@@ -3,15 +3,10 @@ import math
 import oracle
 import pytest
 import torch
+from mean_terms import prototypical_cross_entropy, prototypical_entropy, true_class_probability
 
-from pmr_hf.model.equations import (
-    imbalance_ratio,
-    prototype_logits,
-    prototypical_cross_entropy,
-    prototypical_entropy,
-    rebalance_weights,
-    true_class_probability,
-)
+from pmr_hf.model.distance import prototype_logits
+from pmr_hf.model.equations import imbalance_ratio, rebalance_weights
 
 
 BATCH, CLASSES, WIDTH = 12, 5, 7

@@ -10,20 +10,14 @@ import torch
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from mean_terms import prototypical_cross_entropy, prototypical_entropy, true_class_probability
 from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
 from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, NumericConfig, NumericProcessor, Prototypes
 from pmr_hf.data.collator import integer_labels
-from pmr_hf.model.equations import (
-    imbalance_ratio,
-    masked_mean,
-    prototype_logits,
-    prototypical_cross_entropy,
-    prototypical_entropy,
-    rebalance_weights,
-    true_class_probability,
-)
+from pmr_hf.model.distance import prototype_logits
+from pmr_hf.model.equations import imbalance_ratio, masked_mean, rebalance_weights
 
 
 # Derandomized: the same examples in every run. The fixtures of conftest hold nothing that an example changes.

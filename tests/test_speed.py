@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from mean_terms import prototypical_cross_entropy, prototypical_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 
 from pmr_hf import Prototypes
-from pmr_hf.model.equations import prototypical_cross_entropy, prototypical_entropy
 
 
 class Count(TorchDispatchMode):

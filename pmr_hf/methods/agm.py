@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from ..inference.shapley import shapley_values
-from ..model.equations import cross_entropies
 from ..model.modeling import MultimodalOutput
 from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_trainer import PrototypeTerms
@@ -109,7 +109,8 @@ class AGMTrainer(GradientScalingTrainer):
             return model.fuse(outputs.embeddings, some).float().flatten()
 
         responses = shapley_values(logits_of, len(names)).view(len(names), *outputs.logits.shape)  # (M, B, K)
-        return self.global_means(cross_entropies(responses.log_softmax(-1), labels), outputs, labels)
+        losses = F.cross_entropy(responses.mT, labels.expand(len(names), -1), reduction="none")  # (M, B)
+        return self.global_means(losses, outputs, labels)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)

@@ -9,12 +9,12 @@ from typing import Any
 
 import datasets
 import torch
+from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..model.equations import cross_entropies
 from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_trainer import PrototypeTerms, isolated_random_state
 from .unimodal_heads import UnimodalHeadsTrainer
@@ -228,7 +228,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             with self.compute_loss_context_manager():
                 outputs = self.run_model(model, inputs)
             logits = [*(outputs.unimodal_logits[name] for name in names), outputs.logits]
-            losses = torch.stack([cross_entropies(each.float().log_softmax(1), labels) for each in logits])
+            losses = torch.stack([F.cross_entropy(each.float(), labels, reduction="none") for each in logits])
             mask = torch.ones_like(losses)
             if outputs.present is not None:
                 mask[:-1] = torch.stack([outputs.present[name] for name in names]).float()

@@ -105,7 +105,9 @@ class OGMTrainer(GradientScalingTrainer):
         if not model.fusion.splits_by_modality:
             return terms.scores, terms.counts
         logits = model.modality_logits(outputs.embeddings, outputs.present)
-        right = torch.stack([true_class_probability(logits[name], labels) for name in self.prototypes.widths])
+        right = torch.stack(
+            [true_class_probability(logits[name].float().log_softmax(-1), labels) for name in self.prototypes.widths]
+        )
         return self.global_means(right, outputs, labels)
 
 

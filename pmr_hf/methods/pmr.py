@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from ..model.equations import rebalancing_terms
 from ..training.arguments import PMRTrainingArguments
 from ..training.prototype_trainer import PrototypeTerms, PrototypeTrainer
 
@@ -50,7 +51,15 @@ class PMRTrainer(PrototypeTrainer):
         if self.args.pmr_epochs is not None and epoch >= self.args.pmr_epochs:
             return loss
         # Means over the samples that count in the global batch; processes average their gradients.
-        share = self.accelerator.num_processes / terms.counts.clamp(min=1)
+        shares = self.accelerator.num_processes / terms.counts.clamp(min=1)
         mu = self.args.pmr_mu if epoch < self.args.pmr_entropy_epochs else 0.0
-        a, e = (share * self.args.pmr_alpha * terms.pce_weights)[:, None], (share * mu * terms.per_weights)[:, None]
-        return loss + self.loss_scale * torch.where(terms.mask, a * terms.pce - e * terms.entropy, 0).sum()
+        return loss + self.loss_scale * rebalancing_terms(
+            terms.pce,
+            terms.entropy,
+            terms.mask,
+            shares,
+            terms.pce_weights,
+            terms.per_weights,
+            self.args.pmr_alpha,
+            mu,
+        )

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from ..model.equations import cross_entropies
 from ..model.modeling import MultimodalModel, MultimodalOutput
 from ..training.multimodal_trainer import classes_of
 from ..training.prototype_trainer import PrototypeTrainer
@@ -37,8 +37,8 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
         counted = self.counted_samples(outputs, labels)
         losses = torch.stack(
             [
-                cross_entropies(logits.float().log_softmax(1), labels)
-                for logits in (outputs.unimodal_logits[name] for name in self.prototypes.widths)
+                F.cross_entropy(outputs.unimodal_logits[name].float(), labels, reduction="none")
+                for name in self.prototypes.widths
             ]
         )  # (M, B)
         mask = torch.ones_like(losses)

@@ -170,7 +170,7 @@ class MultimodalProcessor(PushToHubMixin):
 
     def __call__(self, **modalities: Sequence[Any]) -> dict[str, Features]:
         """
-        Process a list of raw values per modality: texts, vectors of numbers, or anything that `pmr_hf.model.media` reads
+        Process a list of raw values per modality: texts, vectors of numbers, or anything that `media.py` reads
         as a picture, a waveform or frames. A `None` or an empty string stands for a modality that a sample lacks.
 
         Returns:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .configuration import check_modality_name
-from .equations import prototype_logits
+from .distance import prototype_logits
 
 
 # By modality: sums (K, D_m) of the embeddings of each class, and counts (K,) of the samples in them

@@ -18,7 +18,13 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from ..data.collator import integer_labels
-from ..model.equations import cross_entropies, entropies, masked_mean, rebalance_weights
+from ..model.equations import (
+    masked_mean,
+    prototypical_cross_entropy,
+    prototypical_entropy,
+    rebalance_weights,
+    signed_ratio,
+)
 from ..model.hub_card import card_on_hub
 from ..model.processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
@@ -235,7 +241,8 @@ class PrototypeTrainer(MultimodalTrainer):
         if present is not None:
             mask = mask & torch.stack([present[name] for name in names])
         log_probabilities = logits.log_softmax(-1)
-        pce, entropy = cross_entropies(log_probabilities, labels), entropies(log_probabilities)  # (M, B)
+        pce = prototypical_cross_entropy(log_probabilities, labels)  # (M, B)
+        entropy = prototypical_entropy(log_probabilities)  # (M, B)
         with torch.no_grad():
             counts = mask.sum(1).float()
             sums = torch.where(mask, torch.stack([pce, entropy, (-pce).exp()]), 0).sum(-1)  # (3, M)
@@ -275,7 +282,7 @@ class PrototypeTrainer(MultimodalTrainer):
         logs = super().summarize(window)
         scores = [logs[f"{name}_score"] for name in self.prototypes.widths if f"{name}_score" in logs]
         if len(scores) == 2 and scores[1] > 0:
-            logs["rho"] = scores[0] / scores[1]
+            logs["rho"] = signed_ratio(*scores)
         return logs
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:

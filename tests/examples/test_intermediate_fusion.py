@@ -11,7 +11,7 @@ from transformers import set_seed
 from pmr_hf import PMRTrainer, attach_prototypes
 
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")

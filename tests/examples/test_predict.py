@@ -11,7 +11,7 @@ import pytest
 from pmr_hf import MultimodalPipeline
 
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "predict.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "predict.py"
 
 
 def predict(*arguments):

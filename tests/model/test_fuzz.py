@@ -99,7 +99,7 @@ def test_a_file_that_is_no_config_stops(tmp_path, content):
 
 # ---- The command line ----
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

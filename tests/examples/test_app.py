@@ -29,7 +29,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 @pytest.fixture(scope="module")
 def app():
-    folder = str(Path(__file__).parents[1] / "examples")
+    folder = str(Path(__file__).parents[2] / "examples")
     sys.path.insert(0, folder)
     import app
 

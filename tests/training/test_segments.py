@@ -17,7 +17,7 @@ from pmr_hf.data.collator import integer_labels
 from pmr_hf.training.prototype_trainer import by_segment
 
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SEQUENCES, SEGMENTS, CLASSES = 16, 3, 4
 WIDTHS = {"a": 5, "b": 7}
 

@@ -23,7 +23,7 @@ SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
 
 def launch(*options, script, arguments, attempts=1):
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(Path(__file__).with_name(script))]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(Path(__file__).parents[1] / script)]
     for _ in range(attempts):
         run = subprocess.run(
             [*command, *map(str, arguments)],

@@ -11,7 +11,7 @@ import pmr_hf
 from pmr_hf.model.fusion import FUSIONS, build_fusion
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = ["--max_train_samples", "96", "--num_train_epochs", "2", "--use_cpu"]
 
 

@@ -30,7 +30,7 @@ from pmr_hf import MultimodalModel, MultimodalProcessor
 from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def run_pmr(folder, *arguments):

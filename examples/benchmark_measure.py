@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -59,7 +60,7 @@ def measure(
 
     def true_class_score(taking_part: tuple[bool, ...]) -> torch.Tensor:
         some = {name: present[name] & takes for name, takes in zip(names, taking_part, strict=True)}
-        return true_class_probability(model.fuse(embeddings, some).float().log_softmax(-1), labels)
+        return true_class_probability(F.cross_entropy(model.fuse(embeddings, some).float(), labels, reduction="none"))
 
     shares = shapley_values(true_class_score, len(names)).mean(1)
     for name, share in zip(names, shares.tolist(), strict=True):

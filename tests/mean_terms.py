@@ -4,7 +4,7 @@ from pmr_hf.model import equations
 
 
 def true_class_probability(logits, labels):
-    return equations.true_class_probability(logits.log_softmax(-1), labels)
+    return equations.true_class_probability(equations.prototypical_cross_entropy(logits.log_softmax(-1), labels))
 
 
 def prototypical_cross_entropy(logits, labels, mask=None):

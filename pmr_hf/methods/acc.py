@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..training.prototype_trainer import PrototypeTerms
+from ..training.prototype_terms import PrototypeTerms
 from .gradient_scaling import GradientScalingTrainer
 
 

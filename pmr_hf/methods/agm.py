@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from transformers import TrainerCallback
 
 from ..inference.shapley import shapley_values
+from ..model.missing_modalities import all_present
 from ..model.modeling import MultimodalOutput
 from ..training.arguments import PrototypeTrainingArguments
-from ..training.prototype_trainer import PrototypeTerms
+from ..training.prototype_terms import PrototypeTerms
 from .gradient_scaling import GradientScalingTrainer
 
 
@@ -83,7 +83,6 @@ class AGMTrainer(GradientScalingTrainer):
         super().__init__(*args, **kwargs)
         # (2, M): each modality's losses s^m summed over the batches of this run, and how many they are
         self.loss_sums: torch.Tensor | None = None
-        self.add_callback(_ResumeLosses(self))
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         losses, counts = self.response_losses(outputs, labels)
@@ -99,8 +98,7 @@ class AGMTrainer(GradientScalingTrainer):
     def response_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """s^m (M,), the mean over the samples of all processes that have modality m, and how many these are (M,)."""
         model, names = self.unwrapped_model, list(self.prototypes.widths)
-        full = torch.ones_like(labels, dtype=torch.bool)
-        present = outputs.present or dict.fromkeys(names, full)
+        present = outputs.present or all_present(names, labels)
 
         def logits_of(taking_part: tuple[bool, ...]) -> torch.Tensor:
             if not any(taking_part):
@@ -112,10 +110,19 @@ class AGMTrainer(GradientScalingTrainer):
         losses = F.cross_entropy(responses.mT, labels.expand(len(names), -1), reduction="none")  # (M, B)
         return self.global_means(losses, outputs, labels)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call)
-        if _internal_call and output_dir is not None and self.loss_sums is not None and self.args.should_save:
-            save_file({"loss_sums": self.loss_sums}, os.path.join(output_dir, STATE_NAME))
+    def save_method_state(self, folder: str) -> None:
+        """Save the sums of the losses."""
+        super().save_method_state(folder)
+        if self.loss_sums is not None and self.args.should_save:
+            save_file({"loss_sums": self.loss_sums}, os.path.join(folder, STATE_NAME))
+
+    def load_method_state(self, checkpoint: str | None) -> None:
+        """Go on from the losses of a checkpoint, or from none."""
+        super().load_method_state(checkpoint)
+        self.loss_sums = None
+        file = os.path.join(checkpoint or "", STATE_NAME)
+        if checkpoint is not None and os.path.isfile(file):
+            self.loss_sums = load_file(file, device=str(self.args.device))["loss_sums"]
 
 
 def agm_scales(
@@ -142,16 +149,3 @@ def agm_scales(
 
     scales = (alpha * (lead(average) - lead(losses))).clamp(max=20).exp()
     return torch.where(known & (known.sum() > 1), scales, 1)
-
-
-class _ResumeLosses(TrainerCallback):
-    """Goes on from the losses of a checkpoint, or from none."""
-
-    def __init__(self, trainer: AGMTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.loss_sums = None
-        file = os.path.join(self.trainer.resumed_from or "", STATE_NAME)
-        if self.trainer.resumed_from is not None and os.path.isfile(file):
-            self.trainer.loss_sums = load_file(file, device=str(args.device))["loss_sums"]

@@ -15,8 +15,11 @@ from tqdm.auto import tqdm
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
+from ..model.missing_modalities import stack_masks
 from ..training.arguments import PrototypeTrainingArguments
-from ..training.prototype_trainer import PrototypeTerms, isolated_random_state
+from ..training.prototype_terms import PrototypeTerms
+from ..training.random_state import isolated_random_state
+from ..training.setup_checks import is_stream
 from .unimodal_heads import UnimodalHeadsTrainer
 
 
@@ -121,7 +124,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         if weights is not None and set(weights) != set(names):
             raise ValueError(f"Expected `blend_weights` for {names}, got them for {list(weights)}.")
         if self.train_dataset is not None and weights is None:
-            if self.streams:
+            if is_stream(self.train_dataset):
                 raise ValueError(
                     "Expected a training set with a length to hold a part of it out, or `blend_weights`, got a "
                     f"{type(self.train_dataset).__name__} without them."
@@ -229,9 +232,8 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
                 outputs = self.run_model(model, inputs)
             logits = [*(outputs.unimodal_logits[name] for name in names), outputs.logits]
             losses = torch.stack([F.cross_entropy(each.float(), labels, reduction="none") for each in logits])
-            mask = torch.ones_like(losses)
-            if outputs.present is not None:
-                mask[:-1] = torch.stack([outputs.present[name] for name in names]).float()
+            mask = torch.ones_like(losses)  # the fused loss counts for every sample
+            mask[:-1] = stack_masks(outputs.present, names, labels).float()
             # (B, L) of all processes, without the rows that only fill their last batch
             losses, mask = self.accelerator.gather_for_metrics((losses.T.contiguous(), mask.T.contiguous()))
             sums += (losses * mask).sum(0)

@@ -8,7 +8,8 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ..model.modeling import MultimodalModel
-from ..training.prototype_trainer import PrototypeTerms, PrototypeTrainer
+from ..training.prototype_terms import PrototypeTerms
+from ..training.prototype_trainer import PrototypeTrainer
 
 
 def scale_gradients(model: MultimodalModel, scales: Mapping[str, torch.Tensor]) -> None:
@@ -35,14 +36,13 @@ def scaled_in_backward(embedding: torch.Tensor, name: str, scales: Mapping[str, 
 
 
 class ForgetScales(TrainerCallback):
-    """Forgets the scales of each micro-batch after it, so that they reach no other use of the model."""
+    """Clears `trainer.scales` after each micro-batch, so that they reach no other use of the model."""
 
-    def __init__(self, *scales: dict[str, torch.Tensor]):
-        self.scales = scales
+    def __init__(self, trainer: PrototypeTrainer):
+        self.trainer = trainer
 
     def on_substep_end(self, args, state, control, **kwargs):
-        for scales in self.scales:
-            scales.clear()
+        self.trainer.scales.clear()
 
     on_step_end = on_substep_end
 
@@ -58,13 +58,13 @@ class GradientScalingTrainer(PrototypeTrainer):
     """
 
     def __init__(self, *args, **kwargs):
-        self._scales: dict[str, torch.Tensor] = {}
         super().__init__(*args, **kwargs)
-        self.add_callback(ForgetScales(self._scales))
+        self.add_callback(ForgetScales(self))
 
     def on_new_model(self, model: nn.Module) -> None:
         super().on_new_model(model)
-        scale_gradients(require_hooks(self, model), self._scales)
+        self.scales: dict[str, torch.Tensor] = {}  # of the micro-batch, by modality
+        scale_gradients(require_hooks(self, model), self.scales)
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         """What to multiply the gradient of each encoder by, (M,), the same in all processes."""
@@ -77,7 +77,7 @@ class GradientScalingTrainer(PrototypeTrainer):
         names = list(self.prototypes.widths)
         with torch.no_grad():
             scales = self.gradient_scales(terms, outputs, labels)
-        self._scales.update(zip(names, scales, strict=True))
+        self.scales.update(zip(names, scales, strict=True))
         self.track(tuple(f"{name}_gradient_scale" for name in names), scales, torch.ones_like(scales))
         return loss
 

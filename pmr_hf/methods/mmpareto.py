@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..training.gradients import cosines, gradient_products, gradients_of
-from ..training.prototype_trainer import PrototypeTerms
+from ..training.prototype_terms import PrototypeTerms
 from .gradient_scaling import ForgetScales, require_hooks, scale_gradients, scaled_in_backward
 from .unimodal_heads import UnimodalHeadsTrainer
 
@@ -50,17 +50,18 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
 }"""
 
     def __init__(self, *args, **kwargs):
-        self._fused_scales: dict[str, torch.Tensor] = {}
-        self._unimodal_scales: dict[str, torch.Tensor] = {}
         super().__init__(*args, **kwargs)
-        self.add_callback(ForgetScales(self._fused_scales, self._unimodal_scales))
+        self.add_callback(ForgetScales(self))
 
     def on_new_model(self, model: nn.Module) -> None:
         super().on_new_model(model)
-        scale_gradients(require_hooks(self, model), self._fused_scales)
+        # Of the micro-batch: for the fused gradient by modality, for the unimodal one by `unimodal_key`
+        self.scales: dict[str, torch.Tensor] = {}
+        scale_gradients(require_hooks(self, model), self.scales)
         for name, head in model.unimodal_heads.items():
+            key = unimodal_key(name)
             head.register_forward_pre_hook(
-                lambda module, inputs, name=name: (scaled_in_backward(inputs[0], name, self._unimodal_scales),)
+                lambda module, inputs, key=key, scales=self.scales: (scaled_in_backward(inputs[0], key, scales),)
             )
 
     def check_setup(self) -> None:
@@ -72,8 +73,7 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
         """The sum of the fused and the unimodal losses, whose gradients are blended."""
-        self._fused_scales.clear()
-        self._unimodal_scales.clear()
+        self.scales.clear()
         losses = self.loss_scale * self.unimodal_losses(outputs, labels)
         self._blend(loss, losses)
         return loss + losses.sum()
@@ -91,11 +91,16 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
         weights, lengths = pareto_weights(products)
         trained = [name for name, own in parameters.items() if own]
         for name, weight, length in zip(trained, weights, lengths, strict=True):
-            self._fused_scales[name] = 2 * weight * length
-            self._unimodal_scales[name] = 2 * (1 - weight) * length
+            self.scales[name] = 2 * weight * length
+            self.scales[unimodal_key(name)] = 2 * (1 - weight) * length
         keys = (*(f"{name}_cosine" for name in trained), *(f"{name}_fused_weight" for name in trained))
         values = torch.cat([cosines(products), weights])
         self.track(keys, values, torch.ones_like(values))
+
+
+def unimodal_key(modality: str) -> str:
+    """The key of the scale of a modality's unimodal gradient: no modality has such a name."""
+    return f"{modality}.unimodal"
 
 
 def pareto_weights(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

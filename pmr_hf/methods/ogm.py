@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from ..model.equations import true_class_probability
 from ..model.modeling import MultimodalOutput
 from ..training.arguments import PrototypeTrainingArguments
-from ..training.prototype_trainer import PrototypeTerms
+from ..training.prototype_terms import PrototypeTerms
 from .gradient_scaling import GradientScalingTrainer
 
 
@@ -84,7 +85,7 @@ class OGMTrainer(GradientScalingTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # (M,): the scales of the micro-batches since the last step, summed, and how many they are
+        # (M,): sums of the scales of the micro-batches since the last step, and the number of these
         self.step_scales: torch.Tensor | float = 0.0
         self.step_batches = 0
         if self.args.ogm_noise:
@@ -105,10 +106,8 @@ class OGMTrainer(GradientScalingTrainer):
         if not model.fusion.splits_by_modality:
             return terms.scores, terms.counts
         logits = model.modality_logits(outputs.embeddings, outputs.present)
-        right = torch.stack(
-            [true_class_probability(logits[name].float().log_softmax(-1), labels) for name in self.prototypes.widths]
-        )
-        return self.global_means(right, outputs, labels)
+        losses = [F.cross_entropy(logits[name].float(), labels, reduction="none") for name in self.prototypes.widths]
+        return self.global_means(true_class_probability(torch.stack(losses)), outputs, labels)
 
 
 def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None = None) -> torch.Tensor:

@@ -6,7 +6,8 @@ import torch
 
 from ..model.equations import rebalancing_terms
 from ..training.arguments import PMRTrainingArguments
-from ..training.prototype_trainer import PrototypeTerms, PrototypeTrainer
+from ..training.prototype_terms import PrototypeTerms
+from ..training.prototype_trainer import PrototypeTrainer
 
 
 class PMRTrainer(PrototypeTrainer):
@@ -56,7 +57,7 @@ class PMRTrainer(PrototypeTrainer):
         return loss + self.loss_scale * rebalancing_terms(
             terms.pce,
             terms.entropy,
-            terms.mask,
+            terms.counted,
             shares,
             terms.pce_weights,
             terms.per_weights,

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..model.missing_modalities import stack_masks
 from ..model.modeling import MultimodalModel, MultimodalOutput
-from ..training.multimodal_trainer import classes_of
+from ..training.counted_samples import classes_of
 from ..training.prototype_trainer import PrototypeTrainer
 
 
@@ -34,17 +35,14 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
         Cross entropy of each modality's own head, (M,): means over the samples of all processes that have the modality,
         of which this process holds its part, so that the mean over the processes of its gradient is the whole.
         """
-        counted = self.counted_samples(outputs, labels)
         losses = torch.stack(
             [
                 F.cross_entropy(outputs.unimodal_logits[name].float(), labels, reduction="none")
                 for name in self.prototypes.widths
             ]
         )  # (M, B)
-        mask = torch.ones_like(losses)
-        if counted is not None:
-            mask = torch.stack([counted[name] for name in self.prototypes.widths]).float()
-        sums, counts = (losses * mask).sum(1), mask.sum(1)
+        counted = stack_masks(self.counted_samples(outputs, labels), self.prototypes.widths, labels)
+        sums, counts = torch.where(counted, losses, 0).sum(1), counted.float().sum(1)
         self.track(tuple(f"{name}_ce_loss" for name in self.prototypes.widths), sums, counts)
         return sums * self.accelerator.num_processes / self.accelerator.reduce(counts, "sum").clamp(min=1)
 

@@ -35,9 +35,9 @@ def prototypical_cross_entropy(log_probabilities: torch.Tensor, labels: torch.Te
     return -log_probabilities.gather(-1, classes).squeeze(-1)
 
 
-def true_class_probability(log_probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """p_i(y_i), the probability of each sample's own class (Eq. 8): (..., B, K) and (B,) to (..., B), in [0, 1]."""
-    return (-prototypical_cross_entropy(log_probabilities, labels)).exp()
+def true_class_probability(cross_entropy: torch.Tensor) -> torch.Tensor:
+    """p_i(y_i), the probability of each sample's own class (Eq. 8), in [0, 1], from -log p_i(y_i), of any shape."""
+    return (-cross_entropy).exp()
 
 
 def prototypical_entropy(log_probabilities: torch.Tensor) -> torch.Tensor:

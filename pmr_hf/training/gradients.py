@@ -1,8 +1,11 @@
-"""Gradients of single losses in single encoders, and how they lie to each other."""
+"""Gradients of single losses in single encoders, and the angles between them."""
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+
+from ..model.equations import masked_mean
+from .prototype_terms import PrototypeTerms
 
 
 def gradients_of(loss: torch.Tensor, parameters: list[nn.Parameter]) -> torch.Tensor:
@@ -23,3 +26,26 @@ def cosines(products: torch.Tensor) -> torch.Tensor:
     left, right, both = products.unbind(-1)
     lengths = left.sqrt() * right.sqrt()
     return torch.where(lengths > 0, both / lengths.clamp(min=torch.finfo(torch.float32).tiny), 0).clamp(-1, 1)
+
+
+def gradient_cosines(
+    accelerator: Accelerator, loss: torch.Tensor, terms: PrototypeTerms, parameters: dict[str, list[nn.Parameter]]
+) -> dict[str, torch.Tensor]:
+    """
+    By modality, the cosine between the gradients of a loss and of the modality's own prototypical cross entropy in its
+    encoder (Fig. 2c of PMR). Encoders that are not trained are left out.
+
+    Args:
+        accelerator (`Accelerator`): averages gradients over processes.
+        loss (`torch.Tensor`): a scalar.
+        terms (`PrototypeTerms`): of the same batch.
+        parameters (`dict[str, list[torch.nn.Parameter]]`): of each encoder, by modality, in the order of the terms.
+    """
+    products = {}
+    for pce, counted, (name, own) in zip(terms.pce, terms.counted, parameters.items(), strict=True):
+        if own:
+            alone = gradients_of(masked_mean(pce, counted), own)
+            products[name] = gradient_products(accelerator, gradients_of(loss, own), alone)
+    if not products:
+        return {}
+    return dict(zip(products, cosines(torch.stack(list(products.values()))), strict=True))

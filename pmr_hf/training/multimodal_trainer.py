@@ -1,28 +1,38 @@
 """`MultimodalTrainer` adds per-modality logs and metrics to `Trainer`."""
 
 import inspect
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HTTPError  # of httpx, whichever version the client has
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, default_data_collator
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, has_length
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data.collator import MultimodalCollator
-from ..model.modeling import MultimodalModel, MultimodalOutput
+from ..model.modeling import MultimodalModel
 from ..model.processor import MultimodalProcessor, limit_tokens
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import check_writable, checkpoint_problems, failures_explained, newest_complete_checkpoint
-from .metrics import Accuracy, MacroF1
+from .counted_samples import classes_of
+from .finite_checks import check_finite_terms, check_finite_weights
+from .learning_rates import fill_gradients, set_modality_learning_rates
+from .logged_terms import LoggedTerms
+from .metrics import modality_metrics
+from .setup_checks import (
+    check_collator,
+    check_length_column,
+    check_modality_learning_rates,
+    check_one_split,
+    check_processor,
+    check_rows,
+    require_multimodal,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -51,6 +61,7 @@ class MultimodalTrainer(Trainer):
     """
 
     args_class = MultimodalTrainingArguments
+    _training_model: nn.Module | None = None  # the unwrapped model, while training
 
     def __init__(self, model: nn.Module | None = None, args: MultimodalTrainingArguments | None = None, **kwargs):
         args = self.args_class("tmp_trainer") if args is None else args
@@ -60,7 +71,6 @@ class MultimodalTrainer(Trainer):
             )
         if args.should_save and kwargs.get("train_dataset") is not None:
             check_writable(args.output_dir)
-        self._training_model: nn.Module | None = None
         super().__init__(model=model, args=args, **kwargs)
         if self.model_init is None:
             self.on_new_model(self.unwrapped_model)
@@ -68,8 +78,7 @@ class MultimodalTrainer(Trainer):
         # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._forward_takes_labels = "labels" in inspect.signature(self.unwrapped_model.forward).parameters
-        # Names of terms to their sums and counts since the last log, (2, T) on the device
-        self._window: dict[tuple[str, ...], torch.Tensor] = {}
+        self.logged_terms = LoggedTerms()
         self.add_callback(_BeginTraining(self))
         self._user_metrics = self.compute_metrics
         self.compute_metrics = self._compute_metrics
@@ -79,32 +88,61 @@ class MultimodalTrainer(Trainer):
                 predictions | {"logits": preprocess(predictions["logits"], labels)}
             )
         self.check_setup()
+        self._configure_inputs()
+        evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
+        check_rows(self.data_collator, {"training": self.train_dataset, **evals})
+
+    # ---- What a method may override ----
+
+    def on_new_model(self, model: nn.Module) -> None:
+        """
+        Called with each model that is going to be trained: once when the trainer is made, or, with `model_init`, each
+        time that it makes one. Override it to change or hook the model.
+        """
+        keep_weight_names(model)
+        if self.args.freeze:
+            require_multimodal(model, "freeze").freeze(self.args.freeze)
+
+    def check_setup(self) -> None:
+        """
+        Called when the trainer is made: raise `ValueError` for a model, arguments or a kind of dataset that cannot be
+        trained. Override it to check what a method needs. The rows of the datasets are checked after it.
+        """
+        model, data = self.unwrapped_model, self.train_dataset
+        check_modality_learning_rates(model, self.args.modality_learning_rates)
+        check_processor(model, self.processing_class)
+        if data is not None:
+            check_collator(model, self.data_collator)
+            check_length_column(self.args, data)
+            check_one_split(data)
+
+    def save_method_state(self, folder: str) -> None:
+        """
+        Called in every process when a checkpoint has been saved to `folder`. Override it to save what a method needs,
+        beside the model, to go on from there; only the process with `self.args.should_save` may write.
+        """
+
+    def load_method_state(self, checkpoint: str | None) -> None:
+        """
+        Called in every process when training begins, with the folder of the checkpoint that it resumes from, or `None`.
+        Override it to read what [`MultimodalTrainer.save_method_state`] has written, or to begin without it.
+        """
+
+    # ---- Model and optimizer ----
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         model = super().call_model_init(trial)
         self.on_new_model(model)
         return model
 
-    def on_new_model(self, model: nn.Module) -> None:
-        keep_weight_names(model)
-        if self.args.freeze:
-            require_multimodal(model, "freeze").freeze(self.args.freeze)
-
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         """The optimizer of plain `Trainer`, with the encoders of `modality_learning_rates` in groups of their own."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if is_new and self.is_fsdp_enabled:
-            optimizer.register_step_pre_hook(_fill_gradients)
-        rates = (self.args.modality_learning_rates or {}) if is_new else {}
-        backbones = self.unwrapped_model.backbones if rates else {}
-        for name, rate in rates.items():
-            own = set(backbones[name].parameters())
-            for group in list(optimizer.param_groups):
-                chosen = [parameter for parameter in group["params"] if parameter in own]
-                if chosen:
-                    group["params"] = [parameter for parameter in group["params"] if parameter not in own]
-                    optimizer.add_param_group({**group, "params": chosen, "lr": rate})
+            optimizer.register_step_pre_hook(fill_gradients)
+        if is_new and self.args.modality_learning_rates:
+            set_modality_learning_rates(optimizer, self.unwrapped_model, self.args.modality_learning_rates)
         return optimizer
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
@@ -130,68 +168,37 @@ class MultimodalTrainer(Trainer):
 
     @property
     def unwrapped_model(self) -> nn.Module:
+        """The model without the wrappers of Accelerate, DDP and the like."""
         # To unwrap it in each step would cost as much as the distances.
         if self._training_model is not None:
             return self._training_model
         return self.accelerator.unwrap_model(self.model)
 
-    def check_setup(self) -> None:
-        """Stop before training on what can be told from the model, the processor and the datasets' columns."""
-        model, processor, collator = self.unwrapped_model, self.processing_class, self.data_collator
-        if self.args.modality_learning_rates:
-            names = list(require_multimodal(model, "modality_learning_rates").backbones)
-            unknown = [name for name in self.args.modality_learning_rates if name not in names]
-            if unknown:
-                raise ValueError(f"Expected `modality_learning_rates` to name modalities among {names}, got {unknown}.")
-        if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):
-            backbones, processors = model.config.modalities, list(processor.processors)
-            if set(backbones) != set(processors):
-                raise ValueError(
-                    f"Expected a processor for each of the model's modalities {backbones}, got processors for "
-                    f"{processors}; give both the same names."
-                )
-            for name in backbones:
-                limit_tokens(processor.processors[name], model.config.backbones[name])
-        data = self.train_dataset
-        if isinstance(collator, MultimodalCollator):
-            collator.num_labels = self.num_labels
-            collator.segments = not isinstance(model, MultimodalModel)
-        elif data is not None and isinstance(model, MultimodalModel) and collator is default_data_collator:
-            raise ValueError(
-                "Expected a `data_collator`, got none; pass a MultimodalCollator(processor, columns, label)."
-            )
-        lengths = self.args.length_column_name
-        by_length = data is not None and self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
-        if by_length and not (isinstance(data, datasets.Dataset) and lengths in data.column_names):
-            raise ValueError(
-                f"Expected a `datasets.Dataset` with a column {lengths!r} to sample by, since samples of several "
-                "modalities have no one length; add the column, for instance with `map`."
-            )
-        if isinstance(data, dict):
-            raise ValueError(
-                f"Expected one training dataset, got a {type(data).__name__} of {list(data)}; pass one of its splits."
-            )
-        evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
-        class_names = {}
-        for name, dataset in {"training": data, **evals}.items():
-            if dataset is None or not has_length(dataset):
-                continue
-            if len(dataset) == 0:
-                raise ValueError(f"Expected the {name} dataset to have at least one row, got none; check its split.")
-            if isinstance(collator, MultimodalCollator):
-                class_names[name] = collator.check_dataset(dataset)
-        known = [names for names in class_names.values() if names is not None]
-        if any(names != known[0] for names in known):
-            raise ValueError(
-                f"Expected the same class names in each dataset, got {class_names}; encode them before splitting."
-            )
-
     @property
     def num_labels(self) -> int | None:
+        """Number of classes K, or `None` for a model that does not tell."""
         model = self.unwrapped_model
         return model.config.num_labels if isinstance(model, MultimodalModel) else None
 
+    @property
+    def hide_progress(self) -> bool:
+        """Whether this process shows no progress bars."""
+        return self.args.disable_tqdm or not self.is_local_process_zero()
+
+    def _configure_inputs(self) -> None:
+        """Tell the collator and the tokenizers what they can only know from the model."""
+        model, processor = self.unwrapped_model, self.processing_class
+        if isinstance(self.data_collator, MultimodalCollator):
+            self.data_collator.num_labels = self.num_labels
+            self.data_collator.segments = not isinstance(model, MultimodalModel)
+        if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):
+            for name in model.config.modalities:
+                limit_tokens(processor.processors[name], model.config.backbones[name])
+
+    # ---- The loss ----
+
     def run_model(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """The model's output for a batch, whose labels are passed on only if the model takes them."""
         if not self._forward_takes_labels:
             inputs = {key: value for key, value in inputs.items() if key != "labels"}
         return model(**inputs)
@@ -216,65 +223,52 @@ class MultimodalTrainer(Trainer):
 
     @property
     def loss_scale(self) -> float:
+        """
+        What to multiply a mean over this micro-batch by before it is added to the loss, so that it counts as much under
+        gradient accumulation.
+        """
         # A loss of `compute_loss_func` is scaled for gradient accumulation; `Trainer` divides any other by the steps.
         return 1.0 if self.compute_loss_func is None else 1 / self.current_gradient_accumulation_steps
 
-    # ---- Named terms: summed on the device, read once per log ----
+    # ---- Logs ----
 
     def track(self, names: tuple[str, ...], sums: torch.Tensor, counts: torch.Tensor) -> None:
         """
-        Add to terms that the next log shows as sum / count over its window and all processes.
+        Add to terms that the next log shows as sum / count over the steps since the last log and over all processes.
 
         Args:
             names (`tuple[str, ...]`): T log keys, the same in each step.
             sums (`torch.Tensor`): (T,), each term summed over this batch.
             counts (`torch.Tensor`): (T,), what to divide it by.
         """
-        step = torch.stack([sums.detach().float(), counts.float()])
-        if names in self._window:
-            self._window[names] += step
-        else:
-            self._window[names] = step
+        self.logged_terms.add(names, sums, counts)
 
-    def _window_sums(self) -> dict[str, tuple[float, float]]:
-        if not self._window:
-            return {}
-        names = [name for group in self._window for name in group]
-        sums, counts = self.accelerator.reduce(torch.cat(list(self._window.values()), dim=1), "sum").tolist()
-        return {name: (total, count) for name, total, count in zip(names, sums, counts, strict=True)}
-
-    def summarize(self, window: dict[str, tuple[float, float]]) -> dict[str, float]:
-        """The log entries of a window of tracked terms, name: (sum, count). Override to add what follows from them."""
-        return {name: total / count for name, (total, count) in window.items() if count}
+    def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
+        """The log entries of tracked terms, name: (sum, count). Override it to add what follows from them."""
+        return {name: total / count for name, (total, count) in totals.items() if count}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.is_in_train and ("loss" in logs or "train_loss" in logs):
-            window = self._window_sums()
-            self._check_finite(window)
-            self._window = {}
+            totals = self.logged_terms.totals(self.accelerator)
+            check_finite_terms(totals, self.state.global_step)
+            self.logged_terms.clear()
             if "loss" in logs:
-                logs.update(self.summarize(window))
+                logs.update(self.summarize(totals))
         super().log(logs, start_time)
 
+    # ---- Saving ----
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        self._check_finite(self._window_sums())
-        model, sharded = self.unwrapped_model, False
-        finite = {}
-        for name, parameter in model.named_parameters():
-            if isinstance(parameter, DTensor):
-                parameter, sharded = parameter.to_local(), True
-            finite[name] = parameter.isfinite().all()
-        # A buffer may be a mask of -inf.
-        finite |= {name: ~buffer.isnan().any() for name, buffer in model.named_buffers()}
-        flags = torch.stack(list(finite.values())).float()
-        flags = (self.accelerator.reduce(flags, "mean") if sharded else flags).tolist()
-        names = [name for name, flag in zip(finite, flags, strict=True) if flag < 1]
-        if names:
-            self._stop_not_finite(f"{len(names)} of {len(finite)} weights, first {names[0]}")
+        check_finite_terms(self.logged_terms.totals(self.accelerator), self.state.global_step)
+        check_finite_weights(self.unwrapped_model, self.accelerator, self.state.global_step)
         super().save_model(output_dir, _internal_call)
         if self.args.should_save and output_dir in (None, self.args.output_dir):
             # A pickle, which would be pushed; the checkpoints keep theirs.
             Path(self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        if _internal_call and output_dir is not None:  # a checkpoint
+            if self.args.should_save:
+                Path(output_dir).mkdir(parents=True, exist_ok=True)  # FSDP has not written there yet
+            self.save_method_state(output_dir)
 
     def push_to_hub(self, *args, **kwargs):
         """
@@ -301,18 +295,6 @@ class MultimodalTrainer(Trainer):
                 f"Expected to push to {self.hub_model_id}, but the upload failed ({error}). The model is saved in "
                 f"{folder}: push again with `trainer.push_to_hub()`, or by `hf upload`."
             ) from error
-
-    def _check_finite(self, window: dict[str, tuple[float, float]]) -> None:
-        bad = {name: total for name, (total, _) in window.items() if not math.isfinite(total)}
-        if bad:
-            self._stop_not_finite(", ".join(f"{name}={total}" for name, total in bad.items()))
-
-    def _stop_not_finite(self, found: str) -> None:
-        raise FloatingPointError(
-            f"Expected finite losses and weights at step {self.state.global_step}, got {found}; nothing was saved "
-            "since, so resume from the last checkpoint with a lower learning rate or `max_grad_norm`, or look for the "
-            "inputs that are not finite."
-        )
 
     # ---- Evaluation ----
 
@@ -362,34 +344,20 @@ class MultimodalTrainer(Trainer):
         return output
 
     def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        predictions, labels = dict(prediction.predictions), prediction.label_ids
-        logits = predictions.pop("logits", None)
-        metrics = {}
-        if logits is not None and self._user_metrics is not None:
-            metrics |= self._user_metrics(
-                EvalPrediction(logits, labels, inputs=prediction.inputs, losses=prediction.losses)
-            )
-        elif logits is not None:
-            classes, has = logits.argmax(-1), labels >= 0  # segments may lack a label
-            if has.any():
-                metrics |= Accuracy().compute(predictions=classes[has], references=labels[has])
-                metrics |= MacroF1().compute(predictions=classes[has], references=labels[has])
-        for key, classes in predictions.items():
-            has = (classes >= 0) & (labels >= 0)  # samples with this modality
-            if has.any():
-                metrics[key] = Accuracy().compute(predictions=classes[has], references=labels[has])["accuracy"]
-        return metrics
+        return modality_metrics(prediction, self._user_metrics)
 
 
 class _BeginTraining(TrainerCallback):
-    """Forgets the terms of a run that failed, as the attempts of `auto_find_batch_size` do, and unwraps the model."""
+    """Prepares each training: `auto_find_batch_size` begins several, of which all but the last fail."""
 
     def __init__(self, trainer: MultimodalTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._window = {}
-        self.trainer._training_model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        trainer = self.trainer
+        trainer.logged_terms.clear()
+        trainer._training_model = trainer.accelerator.unwrap_model(trainer.model)
+        trainer.load_method_state(trainer.resumed_from)
 
 
 def keep_weight_names(model: nn.Module) -> None:
@@ -399,29 +367,3 @@ def keep_weight_names(model: nn.Module) -> None:
     """
     if isinstance(model, PreTrainedModel) and not isinstance(model, MultimodalModel):
         model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
-
-
-def present_of(outputs: Any) -> Mapping[str, torch.Tensor] | None:
-    return outputs.present if isinstance(outputs, MultimodalOutput) else None
-
-
-def classes_of(name: str, logits: torch.Tensor, outputs: Any) -> torch.Tensor:
-    """Predicted classes (B,), or (B, T) of segments; -1 for samples without the modality."""
-    present, classes = present_of(outputs), logits.argmax(-1)
-    if present is None:
-        return classes
-    return torch.where(present[name] if classes.dim() == 1 else present[name][:, None], classes, -1)
-
-
-def _fill_gradients(optimizer: torch.optim.Optimizer, *args) -> None:
-    """Zeros for parameters that nothing used, as BERT's pooler: FSDP resumes no optimizer that lacks their state."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-
-
-def require_multimodal(model: nn.Module, argument: str) -> MultimodalModel:
-    if not isinstance(model, MultimodalModel):
-        raise ValueError(f"Expected a MultimodalModel for `{argument}`, got a {type(model).__name__}; leave it out.")
-    return model

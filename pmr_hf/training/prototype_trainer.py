@@ -1,68 +1,38 @@
 """`PrototypeTrainer` keeps the class prototypes of a model up to date, and watches each modality by them."""
 
-import math
 import os
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, IterableDataset, Subset
-from tqdm.auto import tqdm
-from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
-from transformers.utils import logging
 
-from ..data.collator import integer_labels
 from ..model.equations import (
-    masked_mean,
     prototypical_cross_entropy,
     prototypical_entropy,
     rebalance_weights,
     signed_ratio,
+    true_class_probability,
 )
 from ..model.hub_card import card_on_hub
+from ..model.missing_modalities import stack_masks
 from ..model.processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
 from ..reporting.model_card import CITATION, write_model_card
 from .arguments import PrototypeTrainingArguments
-from .gradients import cosines, gradient_products, gradients_of
-from .multimodal_trainer import MultimodalTrainer, classes_of, present_of, require_multimodal
+from .counted_samples import Masks, classes_of, count_new_samples, first_samples, present_samples
+from .finite_checks import stop_not_finite
+from .gradients import gradient_cosines
+from .multimodal_trainer import MultimodalTrainer
+from .prototype_refresh import RefreshPrototypes, sums_of_subset, warn_of_unseen_classes
+from .prototype_terms import TERMS, PrototypeTerms
+from .segments import by_segment
+from .setup_checks import check_prototype_source, check_prototypes, is_stream, require_multimodal
 
-
-logger = logging.get_logger(__name__)
 
 SUMS_NAME = "prototype_sums.safetensors"
-# What is logged of each modality, after its name.
-TERMS = ("pce_loss", "entropy", "score", "pce_weight", "per_weight")
-
-
-class PrototypeTerms(NamedTuple):
-    """
-    What the prototypes say of a batch, in the order of the modalities. Only `pce` and `entropy` have a gradient.
-
-    Args:
-        pce (`torch.Tensor`): (M, B), -log p^m_i(y_i) of this process's samples (Eq. 9).
-        entropy (`torch.Tensor`): (M, B), H(p^m_i) of this process's samples.
-        mask (`torch.Tensor`): (M, B) bool, the samples that count: those that have the modality, whose class has a
-            prototype of it, and that are not repeated to fill the last batch.
-        scores (`torch.Tensor`): (M,), s^m, the mean of p^m_i(y_i) over the samples of all processes that count.
-        counts (`torch.Tensor`): (M,), how many of them there are.
-        pce_weights (`torch.Tensor`): (M,), a^m (Eq. 11).
-        per_weights (`torch.Tensor`): (M,), e^m.
-    """
-
-    pce: torch.Tensor
-    entropy: torch.Tensor
-    mask: torch.Tensor
-    scores: torch.Tensor
-    counts: torch.Tensor
-    pce_weights: torch.Tensor
-    per_weights: torch.Tensor
 
 
 class PrototypeTrainer(MultimodalTrainer):
@@ -107,26 +77,17 @@ class PrototypeTrainer(MultimodalTrainer):
         embeddings_fn: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
         **kwargs,
     ):
-        self.embeddings_fn = embeddings_fn or output_embeddings
-        self._sums: Sums | None = None  # online: of this process, since the last refresh
-        self._unseen: dict[str, list[int]] = {}  # the classes without a prototype that were last warned of
         super().__init__(model=model, args=args, **kwargs)
-        self.add_callback(_RefreshPrototypes(self))
+        self.embeddings_fn = embeddings_fn or output_embeddings
+        self._online_sums: Sums | None = None  # of this process, since the last refresh
+        self._unseen: dict[str, list[int]] = {}  # the classes without a prototype that were last warned of
+        self.add_callback(RefreshPrototypes(self))
 
     def check_setup(self) -> None:
-        if not isinstance(getattr(self.unwrapped_model, "prototypes", None), Prototypes):
-            raise ValueError(
-                f"Expected a model with prototypes, got a {type(self.unwrapped_model).__name__} without; call "
-                "`attach_prototypes(model, widths, num_labels)` first and pass `embeddings_fn`."
-            )
+        check_prototypes(self.unwrapped_model)
         if self.args.gradient_cosine_steps is not None:
             require_multimodal(self.unwrapped_model, "gradient_cosine_steps")
-        data = self.train_dataset
-        if data is not None and self.streams and self.args.prototype_source == "subset":
-            raise ValueError(
-                f"Expected a map-style training set with a length, to take {self.args.prototype_fraction} of it for "
-                f"the prototypes, got a {type(data).__name__}; or set `prototype_source='online'`."
-            )
+        check_prototype_source(self.train_dataset, self.args.prototype_source, self.args.prototype_fraction)
         super().check_setup()
 
     def on_new_model(self, model: nn.Module) -> None:
@@ -136,16 +97,13 @@ class PrototypeTrainer(MultimodalTrainer):
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
     @property
-    def streams(self) -> bool:
-        return isinstance(self.train_dataset, IterableDataset) or not has_length(self.train_dataset)
-
-    @property
     def prototypes(self) -> Prototypes:
         """The prototypes, a part of the model."""
         return self.unwrapped_model.prototypes
 
     @property
     def num_labels(self) -> int:
+        """Number of classes K."""
         return self.prototypes.num_labels
 
     def compute_loss(
@@ -156,7 +114,7 @@ class PrototypeTrainer(MultimodalTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The loss of plain `Trainer`, and while training what the method adds to it."""
-        require_labels(inputs)
+        self.require_labels(inputs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             counted = self.counted_samples(outputs, inputs["labels"])
@@ -164,65 +122,76 @@ class PrototypeTrainer(MultimodalTrainer):
             terms = self.prototype_terms(embeddings, labels, counted)
             every = self.args.gradient_cosine_steps
             if every is not None and self.state.global_step % every == 0:
-                self._track_cosines(loss, terms)
+                cosines = gradient_cosines(self.accelerator, loss, terms, self.encoder_parameters())
+                for name, cosine in cosines.items():
+                    self.track((f"{name}_gradient_cosine",), cosine[None], torch.ones_like(cosine)[None])
             loss = self.method_loss(loss, terms, outputs, labels)
             if self.args.prototype_source == "online":
-                self._sums = self.prototypes.class_sums(embeddings, labels, counted, self._sums)
+                self._online_sums = self.prototypes.class_sums(embeddings, labels, counted, self._online_sums)
         return (loss, outputs) if return_outputs else loss
 
-    def counted_samples(self, outputs: Any, labels: torch.Tensor) -> Mapping[str, torch.Tensor] | None:
-        """By modality, the samples (B,) that have it and are not repeated to fill the last batch; `None` for all."""
-        present, state = present_of(outputs), self.accelerator.gradient_state
-        processes, remainder = self.accelerator.num_processes, state.remainder
-        last = state.end_of_dataloader and self.accelerator.sync_gradients
-        if last and remainder < 0 and not self.streams:
-            remainder = len(self.train_dataset) % (processes * len(labels))  # Accelerate loses it in a resumed epoch
-        if processes == 1 or not last or remainder <= 0 or self.args.dataloader_drop_last:
-            return present
-        # `remainder` samples of the last batch of all processes are new ones, those of the first processes first.
-        return self._first(remainder - self.accelerator.process_index * len(labels), labels, present)
+    @staticmethod
+    def require_labels(inputs: Mapping[str, Any]) -> None:
+        """Raise `ValueError` for a batch without labels."""
+        if "labels" not in inputs:
+            raise ValueError(f"Expected a batch with `labels`, got {list(inputs)}; let the collator add them.")
 
-    def _first(
-        self, count: int, labels: torch.Tensor, present: Mapping[str, torch.Tensor] | None
-    ) -> Mapping[str, torch.Tensor] | None:
-        """What is present (B,) by modality among the first samples of a batch; `None` for all."""
-        if count >= len(labels):
-            return present
-        first = torch.arange(len(labels), device=labels.device) < count
-        return {name: first if present is None else first & present[name] for name in self.prototypes.widths}
+    # ---- What a method calls or overrides ----
 
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
         """
-        What a method makes of the loss of a training step: nothing else here. Override it; what it adds, times
-        `loss_scale`. `labels` are (B,), or (B * T,) of segments.
+        What a method makes of the loss of a training step. Override it; here it is the loss itself.
+
+        Args:
+            loss (`torch.Tensor`): scalar, of plain `Trainer`. Add means over the micro-batch times `self.loss_scale`.
+            terms (`PrototypeTerms`): what the prototypes say of the batch.
+            outputs: the model's output.
+            labels (`torch.Tensor`): (B,), or (B * T,) of segments.
         """
         return loss
-
-    def global_means(
-        self, values: torch.Tensor, outputs: Any, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Means (M,) of values (M, B) of each modality's samples over all processes, and of how many samples they are
-        (M,): those that have the modality and are not repeated to fill the last batch.
-        """
-        counted = self.counted_samples(outputs, labels)
-        mask = torch.ones_like(values)
-        if counted is not None:
-            mask = torch.stack([counted[name] for name in self.prototypes.widths]).float()
-        totals, counts = self.accelerator.reduce(torch.stack([(values * mask).sum(1), mask.sum(1)]), "sum")
-        return totals / counts.clamp(min=1), counts
 
     def rebalance_weights(self, scores: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """a^m and e^m (M,) of the scores (M,), see [`~pmr_hf.model.equations.rebalance_weights`]."""
         return rebalance_weights(scores, present)
 
+    def counted_samples(self, outputs: Any, labels: torch.Tensor) -> Masks | None:
+        """
+        The samples of a training batch that count: masks (B,) bool by modality of those that have it and are not
+        repeated to fill the last batch. `None` stands for all samples of all modalities.
+        """
+        size = None if is_stream(self.train_dataset) else len(self.train_dataset)
+        new = count_new_samples(self.accelerator, len(labels), size, self.args.dataloader_drop_last)
+        return first_samples(new, labels, present_samples(outputs), self.prototypes.widths)
+
+    def global_means(
+        self, values: torch.Tensor, outputs: Any, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Means (M,) of values (M, B) over each modality's samples that count, in all processes, and how many samples
+        these are (M,).
+        """
+        counted = stack_masks(self.counted_samples(outputs, labels), self.prototypes.widths, labels)
+        sums = torch.stack([torch.where(counted, values, 0).sum(1), counted.float().sum(1)])
+        totals, counts = self.accelerator.reduce(sums, "sum")
+        return totals / counts.clamp(min=1), counts
+
+    def encoder_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """By modality, the parameters of its encoder that are trained, of a [`MultimodalModel`]."""
+        backbones = self.unwrapped_model.backbones
+        return {
+            name: [part for part in backbones[name].parameters() if part.requires_grad]
+            for name in self.prototypes.widths
+        }
+
+    # ---- Terms, logs and metrics ----
+
     def prototype_terms(
         self,
         embeddings: Mapping[str, torch.Tensor],
         labels: torch.Tensor,
-        present: Mapping[str, torch.Tensor] | None = None,
+        counted: Masks | None = None,
     ) -> PrototypeTerms:
         """
         Each modality's terms and the weights of the global batch, which are tracked for the next log.
@@ -230,22 +199,20 @@ class PrototypeTrainer(MultimodalTrainer):
         Args:
             embeddings (`Mapping[str, torch.Tensor]`): (B, D_m) of each modality.
             labels (`torch.Tensor`): (B,).
-            present (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool, the samples that count in each modality's
-                score and terms; all of them by default.
+            counted (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool, the samples that count in each modality's
+                score and terms, unless their class has no prototype; all of them by default.
         """
         prototypes = self.prototypes
         names = list(prototypes.widths)
         logits = prototypes.stacked_logits(embeddings)  # (M, B, K)
-        # (M, B): the samples that have the modality and whose class has a prototype of it
-        mask = prototypes.stacked_seen()[:, labels]
-        if present is not None:
-            mask = mask & torch.stack([present[name] for name in names])
+        has_prototype = prototypes.stacked_seen()[:, labels]  # (M, B)
+        counted = has_prototype & stack_masks(counted, names, labels)
         log_probabilities = logits.log_softmax(-1)
         pce = prototypical_cross_entropy(log_probabilities, labels)  # (M, B)
         entropy = prototypical_entropy(log_probabilities)  # (M, B)
         with torch.no_grad():
-            counts = mask.sum(1).float()
-            sums = torch.where(mask, torch.stack([pce, entropy, (-pce).exp()]), 0).sum(-1)  # (3, M)
+            counts = counted.sum(1).float()
+            sums = torch.where(counted, torch.stack([pce, entropy, true_class_probability(pce)]), 0).sum(-1)  # (3, M)
             # (2, M) over the global batch
             total_scores, total_counts = self.accelerator.reduce(torch.stack([sums[2], counts]), "sum")
             scores = total_scores / total_counts.clamp(min=1)
@@ -256,30 +223,10 @@ class PrototypeTrainer(MultimodalTrainer):
                 torch.cat([sums.flatten(), pce_weights, per_weights]),
                 torch.cat([counts, counts, counts, ones, ones]),
             )
-        return PrototypeTerms(pce, entropy, mask, scores, total_counts, pce_weights, per_weights)
+        return PrototypeTerms(pce, entropy, counted, scores, total_counts, pce_weights, per_weights)
 
-    def encoder_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """By modality, the parameters of its encoder that are trained, of a [`MultimodalModel`]."""
-        backbones = self.unwrapped_model.backbones
-        return {
-            name: [part for part in backbones[name].parameters() if part.requires_grad]
-            for name in self.prototypes.widths
-        }
-
-    def _track_cosines(self, loss: torch.Tensor, terms: PrototypeTerms) -> None:
-        """The cosine between the gradients of the loss and of each modality's own PCE in its encoder (Fig. 2c)."""
-        products = {}
-        for pce, mask, (name, own) in zip(terms.pce, terms.mask, self.encoder_parameters().items(), strict=True):
-            if own:
-                alone = gradients_of(masked_mean(pce, mask), own)
-                products[name] = gradient_products(self.accelerator, gradients_of(loss, own), alone)
-        if not products:
-            return
-        values = cosines(torch.stack(list(products.values())))
-        self.track(tuple(f"{name}_gradient_cosine" for name in products), values, torch.ones_like(values))
-
-    def summarize(self, window: dict[str, tuple[float, float]]) -> dict[str, float]:
-        logs = super().summarize(window)
+    def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
+        logs = super().summarize(totals)
         scores = [logs[f"{name}_score"] for name in self.prototypes.widths if f"{name}_score" in logs]
         if len(scores) == 2 and scores[1] > 0:
             logs["rho"] = signed_ratio(*scores)
@@ -306,62 +253,21 @@ class PrototypeTrainer(MultimodalTrainer):
             momentum (`float`, *optional*): eps of Eq. 12; `prototype_momentum` by default.
         """
         if self.args.prototype_source == "online":
-            sums, self._sums = self._sums, None
+            sums, self._online_sums = self._online_sums, None
             if sums is None:
                 return
         else:
-            sums = self._subset_sums()
-        sums = self._reduce_sums(sums)
+            draw = int(self.state.epoch or 0) if self.refresh_steps is None else self.state.global_step
+            sums = sums_of_subset(self, self.args.seed + draw)
+        sums = self._reduce(sums)
         for name, (total, _) in sums.items():
             if not total.isfinite().all():
-                self._stop_not_finite(f"{name} embeddings that are not")
+                stop_not_finite(self.state.global_step, f"embeddings of {name} that are not finite")
         self.prototypes.momentum_update(sums, self.args.prototype_momentum if momentum is None else momentum)
-        for name in self.prototypes.widths:
-            unseen = (~self.prototypes.seen(name)).nonzero()[:, 0].tolist()
-            news, self._unseen[name] = unseen and unseen != self._unseen.get(name), unseen
-            if news and self.is_world_process_zero():
-                logger.warning(
-                    f"Classes {unseen} have no prototype of {name!r} yet: none of the training samples behind it is of "
-                    f"these classes and has {name!r}. Samples of theirs count in no PMR term of it until one is drawn; "
-                    "raise `prototype_fraction`, or the steps between two refreshes."
-                )
+        self._unseen = warn_of_unseen_classes(self.prototypes, self._unseen, self.is_world_process_zero())
 
-    def _subset_sums(self) -> Sums:
-        draw = int(self.state.epoch or 0) if self.refresh_steps is None else self.state.global_step
-        generator = torch.Generator().manual_seed(self.args.seed + draw)
-        size = len(self.train_dataset)
-        share = torch.randperm(size, generator=generator)[: math.ceil(self.args.prototype_fraction * size)].tolist()
-        # Each process takes every n-th row. Sharded models need as many batches of each: the last row may be a repeated
-        # one, which is not counted.
-        processes, index = self.args.world_size, self.args.process_index
-        rows = [share[(index + i) % len(share)] for i in range(0, len(share), processes)]
-        new_rows = len(share[index::processes])
-
-        model, prototypes = self.model, self.prototypes
-        sums, done = prototypes.zero_sums(), 0
-        was_training = model.training
-        model.eval()
-        with isolated_random_state(self.args.seed + draw, self.args.device), torch.no_grad():
-            loader = DataLoader(
-                Subset(self.train_dataset, rows),
-                batch_size=self.state.train_batch_size or self.args.train_batch_size,
-                collate_fn=self.data_collator,
-                num_workers=self.args.dataloader_num_workers,
-            )
-            for inputs in tqdm(loader, desc="Prototypes", leave=False, disable=self.hide_progress):
-                require_labels(inputs)
-                integer_labels(inputs["labels"], prototypes.num_labels, segments=True)  # still on the CPU
-                inputs = self._prepare_inputs(inputs)
-                with self.compute_loss_context_manager():
-                    outputs = self.run_model(model, inputs)
-                counted = self._first(new_rows - done, inputs["labels"], present_of(outputs))
-                prototypes.class_sums(*by_segment(self.embeddings_fn(outputs), inputs["labels"], counted), sums)
-                done += len(inputs["labels"])
-        model.train(was_training)
-        return sums
-
-    def _reduce_sums(self, sums: Sums) -> Sums:
-        """The sums of all processes."""
+    def _reduce(self, sums: Sums) -> Sums:
+        """The class sums of all processes."""
         return {name: tuple(self.accelerator.reduce(part, "sum") for part in parts) for name, parts in sums.items()}
 
     @property
@@ -370,25 +276,26 @@ class PrototypeTrainer(MultimodalTrainer):
         steps = self.args.prototype_refresh_steps
         return 100 if steps is None and not has_length(self.train_dataset) else steps
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call)
-        if _internal_call and output_dir is not None and self._sums is not None:  # a checkpoint
-            sums = self._reduce_sums(self._sums)
+    def save_method_state(self, folder: str) -> None:
+        """Save the online sums of all processes."""
+        super().save_method_state(folder)
+        if self._online_sums is not None:
+            sums = self._reduce(self._online_sums)
             # The first process goes on from the sums of all, so that a resumed run adds up in the same order.
-            self._sums = sums if self.args.process_index == 0 else self.prototypes.zero_sums()
+            self._online_sums = sums if self.args.process_index == 0 else self.prototypes.zero_sums()
             if self.args.should_save:
-                os.makedirs(output_dir, exist_ok=True)  # FSDP has not written there yet
-                save_sums(sums, os.path.join(output_dir, SUMS_NAME))
+                save_sums(sums, os.path.join(folder, SUMS_NAME))
 
-    def resume_sums(self, checkpoint: str | None) -> None:
+    def load_method_state(self, checkpoint: str | None) -> None:
         """Go on from the online sums of a checkpoint, or from none."""
-        self._sums = None
+        super().load_method_state(checkpoint)
+        self._online_sums = None
         file = os.path.join(checkpoint or "", SUMS_NAME)
         if self.args.prototype_source == "online" and checkpoint is not None and os.path.isfile(file):
-            self._sums = self.prototypes.zero_sums()
+            self._online_sums = self.prototypes.zero_sums()
             if self.args.process_index == 0:
                 for name, parts in load_sums(file).items():
-                    for own, saved in zip(self._sums[name], parts, strict=True):
+                    for own, saved in zip(self._online_sums[name], parts, strict=True):
                         own.copy_(saved)
 
     def create_model_card(
@@ -426,51 +333,6 @@ class PrototypeTrainer(MultimodalTrainer):
                 tags=tags,
             )
 
-    @property
-    def hide_progress(self) -> bool:
-        return self.args.disable_tqdm or not self.is_local_process_zero()
-
-
-class _RefreshPrototypes(TrainerCallback):
-    """Calls [`PrototypeTrainer.refresh_prototypes`] at the moments of Algorithm 1, or of the arguments."""
-
-    def __init__(self, trainer: PrototypeTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.resume_sums(self.trainer.resumed_from)
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        # Resuming in the middle of an epoch begins it again, with the prototypes of the checkpoint.
-        whole = float(state.epoch or 0).is_integer()
-        if args.prototype_source == "subset" and self.trainer.refresh_steps is None and whole:
-            self.trainer.refresh_prototypes()
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        steps = self.trainer.refresh_steps
-        if args.prototype_source == "subset" and steps is not None and state.global_step % steps == 0:
-            self.trainer.refresh_prototypes()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        # Before the step's evaluation and checkpoint, which then have the prototypes of the steps behind them.
-        steps = self.trainer.refresh_steps
-        due = float(state.epoch).is_integer() if steps is None else state.global_step % steps == 0
-        if args.prototype_source == "online" and due:
-            self.trainer.refresh_prototypes()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if args.prototype_source == "subset":
-            # Without momentum: the prototypes that are saved belong to the encoders that are saved.
-            self.trainer.refresh_prototypes(momentum=0.0)
-        elif not args.load_best_model_at_end:  # the best model has its own
-            self.trainer.refresh_prototypes()
-
-
-def require_labels(inputs: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for a batch without labels."""
-    if "labels" not in inputs:
-        raise ValueError(f"Expected a batch with `labels`, got {list(inputs)}; let the collator add them.")
-
 
 def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:
     """The `embeddings` of a model's output; raises `ValueError` if it has none."""
@@ -480,50 +342,3 @@ def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:
             "from the output to a dict of embeddings (batch, width) by modality."
         )
     return output["embeddings"]
-
-
-def by_segment(
-    embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor, present: Mapping[str, torch.Tensor] | None
-) -> tuple[Mapping[str, torch.Tensor], torch.Tensor, Mapping[str, torch.Tensor] | None]:
-    """
-    A row for each segment of the samples, if labels are those of segments: embeddings (B * T, D_m), labels (B * T,),
-    and by modality which rows count, those that have a label. Labels (B,) and what is beside them stay as they are.
-
-    Args:
-        embeddings (`Mapping[str, torch.Tensor]`): (B, D_m), or (B, T, D_m), by modality.
-        labels (`torch.Tensor`): (B,), or (B, T) with -100 for segments without a label.
-        present (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool, the samples that count, by modality; or all.
-
-    Raises:
-        ValueError: unless there is an embedding for each label.
-    """
-    if any(embedding.shape[:-1] != labels.shape for embedding in embeddings.values()):
-        found = {name: tuple(embedding.shape) for name, embedding in embeddings.items()}
-        raise ValueError(
-            "Expected embeddings (B, D_m) and labels (B,), or (B, T, D_m) and (B, T) of segments, got embeddings "
-            f"{found} and labels {tuple(labels.shape)}; pool embeddings of tokens, and give classes for one-hot labels."
-        )
-    if labels.dim() == 1:
-        return embeddings, labels, present
-    counted = {
-        name: ((labels >= 0) if present is None else (labels >= 0) & present[name][:, None]).flatten()
-        for name in embeddings
-    }
-    flat = {name: embedding.flatten(0, 1) for name, embedding in embeddings.items()}
-    return flat, labels.flatten().clamp(min=0), counted
-
-
-@contextmanager
-def isolated_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed python, numpy and torch's CPU generator inside the block, and give back every random state after it."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = [] if device.type in ("cpu", "mps") else [device]
-    try:
-        with torch.random.fork_rng(devices=devices, device_type=device.type):
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.default_generator.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

@@ -305,7 +305,7 @@ def test_gradient_cosines_against_gradients_taken_one_by_one(prepared):
 
     fused = plain_gradients(trainer.model, lambda outputs: outputs.loss, batch)
     stepped(trainer, batch)
-    logs = trainer.summarize(trainer._window_sums())
+    logs = trainer.summarize(trainer.logged_terms.totals(trainer.accelerator))
     for modality in ("image", "text"):
         own = plain_gradients(trainer.model, partial(own_loss, name=modality), batch)
         names = [name for name in own if name.startswith(f"backbones.{modality}.") and name in fused]

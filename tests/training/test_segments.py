@@ -14,7 +14,7 @@ from transformers import set_seed
 from pmr_hf import MultimodalOutput, PMRTrainer, attach_prototypes
 from pmr_hf.data.cg_mnist import COLORS
 from pmr_hf.data.collator import integer_labels
-from pmr_hf.training.prototype_trainer import by_segment
+from pmr_hf.training.segments import by_segment
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -454,7 +454,7 @@ def test_an_augmenting_dataset_trains_as_with_plain_trainer(make_trainer, make_m
 
 def test_classes_without_a_prototype_are_named(make_trainer, digits, monkeypatch):
     messages = []
-    monkeypatch.setattr("pmr_hf.training.prototype_trainer.logger.warning", messages.append)
+    monkeypatch.setattr("pmr_hf.training.prototype_refresh.logger.warning", messages.append)
     trainer = make_trainer(train_dataset=digits.filter(lambda label: label != 2, input_columns="label"))
     trainer.args.prototype_fraction = 1.0
     trainer.refresh_prototypes()

@@ -1,0 +1,39 @@
+"""A run stops where a loss term or a weight is not finite, before it is saved."""
+
+import math
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+
+def stop_not_finite(step: int, found: str) -> None:
+    """Raise the `FloatingPointError` of a run that is not finite at an optimizer step."""
+    raise FloatingPointError(
+        f"Expected finite losses and weights at step {step}, got {found}; nothing was saved since, so resume from the "
+        "last checkpoint with a lower learning rate or `max_grad_norm`, or look for the inputs that are not finite."
+    )
+
+
+def check_finite_terms(totals: dict[str, tuple[float, float]], step: int) -> None:
+    """Raise `FloatingPointError` if the sum of a logged term, name: (sum, count), is not finite."""
+    bad = {name: total for name, (total, _) in totals.items() if not math.isfinite(total)}
+    if bad:
+        stop_not_finite(step, ", ".join(f"{name}={total}" for name, total in bad.items()))
+
+
+def check_finite_weights(model: nn.Module, accelerator: Accelerator, step: int) -> None:
+    """Raise `FloatingPointError` if a parameter is not finite or a buffer is NaN, in any process."""
+    finite, sharded = {}, False
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, DTensor):
+            parameter, sharded = parameter.to_local(), True
+        finite[name] = parameter.isfinite().all()
+    # A buffer may be a mask of -inf.
+    finite |= {name: ~buffer.isnan().any() for name, buffer in model.named_buffers()}
+    flags = torch.stack(list(finite.values())).float()
+    flags = (accelerator.reduce(flags, "mean") if sharded else flags).tolist()
+    names = [name for name, flag in zip(finite, flags, strict=True) if flag < 1]
+    if names:
+        stop_not_finite(step, f"{len(names)} of {len(finite)} weights, first {names[0]}")

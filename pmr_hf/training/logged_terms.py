@@ -1,0 +1,36 @@
+"""Named terms of the training loss, summed on the device and read once per log."""
+
+import torch
+from accelerate import Accelerator
+
+
+class LoggedTerms:
+    """
+    Sums and counts of named terms since the last log.
+
+    Adding to them never waits for the device. [`LoggedTerms.totals`] waits for it once, whatever the number of terms.
+    """
+
+    def __init__(self):
+        # By the T names that are added together: sums and counts, (2, T) on the device
+        self._groups: dict[tuple[str, ...], torch.Tensor] = {}
+
+    def add(self, names: tuple[str, ...], sums: torch.Tensor, counts: torch.Tensor) -> None:
+        """Add the sums (T,) and counts (T,) of a step to those of the terms `names`."""
+        step = torch.stack([sums.detach().float(), counts.float()])
+        if names in self._groups:
+            self._groups[names] += step
+        else:
+            self._groups[names] = step
+
+    def totals(self, accelerator: Accelerator) -> dict[str, tuple[float, float]]:
+        """Sum and count of each term over all processes, by its name."""
+        if not self._groups:
+            return {}
+        names = [name for group in self._groups for name in group]
+        sums, counts = accelerator.reduce(torch.cat(list(self._groups.values()), dim=1), "sum").tolist()
+        return {name: (total, count) for name, total, count in zip(names, sums, counts, strict=True)}
+
+    def clear(self) -> None:
+        """Forget all terms."""
+        self._groups = {}

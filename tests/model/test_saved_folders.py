@@ -79,4 +79,4 @@ def test_a_processor_of_each_kind_loads_and_is_saved_by_the_same_words(tmp_path)
     assert batch["vitals"]["values"].tolist() == [[0.0, 1.0]]
     assert batch["caption"]["input_ids"].tolist() == [[2]]
     assert batch["photo"]["pixel_values"].flatten().unique().tolist() == [-1.0]
-    assert batch["film"]["pixel_values_videos"].shape == (1, 16, 3, 8, 8)
+    assert batch["film"]["pixel_values"].shape == (1, 16, 3, 8, 8)

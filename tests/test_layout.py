@@ -1,0 +1,70 @@
+"""The rooms of the package: which may import which, and which files travel with a saved model."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from transformers import ViTImageProcessor
+
+import pmr_hf
+from pmr_hf import CGMNISTConfig, MultimodalModel, MultimodalProcessor
+
+
+PACKAGE = Path(pmr_hf.__file__).parent
+# By room, the rooms that its files may import from, beside their own
+MAY_IMPORT = {
+    "model": set(),
+    "data": {"model"},
+    "training": {"model", "data", "reporting"},
+    "methods": {"model", "data", "training", "inference"},
+    "reporting": {"model"},
+    "inference": {"model"},
+    "command_line": {"model", "data", "training", "methods", "inference", "reporting"},
+}
+TRAVELS = {
+    "backbones.py",
+}
+
+
+def imports_of(file):
+    """Every import of a file as (level, module): `from ..model.fusion import Fusion` is (2, "model.fusion")."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+
+
+def test_the_rooms_are_those_that_are_named():
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and list(path.glob("*.py"))}
+    assert rooms == set(MAY_IMPORT)
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "version.py"}
+    filled = {path.parent.name for path in PACKAGE.glob("*/__init__.py") if path.read_text(encoding="utf-8").strip()}
+    assert filled == {"methods"}  # the registry
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_go_one_way(room):
+    for file in (PACKAGE / room).glob("*.py"):
+        for level, module in imports_of(file):
+            assert not (level == 0 and module.split(".")[0] == "pmr_hf"), f"{file} imports {module} by its full name"
+            assert level < 3, f"{file} imports from above the package"
+            if level == 2 and module != "version":
+                assert module.split(".")[0] in MAY_IMPORT[room], f"{file} imports {module}"
+
+
+def test_the_room_of_the_model_is_closed():
+    """transformers follows `from .x import y` alone, within one folder."""
+    files = {path.stem for path in (PACKAGE / "model").glob("*.py")}
+    for file in (PACKAGE / "model").glob("*.py"):
+        for level, module in imports_of(file):
+            assert level == 0 or (level == 1 and module in files), f"{file}: level {level}, {module!r}"
+
+
+def test_all_of_the_room_travels_with_a_saved_model_and_processor_and_nothing_else(tmp_path):
+    model = MultimodalModel.from_backbones({"gray": CGMNISTConfig(num_channels=1, hidden_size=4)}, num_labels=2)
+    model.save_pretrained(tmp_path)
+    MultimodalProcessor({"gray": ViTImageProcessor(do_resize=False)}).save_pretrained(tmp_path)
+    travelled = {path.name for path in tmp_path.glob("*.py")} - {"__init__.py"}
+    assert travelled == TRAVELS
+    assert travelled == {path.name for path in (PACKAGE / "model").glob("*.py")} - {"__init__.py"}

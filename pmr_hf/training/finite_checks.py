@@ -1,4 +1,4 @@
-"""A run stops where a loss term or a weight is not finite, before it is saved."""
+"""Checks that stop a run whose loss terms or weights are not finite, before it is saved."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 
 def stop_not_finite(step: int, found: str) -> None:
-    """Raise the `FloatingPointError` of a run that is not finite at an optimizer step."""
+    """Raise `FloatingPointError`, with the optimizer step and what was found."""
     raise FloatingPointError(
         f"Expected finite losses and weights at step {step}, got {found}; nothing was saved since, so resume from the "
         "last checkpoint with a lower learning rate or `max_grad_norm`, or look for the inputs that are not finite."

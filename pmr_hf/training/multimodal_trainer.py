@@ -1,4 +1,4 @@
-"""`MultimodalTrainer` adds per-modality logs and metrics to `Trainer`."""
+"""`MultimodalTrainer`: `Trainer` with logs and metrics of each modality."""
 
 import inspect
 from collections.abc import Mapping
@@ -18,8 +18,9 @@ from ..data.collator import MultimodalCollator
 from ..model.modeling import MultimodalModel
 from ..model.processor import MultimodalProcessor, limit_tokens
 from .arguments import MultimodalTrainingArguments
-from .checkpoints import check_writable, checkpoint_problems, failures_explained, newest_complete_checkpoint
+from .checkpoints import checkpoint_problems, newest_complete_checkpoint
 from .counted_samples import classes_of
+from .failures import check_writable, failures_explained
 from .finite_checks import check_finite_terms, check_finite_weights
 from .learning_rates import fill_gradients, set_modality_learning_rates
 from .logged_terms import LoggedTerms
@@ -42,21 +43,21 @@ PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 class MultimodalTrainer(Trainer):
     """
-    `Trainer` for models of several modalities: joint training with one loss, watched modality by modality.
+    `Trainer` for models of several modalities: joint training with one loss, and metrics of each modality.
 
-    It logs each named loss term. Evaluation gives `accuracy` and `macro_f1`, or what a `compute_metrics` of your own
-    gives on the fused logits, and `m_accuracy` for each modality m of a fusion head that splits by modality. A loss
-    that is not finite stops the run at the next log, and no weights that are not finite are ever saved.
+    It logs each named loss term. Evaluation reports `accuracy` and `macro_f1` of the fused logits, or the metrics of
+    your own `compute_metrics`, and `m_accuracy` for each modality m if the fusion head splits by modality. A loss that
+    is not finite stops the run at the next log. Weights that are not finite are never saved.
 
     Args:
         model (`MultimodalModel | torch.nn.Module`): the model.
         args (`MultimodalTrainingArguments`): the arguments.
-        kwargs: everything else that `Trainer` takes. `processing_class` is a [`MultimodalProcessor`] and
-            `data_collator` a [`MultimodalCollator`], or your own.
+        kwargs: all other arguments of `Trainer`. `processing_class` is a [`MultimodalProcessor`] and `data_collator` a
+            [`MultimodalCollator`], or your own.
 
     Raises:
-        ValueError: before training, for an empty dataset, a missing column, labels that are not integers in 0..K-1, a
-            processor whose modalities differ from the model's.
+        ValueError: before training, for an empty dataset, a missing column, labels that are not integers in 0..K-1, or
+            a processor whose modalities differ from the model's.
         FloatingPointError: at a log or a save, for a loss term or a weight that is not finite.
     """
 
@@ -96,8 +97,8 @@ class MultimodalTrainer(Trainer):
 
     def on_new_model(self, model: nn.Module) -> None:
         """
-        Called with each model that is going to be trained: once when the trainer is made, or, with `model_init`, each
-        time that it makes one. Override it to change or hook the model.
+        Called with each model that is going to be trained: once when the trainer is made, or each time that
+        `model_init` makes a model. Override it to change the model or to hook into it.
         """
         keep_weight_names(model)
         if self.args.freeze:
@@ -105,8 +106,8 @@ class MultimodalTrainer(Trainer):
 
     def check_setup(self) -> None:
         """
-        Called when the trainer is made: raise `ValueError` for a model, arguments or a kind of dataset that cannot be
-        trained. Override it to check what a method needs. The rows of the datasets are checked after it.
+        Called when the trainer is made, before the rows of the datasets are checked: raise `ValueError` for a model,
+        arguments or a dataset that cannot be trained. Override it to check what a method needs.
         """
         model, data = self.unwrapped_model, self.train_dataset
         check_modality_learning_rates(model, self.args.modality_learning_rates)
@@ -118,14 +119,14 @@ class MultimodalTrainer(Trainer):
 
     def save_method_state(self, folder: str) -> None:
         """
-        Called in every process when a checkpoint has been saved to `folder`. Override it to save what a method needs,
-        beside the model, to go on from there; only the process with `self.args.should_save` may write.
+        Called in every process after a checkpoint has been saved to `folder`. Override it to save what the method needs
+        to resume, beside the model. Only the process with `self.args.should_save` may write.
         """
 
     def load_method_state(self, checkpoint: str | None) -> None:
         """
         Called in every process when training begins, with the folder of the checkpoint that it resumes from, or `None`.
-        Override it to read what [`MultimodalTrainer.save_method_state`] has written, or to begin without it.
+        Override it to read what [`MultimodalTrainer.save_method_state`] has written, and to reset the state without it.
         """
 
     # ---- Model and optimizer ----
@@ -136,7 +137,7 @@ class MultimodalTrainer(Trainer):
         return model
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
-        """The optimizer of plain `Trainer`, with the encoders of `modality_learning_rates` in groups of their own."""
+        """The optimizer of `Trainer`, with one more parameter group per encoder in `modality_learning_rates`."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if is_new and self.is_fsdp_enabled:
@@ -147,8 +148,8 @@ class MultimodalTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         """
-        Train, as plain `Trainer` does, but `resume_from_checkpoint=True` goes on from the newest *complete* checkpoint
-        of `output_dir`, and from the beginning if there is none.
+        Train as `Trainer` does, except that `resume_from_checkpoint=True` resumes from the newest *complete* checkpoint
+        of `output_dir`, or starts from the beginning if there is none.
         """
         folder, processes = self.args.output_dir, self.args.world_size
         if resume_from_checkpoint is True:
@@ -159,7 +160,7 @@ class MultimodalTrainer(Trainer):
             self.resumed_from = resume_from_checkpoint or None
             problems = [] if self.resumed_from is None else checkpoint_problems(self.resumed_from, processes)
             if problems:
-                logger.warning(f"Resuming from {self.resumed_from} without all that it should have: {problems}.")
+                logger.warning(f"Resuming from {self.resumed_from}, which is not complete: {problems}.")
         try:
             with failures_explained(folder, processes):
                 return super().train(self.resumed_from, *args, **kwargs)
@@ -169,14 +170,14 @@ class MultimodalTrainer(Trainer):
     @property
     def unwrapped_model(self) -> nn.Module:
         """The model without the wrappers of Accelerate, DDP and the like."""
-        # To unwrap it in each step would cost as much as the distances.
+        # Unwrapping in each step would cost as much as the distances.
         if self._training_model is not None:
             return self._training_model
         return self.accelerator.unwrap_model(self.model)
 
     @property
     def num_labels(self) -> int | None:
-        """Number of classes K, or `None` for a model that does not tell."""
+        """Number of classes K, or `None` if the model's config does not tell."""
         model = self.unwrapped_model
         return model.config.num_labels if isinstance(model, MultimodalModel) else None
 
@@ -186,7 +187,7 @@ class MultimodalTrainer(Trainer):
         return self.args.disable_tqdm or not self.is_local_process_zero()
 
     def _configure_inputs(self) -> None:
-        """Tell the collator and the tokenizers what they can only know from the model."""
+        """Set what the collator and the tokenizers can only learn from the model."""
         model, processor = self.unwrapped_model, self.processing_class
         if isinstance(self.data_collator, MultimodalCollator):
             self.data_collator.num_labels = self.num_labels
@@ -198,7 +199,7 @@ class MultimodalTrainer(Trainer):
     # ---- The loss ----
 
     def run_model(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        """The model's output for a batch, whose labels are passed on only if the model takes them."""
+        """The model's output for a batch. The labels are passed on only if the model's `forward` names them."""
         if not self._forward_takes_labels:
             inputs = {key: value for key, value in inputs.items() if key != "labels"}
         return model(**inputs)
@@ -210,7 +211,7 @@ class MultimodalTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The loss of plain `Trainer`, logged as `ce_loss`."""
+        """The loss of `Trainer`, logged as `ce_loss`."""
         inputs = dict(inputs)  # `Trainer` pops the labels for label smoothing
         if not self._forward_takes_labels and self.label_smoother is None and self.compute_loss_func is None:
             inputs.pop("labels", None)
@@ -224,27 +225,27 @@ class MultimodalTrainer(Trainer):
     @property
     def loss_scale(self) -> float:
         """
-        What to multiply a mean over this micro-batch by before it is added to the loss, so that it counts as much under
-        gradient accumulation.
+        The factor for a mean over this micro-batch that is added to the loss, so that gradient accumulation averages it
+        over the micro-batches.
         """
-        # A loss of `compute_loss_func` is scaled for gradient accumulation; `Trainer` divides any other by the steps.
+        # A loss of `compute_loss_func` is already divided by the accumulation steps; `Trainer` divides any other loss.
         return 1.0 if self.compute_loss_func is None else 1 / self.current_gradient_accumulation_steps
 
     # ---- Logs ----
 
     def track(self, names: tuple[str, ...], sums: torch.Tensor, counts: torch.Tensor) -> None:
         """
-        Add to terms that the next log shows as sum / count over the steps since the last log and over all processes.
+        Add to named terms. The next log shows each as sum / count, over all processes and all steps since the last log.
 
         Args:
             names (`tuple[str, ...]`): T log keys, the same in each step.
-            sums (`torch.Tensor`): (T,), each term summed over this batch.
-            counts (`torch.Tensor`): (T,), what to divide it by.
+            sums (`torch.Tensor`): (T,), the sum of each term over this batch.
+            counts (`torch.Tensor`): (T,), the number that each sum is divided by.
         """
         self.logged_terms.add(names, sums, counts)
 
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
-        """The log entries of tracked terms, name: (sum, count). Override it to add what follows from them."""
+        """The log entries of tracked terms, name: (sum, count). Override it to add entries that follow from these."""
         return {name: total / count for name, (total, count) in totals.items() if count}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -263,7 +264,7 @@ class MultimodalTrainer(Trainer):
         check_finite_weights(self.unwrapped_model, self.accelerator, self.state.global_step)
         super().save_model(output_dir, _internal_call)
         if self.args.should_save and output_dir in (None, self.args.output_dir):
-            # A pickle, which would be pushed; the checkpoints keep theirs.
+            # This file is a pickle, and would be pushed. The checkpoints keep theirs.
             Path(self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
         if _internal_call and output_dir is not None:  # a checkpoint
             if self.args.should_save:
@@ -272,16 +273,16 @@ class MultimodalTrainer(Trainer):
 
     def push_to_hub(self, *args, **kwargs):
         """
-        As of plain `Trainer`.
+        Push the model, as `Trainer.push_to_hub` does.
 
         Raises:
-            ValueError: if `output_dir` holds pickles, which would be pushed with it.
-            RuntimeError: if the upload fails. All is saved in `output_dir` by then.
+            ValueError: if `output_dir` holds pickles, which would be pushed too.
+            RuntimeError: if the upload fails. Everything is saved in `output_dir` by then.
         """
         folder = Path(self.args.output_dir)
         (folder / "training_args.bin").unlink(missing_ok=True)  # as `save_model` does
         names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix in PICKLES)
-        # `Trainer` leaves out its checkpoints, but not those of a search, which lie deeper.
+        # `Trainer` does not push its own checkpoints, but it pushes those of a hyperparameter search, which lie deeper.
         pickles = sorted(str(name) for name in names if not name.parts[0].startswith((PREFIX_CHECKPOINT_DIR, "_")))
         if pickles:
             raise ValueError(
@@ -299,16 +300,18 @@ class MultimodalTrainer(Trainer):
     # ---- Evaluation ----
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """As of plain `Trainer`, but persistent workers give a dataset of your own its own rows."""
+        """
+        The dataloader of `Trainer`, except that a dataset given here is never served by the persistent workers of
+        another one.
+        """
         if eval_dataset is None or isinstance(eval_dataset, str):
             return super().get_eval_dataloader(eval_dataset)
-        return self.get_test_dataloader(eval_dataset)  # the same, not kept
+        return self.get_test_dataloader(eval_dataset)  # the same dataloader, which is not cached
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
         """
-        Predicted classes (B,), or (B, T) of segments, of each modality alone, by the key of their accuracy, with -1
-        where it is absent.
-        Override to add some.
+        Classes (B,), or (B, T) of segments, predicted by each modality alone, by the key of their accuracy. A sample
+        without the modality has -1. Override it to add the predictions of other classifiers.
         """
         model = self.unwrapped_model
         if not isinstance(model, MultimodalModel) or not model.fusion.splits_by_modality:
@@ -348,7 +351,7 @@ class MultimodalTrainer(Trainer):
 
 
 class _BeginTraining(TrainerCallback):
-    """Prepares each training: `auto_find_batch_size` begins several, of which all but the last fail."""
+    """Prepares each training. With `auto_find_batch_size` there are several, and all but the last fail."""
 
     def __init__(self, trainer: MultimodalTrainer):
         self.trainer = trainer
@@ -362,8 +365,8 @@ class _BeginTraining(TrainerCallback):
 
 def keep_weight_names(model: nn.Module) -> None:
     """
-    Make a model of another class save its weights under the names that it has while training, as a [`MultimodalModel`]
-    does. Under legacy names those of a ViT or AST are lost on resume and in `load_best_model_at_end`, silently.
+    Make a model of another class save its weights under the names that they have in training, as [`MultimodalModel`]
+    does. Under legacy names, the weights of a ViT or AST are silently lost on resume and by `load_best_model_at_end`.
     """
     if isinstance(model, PreTrainedModel) and not isinstance(model, MultimodalModel):
         model.save_pretrained = partial(model.save_pretrained, save_original_format=False)

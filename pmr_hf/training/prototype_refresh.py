@@ -1,4 +1,4 @@
-"""When the prototypes are refreshed, and from which samples (Algorithm 1 of PMR)."""
+"""The schedule of the prototypes' refresh, and the samples that it takes (Algorithm 1 of PMR)."""
 
 import math
 from typing import TYPE_CHECKING
@@ -23,13 +23,13 @@ logger = logging.get_logger(__name__)
 
 
 class RefreshPrototypes(TrainerCallback):
-    """Calls `trainer.refresh_prototypes()` at the moments of Algorithm 1, or of the arguments."""
+    """Calls `trainer.refresh_prototypes()` when Algorithm 1, or the arguments, ask for it."""
 
     def __init__(self, trainer: "PrototypeTrainer"):
         self.trainer = trainer
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # Resuming in the middle of an epoch begins it again, with the prototypes of the checkpoint.
+        # A run that resumes in the middle of an epoch also begins it; it keeps the prototypes of the checkpoint.
         whole = float(state.epoch or 0).is_integer()
         if args.prototype_source == "subset" and self.trainer.refresh_steps is None and whole:
             self.trainer.refresh_prototypes()
@@ -40,7 +40,7 @@ class RefreshPrototypes(TrainerCallback):
             self.trainer.refresh_prototypes()
 
     def on_step_end(self, args, state, control, **kwargs):
-        # Before the step's evaluation and checkpoint, which then have the prototypes of the steps behind them.
+        # This comes before the step's evaluation and checkpoint, so that both have the new prototypes.
         steps = self.trainer.refresh_steps
         due = float(state.epoch).is_integer() if steps is None else state.global_step % steps == 0
         if args.prototype_source == "online" and due:
@@ -62,8 +62,8 @@ def draw_rows(dataset_size: int, fraction: float, seed: int) -> list[int]:
 
 def rows_of_process(rows: list[int], processes: int, index: int) -> tuple[list[int], int]:
     """
-    Every n-th row, for one of n processes, and how many of them are new. Sharded models need as many batches in each
-    process, so the last row may repeat another, which is not counted.
+    Every n-th row, for one of n processes, and how many of these rows count. Sharded models need the same number of
+    batches in each process, so the last row may repeat another one and does not count then.
     """
     own = [rows[(index + i) % len(rows)] for i in range(0, len(rows), processes)]
     return own, len(rows[index::processes])
@@ -71,8 +71,8 @@ def rows_of_process(rows: list[int], processes: int, index: int) -> tuple[list[i
 
 def sums_of_subset(trainer: "PrototypeTrainer", seed: int) -> Sums:
     """
-    Class sums of this process's part of a share of the training set, embedded in evaluation mode. No random state is
-    changed.
+    Class sums over this process's part of a drawn share of the training set, embedded in evaluation mode. No random
+    state is changed.
     """
     args, model, prototypes = trainer.args, trainer.model, trainer.prototypes
     rows = draw_rows(len(trainer.train_dataset), args.prototype_fraction, seed)

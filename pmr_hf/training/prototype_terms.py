@@ -1,4 +1,4 @@
-"""What the class prototypes say of a batch."""
+"""The terms of a batch by the class prototypes."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,8 @@ TERMS = ("pce_loss", "entropy", "score", "pce_weight", "per_weight")
 
 class PrototypeTerms(NamedTuple):
     """
-    What the prototypes say of a batch, in the order of the modalities. Only `pce` and `entropy` have a gradient.
+    The terms of a batch by the class prototypes, in the order of the modalities. Only `pce` and `entropy` have a
+    gradient.
 
     Args:
         pce (`torch.Tensor`): (M, B), -log p^m_i(y_i) of this process's samples (Eq. 9).
@@ -19,7 +20,7 @@ class PrototypeTerms(NamedTuple):
         counted (`torch.Tensor`): (M, B) bool, the samples that count: those that have the modality, whose class has a
             prototype of it, and that are not repeated to fill the last batch.
         scores (`torch.Tensor`): (M,), s^m, the mean of p^m_i(y_i) over the samples of all processes that count.
-        counts (`torch.Tensor`): (M,), how many of them there are.
+        counts (`torch.Tensor`): (M,), the number of these samples.
         pce_weights (`torch.Tensor`): (M,), a^m (Eq. 11).
         per_weights (`torch.Tensor`): (M,), e^m.
     """

@@ -1,4 +1,4 @@
-"""`PrototypeTrainer` keeps the class prototypes of a model up to date, and watches each modality by them."""
+"""`PrototypeTrainer`: joint training that keeps class prototypes up to date and monitors each modality by them."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -37,37 +37,37 @@ SUMS_NAME = "prototype_sums.safetensors"
 
 class PrototypeTrainer(MultimodalTrainer):
     """
-    Joint training with one loss, watched by class prototypes; the base of [`PMRTrainer`] and of the methods that it is
-    compared with.
+    Joint training with one loss, monitored by class prototypes. It is the base of [`PMRTrainer`] and of the methods
+    that PMR is compared with.
 
-    The loss is that of plain `Trainer`. Scores and weights are those of the batch of all processes, under gradient
-    accumulation of each micro-batch. Samples that are repeated to fill the last batch of several processes count in no
-    score, term or prototype.
+    The loss is that of `Trainer`. Scores and weights belong to the batch of all processes; under gradient accumulation,
+    to each micro-batch. Samples that are repeated to fill the last batch of several processes count in no score, term
+    or prototype.
 
-    The prototypes are refreshed by `prototype_source`: before each epoch and once more after training (`"subset"`), or
-    after each epoch (`"online"`), or every `prototype_refresh_steps`.
+    With `prototype_source="subset"` the prototypes are refreshed before each epoch and once more after training, with
+    `"online"` after each epoch. `prototype_refresh_steps` refreshes them every so many steps instead.
 
-    Train logs have `ce_loss`, `rho` (Eq. 8, first modality over second, for two modalities) and, per modality m,
-    `m_pce_loss`, `m_entropy`, `m_score`, `m_pce_weight` and `m_per_weight`, each over the steps since the last log.
-    Evaluation adds `m_prototype_accuracy`. The weights are those that PMR would apply (Eq. 11).
+    Training logs have `ce_loss`, `rho` for two modalities (Eq. 8, the first over the second) and, for each modality m,
+    `m_pce_loss`, `m_entropy`, `m_score`, `m_pce_weight` and `m_per_weight`, over the steps since the last log. The
+    weights are those that PMR would apply (Eq. 11). Evaluation adds `m_prototype_accuracy`.
 
     Args:
         model (`MultimodalModel | torch.nn.Module`): the model. One of another class needs `embeddings_fn` and
             [`attach_prototypes`].
         args (`PrototypeTrainingArguments`): the arguments.
-        embeddings_fn (`Callable`, *optional*): from the model's output to a dict of embeddings (B, D_m), by modality.
-            Defaults to `lambda output: output.embeddings`. For labels (B, T) of segments, -100 where there is none,
-            they are (B, T, D_m): each labelled segment is then what a sample is otherwise.
-        kwargs: everything else that `Trainer` takes.
+        embeddings_fn (`Callable`, *optional*): maps the model's output to a dict of embeddings (B, D_m), by modality.
+            Defaults to `lambda output: output.embeddings`. For labels (B, T) of segments, with -100 for a segment
+            without a label, it returns embeddings (B, T, D_m), and each labelled segment is treated as a sample.
+        kwargs: all other arguments of `Trainer`.
 
     Raises:
-        ValueError: for a model without prototypes, or a streaming training set with `prototype_source="subset"`, beside
-            what [`MultimodalTrainer`] raises.
+        ValueError: for a model without prototypes, for a streaming training set with `prototype_source="subset"`, and
+            for the reasons of [`MultimodalTrainer`].
     """
 
     args_class = PrototypeTrainingArguments
-    #: What the model card says of the training, and cites
-    description = "Trained jointly with one loss, while class prototypes watched each modality"
+    #: What the model card says about the training, and what it cites
+    description = "Trained jointly with one loss, while class prototypes monitored each modality"
     citation = CITATION
 
     def __init__(
@@ -92,13 +92,13 @@ class PrototypeTrainer(MultimodalTrainer):
 
     def on_new_model(self, model: nn.Module) -> None:
         super().on_new_model(model)
-        # Every process computes the same prototypes: DDP need not send them from the first one before each forward.
+        # Every process computes the same prototypes, so DDP need not broadcast them before each forward pass.
         names = [name for name, _ in model.named_buffers() if name.startswith("prototypes.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
     @property
     def prototypes(self) -> Prototypes:
-        """The prototypes, a part of the model."""
+        """The class prototypes, which are a part of the model."""
         return self.unwrapped_model.prototypes
 
     @property
@@ -113,7 +113,7 @@ class PrototypeTrainer(MultimodalTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The loss of plain `Trainer`, and while training what the method adds to it."""
+        """The loss of `Trainer`; in training, what the method makes of it."""
         self.require_labels(inputs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
@@ -142,23 +142,23 @@ class PrototypeTrainer(MultimodalTrainer):
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
         """
-        What a method makes of the loss of a training step. Override it; here it is the loss itself.
+        The loss of a training step by this method; here the loss as it is. Override it.
 
         Args:
-            loss (`torch.Tensor`): scalar, of plain `Trainer`. Add means over the micro-batch times `self.loss_scale`.
-            terms (`PrototypeTerms`): what the prototypes say of the batch.
+            loss (`torch.Tensor`): scalar, of `Trainer`. Multiply what you add by `self.loss_scale`.
+            terms (`PrototypeTerms`): the terms of the batch by its prototypes.
             outputs: the model's output.
             labels (`torch.Tensor`): (B,), or (B * T,) of segments.
         """
         return loss
 
     def rebalance_weights(self, scores: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """a^m and e^m (M,) of the scores (M,), see [`~pmr_hf.model.equations.rebalance_weights`]."""
+        """The weights a^m and e^m (M,) for the scores (M,), see [`~pmr_hf.model.equations.rebalance_weights`]."""
         return rebalance_weights(scores, present)
 
     def counted_samples(self, outputs: Any, labels: torch.Tensor) -> Masks | None:
         """
-        The samples of a training batch that count: masks (B,) bool by modality of those that have it and are not
+        The samples of a training batch that count, as masks (B,) bool by modality: they have the modality and are not
         repeated to fill the last batch. `None` stands for all samples of all modalities.
         """
         size = None if is_stream(self.train_dataset) else len(self.train_dataset)
@@ -169,8 +169,8 @@ class PrototypeTrainer(MultimodalTrainer):
         self, values: torch.Tensor, outputs: Any, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Means (M,) of values (M, B) over each modality's samples that count, in all processes, and how many samples
-        these are (M,).
+        The mean (M,) of each modality's values (M, B) over the samples of all processes that count, and the number (M,)
+        of these samples.
         """
         counted = stack_masks(self.counted_samples(outputs, labels), self.prototypes.widths, labels)
         sums = torch.stack([torch.where(counted, values, 0).sum(1), counted.float().sum(1)])
@@ -178,7 +178,7 @@ class PrototypeTrainer(MultimodalTrainer):
         return totals / counts.clamp(min=1), counts
 
     def encoder_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """By modality, the parameters of its encoder that are trained, of a [`MultimodalModel`]."""
+        """The trained parameters of each encoder of a [`MultimodalModel`], by modality."""
         backbones = self.unwrapped_model.backbones
         return {
             name: [part for part in backbones[name].parameters() if part.requires_grad]
@@ -194,7 +194,7 @@ class PrototypeTrainer(MultimodalTrainer):
         counted: Masks | None = None,
     ) -> PrototypeTerms:
         """
-        Each modality's terms and the weights of the global batch, which are tracked for the next log.
+        The terms of each modality and the weights of the global batch. They are tracked for the next log.
 
         Args:
             embeddings (`Mapping[str, torch.Tensor]`): (B, D_m) of each modality.
@@ -244,10 +244,9 @@ class PrototypeTrainer(MultimodalTrainer):
 
     def refresh_prototypes(self, momentum: float | None = None) -> None:
         """
-        Take the prototypes anew (Eqs. 6, 12): from a share of the training set that is drawn from the seed and the
-        epoch, in evaluation mode, or from the training steps since the last refresh (`prototype_source`).
-
-        No random state is changed.
+        Update the prototypes (Eqs. 6, 12). With `prototype_source="subset"` a share of the training set, drawn from the
+        seed and the epoch, is embedded in evaluation mode. With `"online"` the embeddings of the training steps since
+        the last refresh are taken. No random state is changed.
 
         Args:
             momentum (`float`, *optional*): eps of Eq. 12; `prototype_momentum` by default.
@@ -272,7 +271,7 @@ class PrototypeTrainer(MultimodalTrainer):
 
     @property
     def refresh_steps(self) -> int | None:
-        """Steps from one refresh to the next, or `None` for a refresh per epoch, which a stream does not have."""
+        """Steps from one refresh to the next; `None` for a refresh per epoch, which a stream cannot have."""
         steps = self.args.prototype_refresh_steps
         return 100 if steps is None and not has_length(self.train_dataset) else steps
 
@@ -281,13 +280,13 @@ class PrototypeTrainer(MultimodalTrainer):
         super().save_method_state(folder)
         if self._online_sums is not None:
             sums = self._reduce(self._online_sums)
-            # The first process goes on from the sums of all, so that a resumed run adds up in the same order.
+            # The first process continues with the sums of all, so that a resumed run adds in the same order.
             self._online_sums = sums if self.args.process_index == 0 else self.prototypes.zero_sums()
             if self.args.should_save:
                 save_sums(sums, os.path.join(folder, SUMS_NAME))
 
     def load_method_state(self, checkpoint: str | None) -> None:
-        """Go on from the online sums of a checkpoint, or from none."""
+        """Continue with the online sums of a checkpoint, or with none."""
         super().load_method_state(checkpoint)
         self._online_sums = None
         file = os.path.join(checkpoint or "", SUMS_NAME)

@@ -1,4 +1,4 @@
-"""Random draws that leave every generator of the training as it was."""
+"""Random draws that leave the random state of the training untouched."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def isolated_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed python, numpy and torch's CPU generator inside the block, and give back every random state after it."""
+    """Seed python, numpy and torch's CPU generator inside the block, and restore every random state after it."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = [] if device.type in ("cpu", "mps") else [device]
     try:

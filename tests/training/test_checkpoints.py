@@ -11,7 +11,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import get_worker_info
 from transformers import TrainerCallback
 
-from pmr_hf.training.checkpoints import check_writable, checkpoint_problems, newest_complete_checkpoint
+from pmr_hf.training.checkpoints import checkpoint_problems, newest_complete_checkpoint
+from pmr_hf.training.failures import check_writable
 
 
 SETTINGS = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4}

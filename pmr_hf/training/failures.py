@@ -1,0 +1,66 @@
+"""What a run says when it cannot save, or when a data worker dies."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from .checkpoints import search_checkpoints
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Raise `OSError` unless the folder can be written to; of one that does not exist, the nearest parent that does."""
+    path = Path(folder).absolute()
+    while not os.path.exists(path) and path != path.parent:
+        path = path.parent
+    if not os.path.isdir(path) or not os.access(path, os.W_OK | os.X_OK):
+        found = "cannot be written to" if os.path.isdir(path) else "is not a folder"
+        raise OSError(
+            f"Expected to save in {folder}, but {path} {found}; choose another `output_dir`, or change its permissions."
+        )
+
+
+@contextmanager
+def failures_explained(output_dir: str | os.PathLike, processes: int = 1) -> Iterator[None]:
+    """Explain the errors of a full disk, a read-only disk and a dead data worker: what happened, and how to resume."""
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, SafetensorError) as first:
+        error = first
+        if isinstance(error, (ConnectionError, EOFError)):
+            try:
+                time.sleep(1)  # a worker has died, and torch raises the reason a moment later
+            except RuntimeError as later:
+                error = later
+        reason = _reason(error, str(output_dir))
+        if reason is None:
+            raise
+        checkpoint, _ = search_checkpoints(output_dir, processes)
+        go_on = "there is no checkpoint yet" if checkpoint is None else f"the last complete checkpoint is {checkpoint}"
+        raise RuntimeError(f"{reason}, then resume with `resume_from_checkpoint=True`: {go_on}.") from error
+
+
+def _reason(error: BaseException | None, output_dir: str) -> str | None:
+    while error is not None:
+        text = str(error)
+        if "No space left on device" in text and ("/torch_" in text or "shared memory" in text):
+            return (
+                f"Expected shared memory for the workers that load data, but it is full ({text}); give it more (in "
+                "Docker, --shm-size), or lower `dataloader_num_workers`"
+            )
+        # The second text is torch's only message for a file that it could not write to its end.
+        if "No space left on device" in text or "unexpected pos" in text:
+            return "Expected to save, but the disk is full; free some space"
+        denied = "Read-only file system" in text or "Permission denied" in text
+        if denied and os.path.basename(os.path.abspath(output_dir)) in text:
+            return f"Expected to save, but the folder cannot be written to any more ({text}); make it writable"
+        if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by signal" in text):
+            return (
+                f"Expected the workers that load data to run, but one has died, often for want of memory ({text}); "
+                "lower `dataloader_num_workers` or the batch size"
+            )
+        error = error.__cause__ or error.__context__
+    return None

@@ -117,7 +117,7 @@ def test_a_full_disk(trained, make_trainer):
 
 def test_an_output_dir_that_cannot_be_written_to(make_trainer, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"Expected to save in .*file is no folder; choose another `output_dir`"):
+    with pytest.raises(OSError, match=r"Expected to save in .*file is not a folder; choose another `output_dir`"):
         make_trainer(output_dir=str(tmp_path / "file" / "out"))
     check_writable(tmp_path / "new" / "out")
     tmp_path.chmod(0o555)

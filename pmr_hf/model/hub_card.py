@@ -14,11 +14,12 @@ from .configuration import MultimodalConfig
 # What the model's next card replaces; a user's own text stands above or below.
 BEGIN = "<!-- pmr_hf writes this part anew with each run, down to the end mark. Write your own above or below. -->"
 END = "<!-- The end of what pmr_hf writes. -->"
+LIBRARY = "pmr_hf"
 TAGS = ["multimodal", "prototypical-modal-rebalance"]
 
 # Of a model that is pushed without a trainer, and did not come from the folder of one
 SHORT = """---
-library_name: pmr_hf
+library_name: {library}
 tags: [{tags}]
 ---
 
@@ -107,7 +108,7 @@ def push_card(
     """
     if folder is None or not (folder / "README.md").is_file():
         tags, what = ", ".join(TAGS), what_it_does(config, config.modalities, config.num_labels)
-        card, files = SHORT.format(tags=tags, begin=BEGIN, name=name, what=what, end=END), {}
+        card, files = SHORT.format(library=LIBRARY, tags=tags, begin=BEGIN, name=name, what=what, end=END), {}
     else:
         paths = [*folder.glob("*.png"), folder / "processor_config.json"]
         paths += [path for modality in config.modalities for path in (folder / modality).rglob("*")]

@@ -126,6 +126,27 @@ class MultimodalTrainingArguments(TrainingArguments):
                 "a model of its own in the same folder; on a machine without GPUs add `--use_cpu`."
             )
 
+    @property
+    def hyper_parameters(self) -> dict[str, object]:
+        """The settings that the model card shows, one row of its table each, by the names that a reader knows."""
+        epochs, rates = f"{self.num_train_epochs:g}", f"{self.learning_rate:g}"
+        if self.load_best_model_at_end:
+            epochs += f", of which the weights with the best validation {self.metric_for_best_model} were kept"
+        if self.modality_learning_rates:
+            own = ", ".join(f"{name} {rate:g}" for name, rate in self.modality_learning_rates.items())
+            rates += f" (encoders: {own})"
+        if self.freeze:
+            rates += f" (frozen: {', '.join(self.freeze)})"
+        return {
+            "learning rate, schedule": f"{rates}, {self.lr_scheduler_type.value}",
+            "optimizer": f"{self.optim.value} {self.optim_args or ''}",
+            "batch size per process x accumulation": (
+                f"{self.per_device_train_batch_size} x {self.gradient_accumulation_steps}"
+            ),
+            "epochs": epochs,
+            "seed": self.seed,
+        }
+
 
 @dataclass
 class PrototypeTrainingArguments(MultimodalTrainingArguments):
@@ -199,12 +220,12 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
 
     @property
     def hyper_parameters(self) -> dict[str, object]:
-        """The method's own settings, by the words and symbols of its paper, as the model card shows them."""
+        """The method's own settings, by the words and symbols of its paper, and those of all trainers."""
         subset = f"{self.prototype_fraction:g} of the training set, embedded anew"
         return {
             "ε, momentum of the prototypes": self.prototype_momentum,
             "prototypes from": subset if self.prototype_source == "subset" else "the embeddings of the training steps",
-        }
+        } | super().hyper_parameters
 
 
 @dataclass

@@ -22,15 +22,17 @@ CARD = """---
 
 ## Training
 
-| hyper-parameter | value |
+| hyperparameter | value |
 |---|---|
 | training samples | {training_samples} |
 {hyper_parameters}
 
 ## Limits
 
-It knows the classes above and no others, and its scores are not calibrated. The results hold for data like that of the
-table. {modality_dropout}; how well it does without one is not in the table.
+The model predicts only the classes that it was trained on, and its probabilities are not calibrated.
+Its accuracy on other kinds of data is unknown.
+{modality_dropout}
+The results do not show how accurate the model is when a modality is missing.
 
 ## Citation
 
@@ -42,22 +44,22 @@ table. {modality_dropout}; how well it does without one is not in the table.
 """
 
 CODE_SAMPLE = """
-## Use
+## Usage
 
 ```python
 {imports}from transformers import AutoModel, AutoProcessor
 
-import pmr_hf  # where it is not installed, leave this out and load both with trust_remote_code=True
+{import_line}
 
 model = AutoModel.from_pretrained("{model_name}").eval()
 processor = AutoProcessor.from_pretrained("{model_name}")
 inputs = processor(
 {values}
-)  # a list of samples of each modality; None where a sample lacks one
+)  # for each modality a list of samples, with None where a sample lacks the modality
 with torch.no_grad():
     output = model(**inputs)
 print(model.config.id2label[output.logits.argmax(1).item()])
-for name, logits in model.prototypes(output.embeddings).items():  # what each modality says alone
+for name, logits in model.prototypes(output.embeddings).items():  # what each modality predicts alone
     print(name, model.config.id2label[logits.argmax(1).item()])
 ```
 """

@@ -86,7 +86,7 @@ def plot_ratios(axes: Axes, steps: list[Entry], colors: dict[str, Any]) -> None:
             ratios.append({"epoch": entry["epoch"], **dict(zip(colors, imbalance_ratio(scores).tolist(), strict=True))})
     for name, color in colors.items():
         plot_line(axes, ratios, name, name, color=color)
-    axes.set_title("Imbalance ratio, score over the least score")
+    axes.set_title("Imbalance ratio (score / lowest score)")
     scale_for_ratio(axes)
 
 
@@ -94,7 +94,7 @@ def plot_gradient_scales(axes: Axes, steps: list[Entry], colors: dict[str, Any])
     """The factor by which each encoder's gradient was multiplied."""
     for name, color in colors.items():
         plot_line(axes, steps, f"{name}_gradient_scale", name, color=color)
-    axes.set(title="What each encoder's gradient was multiplied by")
+    axes.set(title="Gradient scale of each encoder")
 
 
 def plot_weights(axes: Axes, steps: list[Entry], colors: dict[str, Any], applied: bool) -> None:

@@ -1,4 +1,4 @@
-"""The model card of a training run: what was trained, how to use it, how well it does."""
+"""The model card of a training run: what the model does, how to use it, its results and how it was trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
 from ..model.configuration import MultimodalConfig
-from ..model.hub_card import BEGIN, END, LIBRARY, TAGS, hub_names, keep_own_text, what_it_does
+from ..model.hub_card import BEGIN, END, IMPORT_LINE, LIBRARY, TAGS, hub_names, keep_own_text, what_it_does
 from ..model.processor import MultimodalProcessor
 from .card_template import CARD, CODE_SAMPLE
 from .dynamics import PLOT_NAME, plot_dynamics
@@ -178,30 +178,32 @@ def card_data(run: TrainingRun, metadata: HubMetadata, results: Results) -> Mode
 def results_table(results: Results, dataset: str | None) -> str:
     """The table of metrics, under a line that names the split."""
     if not results.values:
-        return "It was not evaluated."
-    source = f"On the {results.split} split{f' of {dataset}' if dataset else ''}."
+        return "The model was not evaluated."
+    source = f"Measured on the {results.split} split{f' of {dataset}' if dataset else ''}."
     rows = "\n".join(f"| {results.names[key]} | {value:.4f} |" for key, value in results.values.items())
     return f"{source}\n\n| metric | value |\n|---|---|\n{rows}"
 
 
 def how_to_read_the_ratio(modalities: list[str]) -> str:
-    """What the panel of the imbalance ratio tells."""
+    """A sentence that explains the panel of the imbalance ratio."""
     if len(modalities) == 2:
-        return f"A ratio below 1 says that {modalities[0]} is the slow modality, above 1 that {modalities[1]} is."
-    return "The ratio of a modality is its score over that of the slowest."
+        first, second = modalities
+        return f"An imbalance ratio below 1 means that {first} is the slower modality; above 1, {second} is."
+    return "The imbalance ratio of a modality is its score divided by the lowest score of all modalities."
 
 
 def training_samples(train_size: int | None, dataset: str | None) -> str:
     """How many samples the model was trained on, and of which dataset."""
-    return f"{'a stream' if train_size is None else f'{train_size:,}'}{f', {dataset}' if dataset else ''}"
+    count = "streamed, number unknown" if train_size is None else f"{train_size:,}"
+    return f"{count}, {dataset}" if dataset else count
 
 
 def modality_dropout(config: PreTrainedConfig) -> str:
-    """Whether the model has met samples that lack a modality, a sentence without its full stop."""
+    """A sentence on whether the model was trained on samples that lack a modality."""
     dropout = getattr(config, "modality_dropout", 0.0)
     if dropout:
-        return f"It was trained with each modality left out at random (probability {dropout:g})"
-    return "Modalities were not left out at random in training"
+        return f"In training, each modality was dropped at random with probability {dropout:g}."
+    return "Modality dropout was not used in training."
 
 
 def code_sample(model_name: str, config: MultimodalConfig, processor: MultimodalProcessor) -> str:
@@ -217,4 +219,4 @@ def code_sample(model_name: str, config: MultimodalConfig, processor: Multimodal
     values = "\n".join(lines)
     imports = ("import numpy as np\n" if "np." in values else "") + "import torch\n"
     imports += "from PIL import Image\n" if "Image." in values else ""
-    return CODE_SAMPLE.format(imports=imports, model_name=model_name, values=values)
+    return CODE_SAMPLE.format(imports=imports, import_line=IMPORT_LINE, model_name=model_name, values=values)

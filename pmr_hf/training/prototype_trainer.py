@@ -98,8 +98,8 @@ class PrototypeTrainer(MultimodalTrainer):
     args_class = PrototypeTrainingArguments
     #: Whether the loss contains the terms that the logged weights belong to
     applies_weights = False
-    #: What the model card says of the training, and cites
-    description = "Trained jointly with one loss, while class prototypes watched each modality"
+    #: How the model card describes the training, without the full stop, and what it cites
+    description = "Trained jointly with a single loss, while class prototypes monitored each modality"
     citation = """@inproceedings{fan2023pmr,
     title     = {{PMR}: Prototypical Modal Rebalance for Multimodal Learning},
     author    = {Fan, Yunfeng and Xu, Wenchao and Wang, Haozhao and Wang, Junxiao and Guo, Song},

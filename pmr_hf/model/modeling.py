@@ -15,11 +15,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .backbones import add_lora, embedding_width, encode, load_backbone, new_backbone, train_lora_only
+from .backbones import embedding_width, load_backbone, new_backbone
 from .configuration import MultimodalConfig
 from .fusion import build_fusion
 from .hub_card import card_on_hub, push_card
+from .lora import add_lora, train_lora_only
 from .missing_modalities import all_present, drop_modalities, replace_absent
+from .pooling import encode
 from .prototypes import Prototypes
 
 

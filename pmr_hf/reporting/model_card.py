@@ -14,18 +14,6 @@ from .card_template import CARD, CODE_SAMPLE
 from .dynamics import PLOT_NAME, plot_dynamics
 
 
-# For each kind of processor: the code of a placeholder value, and the comment on what to put in its place
-EXAMPLES = {
-    "numbers": ("[0.0] * {width}", "numbers"),
-    "spectrogram": ('{{"array": np.zeros(16000), "sampling_rate": 16000}}', "a waveform, or a file's path"),
-    "feature_extractor": ('{{"array": np.zeros(16000), "sampling_rate": 16000}}', "a waveform, or a file's path"),
-    "tokenizer": ('"a text"', "a text"),
-    "video_processor": ('[Image.new("RGB", ({width}, {width}))] * 8', "frames, or a file's path"),
-    "image_processor": ('Image.new("RGB", ({width}, {width}))', "a picture, or a file's path"),
-}
-EXAMPLES["timm"] = EXAMPLES["image_processor"]
-
-
 @dataclass
 class TrainingRun:
     """
@@ -209,13 +197,9 @@ def modality_dropout(config: PreTrainedConfig) -> str:
 def code_sample(model_name: str, config: MultimodalConfig, processor: MultimodalProcessor) -> str:
     """The section with code that runs as printed, on a placeholder value of each modality."""
     lines = []
-    for name, kind in processor.kinds.items():
-        value, comment = EXAMPLES[kind]
-        backbone = config.backbones[name]
-        width = len(processor.processors[name].mean) if kind == "numbers" else getattr(backbone, "image_size", 224)
-        if name in processor.num_frames:
-            value, comment = EXAMPLES["video_processor"]
-        lines.append(f"    {name}=[{value.format(width=width)}],  # {comment}")
+    for name in processor.processors:
+        value, comment = processor.kind(name).example(config.backbones[name])
+        lines.append(f"    {name}=[{value}],  # {comment}")
     values = "\n".join(lines)
     imports = ("import numpy as np\n" if "np." in values else "") + "import torch\n"
     imports += "from PIL import Image\n" if "Image." in values else ""

@@ -2,6 +2,8 @@ import re
 
 from huggingface_hub import ModelCard
 
+from pmr_hf.reporting.model_card import HubMetadata, TrainingRun, write_model_card
+
 
 def test_the_card_holds_what_was_measured(make_trainer, digits, tmp_path):
     trainer = make_trainer(num_train_epochs=1, eval_strategy="epoch", pmr_alpha=1.25)
@@ -27,3 +29,22 @@ def test_the_cards_code_runs_as_printed(make_trainer, digits, tmp_path, monkeypa
     capsys.readouterr()
     exec(code, {})
     assert re.fullmatch(r"LABEL_\d\nimage LABEL_\d\ntext LABEL_\d\n", capsys.readouterr().out)
+
+
+def test_a_run_without_results_and_processor(make_model, tmp_path):
+    run = TrainingRun(
+        config=make_model().config,
+        modalities=["image", "text"],
+        num_labels=4,
+        description="Trained in a test",
+        citation="@misc{test}",
+        hyper_parameters={"seed": 3},
+        log_history=[],
+        applies_weights=False,
+    )
+    write_model_card(tmp_path, run, HubMetadata("me/digits"))
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.eval_results is None and card.data.model_name == "me/digits"
+    for part in ("# me/digits\n", "The model was not evaluated.", "| training samples | streamed", "| seed | 3 |"):
+        assert part in card.text
+    assert "```python" not in card.text and (tmp_path / "training_dynamics.png").is_file()

@@ -23,6 +23,24 @@ MAY_IMPORT = {
 }
 TRAVELS = {
     "backbones.py",
+    "cg_mnist_encoder.py",
+    "configuration.py",
+    "distance.py",
+    "equations.py",
+    "fusion.py",
+    "hub_card.py",
+    "kind_registry.py",
+    "kinds.py",
+    "lora.py",
+    "media.py",
+    "missing_modalities.py",
+    "modeling.py",
+    "numeric_encoder.py",
+    "numeric_processor.py",
+    "pooling.py",
+    "processor.py",
+    "prototypes.py",
+    "spectrogram_processor.py",
 }
 
 

@@ -1,36 +1,8 @@
-import copy
 import re
 
-import numpy as np
-import pytest
 from huggingface_hub import ModelCard
-from PIL import Image
 
-from pmr_hf.reporting.model_card import plot_dynamics
-
-
-@pytest.fixture
-def history():
-    entries = []
-    for epoch in (1.0, 2.0):
-        entry = {"epoch": epoch, "step": int(8 * epoch), "ce_loss": 1.0, "rho": 0.5 * epoch}
-        for i, name in enumerate(["image", "text", "audio"]):
-            entry |= {f"{name}_score": 0.2 + 0.1 * i, f"{name}_pce_weight": 0.3 * i, f"{name}_per_weight": 0.5}
-        entries.append(entry)
-        entries.append({"epoch": epoch, "step": int(8 * epoch), "eval_loss": 1.0, "eval_accuracy": 0.4 * epoch})
-    return entries
-
-
-@pytest.mark.parametrize("modalities", [["image"], ["image", "text"], ["image", "text", "audio"]])
-def test_a_plot_for_any_number_of_modalities_that_leaves_the_log_alone(history, modalities, tmp_path):
-    before = copy.deepcopy(history)
-    plot_dynamics(history, modalities, tmp_path / "plot.png")
-    assert history == before
-    pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
-    assert pixels.shape[1] > 1000
-    # a line of the first modality's colour was drawn
-    blue = np.array([31, 119, 180])
-    assert (np.abs(pixels.astype(int) - blue).sum(2) < 10).any()
+from pmr_hf.reporting.model_card import HubMetadata, TrainingRun, write_model_card
 
 
 def test_the_card_holds_what_was_measured(make_trainer, digits, tmp_path):
@@ -57,3 +29,22 @@ def test_the_cards_code_runs_as_printed(make_trainer, digits, tmp_path, monkeypa
     capsys.readouterr()
     exec(code, {})
     assert re.fullmatch(r"LABEL_\d\nimage LABEL_\d\ntext LABEL_\d\n", capsys.readouterr().out)
+
+
+def test_a_run_without_results_and_processor(make_model, tmp_path):
+    run = TrainingRun(
+        config=make_model().config,
+        modalities=["image", "text"],
+        num_labels=4,
+        description="Trained in a test",
+        citation="@misc{test}",
+        hyper_parameters={"seed": 3},
+        log_history=[],
+        applies_weights=False,
+    )
+    write_model_card(tmp_path, run, HubMetadata("me/digits"))
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.eval_results is None and card.data.model_name == "me/digits"
+    for part in ("# me/digits\n", "The model was not evaluated.", "| training samples | streamed", "| seed | 3 |"):
+        assert part in card.text
+    assert "```python" not in card.text and (tmp_path / "training_dynamics.png").is_file()

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pmr_hf import CGMNISTConfig, MultimodalModel, PMRTrainer, PMRTrainingArguments, Prototypes
-from pmr_hf.model.equations import prototypical_cross_entropy, prototypical_entropy
+from pmr_hf.equations import prototypical_cross_entropy, prototypical_entropy
 
 
 BATCH = 64

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor
+from pmr_hf.equations import true_class_probability
 from pmr_hf.inference.shapley import shapley_values
-from pmr_hf.model.equations import true_class_probability
 
 
 PROBE_ROWS = 10_000  # training rows that a linear probe is fitted to

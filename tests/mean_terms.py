@@ -1,6 +1,6 @@
 """The terms of PMR as means over a batch, from the logits of one prototype classifier, by the package's equations."""
 
-from pmr_hf.model import equations
+from pmr_hf import equations
 
 
 def true_class_probability(logits, labels):

@@ -16,8 +16,8 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, NumericConfig, NumericProcessor, Prototypes
 from pmr_hf.data.labels import integer_labels
+from pmr_hf.equations import imbalance_ratio, masked_mean, rebalance_weights
 from pmr_hf.model.distance import prototype_logits
-from pmr_hf.model.equations import imbalance_ratio, masked_mean, rebalance_weights
 
 
 # Derandomized: the same examples in every run. The fixtures of conftest hold nothing that an example changes.

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
-from ..model.equations import true_class_probability
+from ..equations import true_class_probability
 from ..model.modeling import MultimodalOutput
 from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms

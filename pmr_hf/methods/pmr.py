@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..model.equations import rebalancing_terms
+from ..equations import rebalancing_terms
 from ..training.arguments import PMRTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
@@ -15,7 +15,7 @@ class PMRTrainer(PrototypeTrainer):
     Trainer that accelerates the slow modality and holds back the dominant one with class prototypes (PMR).
 
     To the loss of plain `Trainer` it adds, while training, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13),
-    with the weights of [`~pmr_hf.model.equations.rebalance_weights`]. [`PrototypeTrainer`] describes how the prototypes
+    with the weights of [`~pmr_hf.equations.rebalance_weights`]. [`PrototypeTrainer`] describes how the prototypes
     are kept and what is logged.
 
     ```bibtex

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ..model.equations import imbalance_ratio
+from ..equations import imbalance_ratio
 
 
 PLOT_NAME = "training_dynamics.png"

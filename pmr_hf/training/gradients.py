@@ -4,7 +4,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ..model.equations import masked_mean
+from ..equations import masked_mean
 from .prototype_terms import PrototypeTerms
 
 

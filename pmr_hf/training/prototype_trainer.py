@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers.trainer_utils import has_length
 
-from ..model.equations import (
+from ..equations import (
     prototypical_cross_entropy,
     prototypical_entropy,
     rebalance_weights,
@@ -160,7 +160,7 @@ class PrototypeTrainer(MultimodalTrainer):
         return loss
 
     def rebalance_weights(self, scores: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weights a^m and e^m (M,) for the scores (M,), see [`~pmr_hf.model.equations.rebalance_weights`]."""
+        """The weights a^m and e^m (M,) for the scores (M,), see [`~pmr_hf.equations.rebalance_weights`]."""
         return rebalance_weights(scores, present)
 
     def counted_samples(self, outputs: Any, labels: torch.Tensor) -> Masks | None:

@@ -2,8 +2,8 @@
 The equations of Prototypical Modal Rebalance (PMR) that make its loss, one function each, as training calls them.
 
 Fan, Xu, Wang, Wang, Guo, "PMR: Prototypical Modal Rebalance for Multimodal Learning", CVPR 2023 (arXiv 2211.07089).
-Eqs. 6 and 12, the class means and their update, are in `prototypes.py`; Eq. 7, the prototype classifier, is in
-`distance.py`. All functions are pure, take and return tensors, and never wait for the device.
+Eqs. 6 and 12, the class means and their update, are in `model/prototypes.py`; Eq. 7, the prototype classifier, is in
+`model/distance.py`. All functions are pure, take and return tensors, and never wait for the device.
 """
 
 import torch

@@ -5,8 +5,8 @@ import pytest
 import torch
 from mean_terms import prototypical_cross_entropy, prototypical_entropy, true_class_probability
 
+from pmr_hf.equations import imbalance_ratio, rebalance_weights
 from pmr_hf.model.distance import prototype_logits
-from pmr_hf.model.equations import imbalance_ratio, rebalance_weights
 
 
 BATCH, CLASSES, WIDTH = 12, 5, 7

@@ -18,20 +18,20 @@ NO_LABEL = -100  # of a segment without a label, the value that torch's cross en
 
 def integer_labels(labels: Any, num_labels: int | None = None, segments: bool = False) -> torch.Tensor:
     """
-    Class labels as an int64 tensor, (B,), or (B, T) of segments.
+    Class labels as an int64 tensor (B,), or (B, T) for the T segments of each sample.
 
     Args:
         labels: a list, array or CPU tensor of integers, not empty.
-        num_labels (`int`, *optional*): the number of classes K, to check that labels lie in 0..K-1.
-        segments (`bool`, *optional*, defaults to `False`): whether they may be of lists of integers, the labels of each
-            sample's segments, as many of each, with -100 for a segment without a label.
+        num_labels (`int`, *optional*): the number of classes K, to check that labels are in 0..K-1.
+        segments (`bool`, *optional*, defaults to `False`): whether each label may be a list of integers, one for each
+            segment. All lists must have the same length. -100 stands for a segment without a label.
 
     Raises:
-        ValueError: for labels that are no integers, of unequal numbers of segments, or outside 0..K-1.
+        ValueError: for labels that are not integers, lists of unequal lengths, or labels outside 0..K-1.
     """
     try:
         values = np.asarray(labels)
-    except ValueError as error:  # lists of several lengths
+    except ValueError as error:  # lists of unequal lengths
         if segments and all(np.ndim(label) == 1 for label in labels):
             raise ValueError(
                 f"Expected as many labels of segments for each sample, got {sorted({len(label) for label in labels})}; "
@@ -56,7 +56,14 @@ def integer_labels(labels: Any, num_labels: int | None = None, segments: bool = 
 
 
 def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
-    """The same `ClassLabel` in each split; a test split without labels is left out."""
+    """
+    The splits with one `ClassLabel` in the column `label`: the classes of the training split. A test split without
+    labels is left out.
+
+    Raises:
+        ValueError: for rows without a label, for a class that the training split lacks, or for a column that does not
+            hold classes.
+    """
     values = {name: split[label][:] for name, split in splits.items()}
     feature = splits["train"].features[label]
     without = {
@@ -84,7 +91,7 @@ def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
     encoded = {}
     for name, split in splits.items():
         own = split.features[label]
-        if isinstance(own, ClassLabel):  # its ids are its own
+        if isinstance(own, ClassLabel):  # a split may number the classes in its own way
             names = [own.names[value] for value in values[name]]
         elif isinstance(feature, ClassLabel) and isinstance(values[name][0], int):
             names = [classes[value] if value < len(classes) else value for value in values[name]]
@@ -107,7 +114,18 @@ def _no_label(value: Any, feature: Any) -> bool:
 
 
 def stratified_cut(labels: Sequence[int | str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the rest, and of `share` of each class but at least one; a class of one row stays in the rest."""
+    """
+    Cut rows into two parts by class.
+
+    Args:
+        labels (`Sequence[int | str]`): the class of each row.
+        share (`float`): share of each class to cut, in (0, 1). At least one row of a class is cut, but none of a class
+            of one row.
+        seed (`int`): seed of the random choice.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: sorted indices of the remaining rows, and of the rows that are cut.
+    """
     classes, cut = np.asarray(labels), []
     generator = np.random.default_rng(seed)
     for value in np.unique(classes):

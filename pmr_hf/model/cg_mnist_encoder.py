@@ -1,4 +1,4 @@
-"""The small convolutional encoder of the paper's colored-and-gray digits, as a backbone like any other."""
+"""The small convolutional encoder for the paper's colored-and-gray digits (CG-MNIST), as a backbone."""
 
 import torch
 from torch import nn
@@ -26,8 +26,8 @@ class CGMNISTConfig(PreTrainedConfig):
 
 class CGMNISTModel(PreTrainedModel):
     """
-    Batch norm, four convolutions with a max pool after the first, average pool and a linear layer (PMR, CVPR 2023,
-    section 4: the encoder of CG-MNIST). Images may be of any size from 4 x 4; the paper's are 28 x 28.
+    Batch norm, four convolutions with a max pool after the first, an average pool and a linear layer: the encoder for
+    CG-MNIST in PMR (CVPR 2023, section 4). Images may have any size from 4 x 4; those of the paper are 28 x 28.
     """
 
     config_class = CGMNISTConfig
@@ -63,11 +63,11 @@ class CGMNISTModel(PreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=self.pool(features))
 
     def run_stage(self, stage: int, features: torch.Tensor) -> torch.Tensor:
-        """One convolution and what belongs to it, of the feature maps before it; of the images for stage 0."""
+        """Run one convolution with its activation, on the feature maps before it, or on the images for stage 0."""
         if stage > 0:
             return F.relu(self.convolutions[stage](features))
         return F.max_pool2d(F.relu(self.convolutions[0](self.norm(features))), kernel_size=3, stride=2, padding=1)
 
     def pool(self, features: torch.Tensor) -> torch.Tensor:
-        """The embedding (B, hidden_size) of the last feature maps (B, 64, h, w)."""
+        """The embedding (B, hidden_size) from the last feature maps (B, 64, h, w)."""
         return self.linear(features.mean((2, 3)))

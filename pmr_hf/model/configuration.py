@@ -13,13 +13,13 @@ from .cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .numeric_encoder import NumericConfig, NumericModel
 
 
-# Here, not in `__init__.py`, which does not travel with a model to where pmr_hf is not installed.
+# Registered here, since `__init__.py` is not saved with a model, which must load without pmr_hf.
 AutoConfig.register(CGMNISTConfig.model_type, CGMNISTConfig, exist_ok=True)
 AutoModel.register(CGMNISTConfig, CGMNISTModel, exist_ok=True)
 AutoConfig.register(NumericConfig.model_type, NumericConfig, exist_ok=True)
 AutoModel.register(NumericConfig, NumericModel, exist_ok=True)
 
-# Taken by the batch, by the model's outputs, by `Trainer` or by the log keys built from modality names.
+# Names in use by the batch, the model's outputs, `Trainer`, or the log keys that are built from modality names
 RESERVED_NAMES = {
     "embeddings",
     "eval",
@@ -39,7 +39,7 @@ RESERVED_NAMES = {
 # How an encoder's tokens become one embedding
 POOLINGS = ("auto", "cls", "mean", "max")
 
-LARGEST = 10**6  # of classes, widths and ranks: far beyond use, and not yet more than memory holds
+LARGEST = 10**6  # number of classes, width or rank: more than anyone needs, and still fits in memory
 
 
 def check_modality_name(name: str) -> None:
@@ -65,7 +65,7 @@ def _is_lora(value: Any) -> bool:
     )
 
 
-# What the fields of a `config.json` hold. Any others are for transformers to check.
+# What each field of a `config.json` must hold. transformers checks the other fields.
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "backbones": ("a dict of configs, or None", lambda value: isinstance(value, dict | NoneType)),
     "modalities": ("a list of names, or None", lambda value: isinstance(value, list | tuple | NoneType)),
@@ -84,7 +84,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_fields(fields: dict[str, Any]) -> None:
-    """Raise `ValueError` for a field of another type, or a number that would fill the memory."""
+    """Raise `ValueError` for a field of the wrong type, or for a number that would fill the memory."""
     for field, (expected, holds) in FIELDS.items():
         value = fields.get(field)
         if field in fields and not holds(value):
@@ -96,31 +96,31 @@ def check_fields(fields: dict[str, Any]) -> None:
 
 class MultimodalConfig(PreTrainedConfig):
     """
-    Configuration of a [`MultimodalModel`]. It round-trips through JSON to real sub-configs in the same order.
+    Configuration of a [`MultimodalModel`]. Saved to JSON and loaded, it has the same sub-configs in the same order.
 
     Args:
         backbones (`dict[str, PreTrainedConfig | dict]`, *optional*): one encoder config per modality name. A dict needs
             the key `model_type`.
-        modalities (`list[str]`, *optional*, defaults to the keys of `backbones`): the order of fusion. JSON sorts the
-            keys of `backbones`, so the order is a field of its own.
+        modalities (`list[str]`, *optional*, defaults to the keys of `backbones`): the order of fusion. It is a separate
+            field because the keys of `backbones` are sorted in JSON.
         fusion (`str`, *optional*, defaults to `"concat"`): name of a registered fusion head, see [`Fusion`].
-        embedding_dim (`int`, *optional*): project every modality to this width before the fusion. `None`, the default,
-            fuses the encoders' own widths.
+        embedding_dim (`int`, *optional*): project every modality to this width before the fusion. By default, the
+            embeddings are fused in the encoders' own widths.
         pooling (`str | dict[str, str]`, *optional*, defaults to `"auto"`): how an encoder's tokens become one
             embedding, for all modalities or by name: `"auto"`, `"cls"`, `"mean"` or `"max"`, see
             [`~pmr_hf.model.backbones.pool`].
-        modality_dropout (`float`, *optional*, defaults to 0.0): probability, in [0, 1), that a training sample goes
-            without a modality, drawn for each; a sample that would lose all it has keeps all. It trains for samples
-            that lack some, and the fusion head on each modality alone.
-        lora (`dict[str, dict]`, *optional*): by modality, arguments of `peft.LoraConfig`, such as `{"r": 8}`. These
-            encoders are frozen but for their LoRA layers.
+        modality_dropout (`float`, *optional*, defaults to 0.0): probability, in [0, 1), that a modality of a training
+            sample is dropped, drawn for each modality and sample. A sample that would lose all its modalities keeps all
+            of them. It prepares the model for samples that lack modalities.
+        lora (`dict[str, dict]`, *optional*): by modality, arguments of `peft.LoraConfig`, such as `{"r": 8}`. Of these
+            encoders, only the LoRA layers are trained.
         unimodal_heads (`bool`, *optional*, defaults to `False`): also classify each embedding alone, by a linear layer
-            beside the fusion head. Some methods train them; they do not enter the fused logits.
+            beside the fusion head. Some methods train these heads. They do not change the fused logits.
         kwargs: fields of every config, such as `num_labels` or `id2label`.
 
     Raises:
-        ValueError: for a name that is no identifier or is taken, if `modalities` and `backbones` differ, or for a value
-            of another type or outside its range.
+        ValueError: for a name that is not an identifier or is taken, if `modalities` and `backbones` differ, or for a
+            value of the wrong type or outside its range.
     """
 
     model_type = "pmr_multimodal"
@@ -128,7 +128,7 @@ class MultimodalConfig(PreTrainedConfig):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        cls._auto_class = None  # the file of a subclass travels only if its author registers it too
+        cls._auto_class = None  # a subclass is saved with its code only if its author registers it
 
     def __init__(
         self,
@@ -181,8 +181,8 @@ class MultimodalConfig(PreTrainedConfig):
             raise ValueError(f"Expected `pooling` to be one of {POOLINGS}, got {wrong}; 'auto' suits most encoders.")
         try:
             super().__init__(**kwargs)
-            self.to_dict()  # some wrong values are only met in saving
-        except Exception as error:  # of any type, for a value of another type
+            self.to_dict()  # some wrong values only fail here
+        except Exception as error:  # transformers raises many types for a wrong value
             raise ValueError(
                 f"Expected the fields that any config may have, got {kwargs!r:.80}, of which transformers says: "
                 f"{error!r}; correct them, or leave them out."
@@ -205,7 +205,7 @@ def _sub_config(name: str, config: Any) -> PreTrainedConfig:
         )
     try:
         return AutoConfig.for_model(**config)
-    except Exception as error:  # of any type, for a value of another type
+    except Exception as error:  # transformers raises many types for a wrong value
         raise ValueError(
             f"Expected the config of backbone {name!r} to be of a {config['model_type']!r}, of which transformers "
             f"says: {error!r}; correct it, or register its class."

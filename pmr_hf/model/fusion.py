@@ -1,4 +1,4 @@
-"""Fusion heads: a dict of embeddings (batch, width) in, logits (batch, classes) out, for any number of modalities."""
+"""Fusion heads: from a dict of embeddings (B, D_m) to logits (B, K), for any number of modalities."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 
 class Fusion(nn.Module):
     """
-    Base class of the fusion heads. A head of your own is one registered class:
+    Base class of the fusion heads. To add your own head, register one class:
 
     ```python
     @register_fusion("max")
@@ -19,21 +19,22 @@ class Fusion(nn.Module):
             return torch.stack([head(embeddings[name]) for name, head in self.heads.items()]).amax(0)
     ```
 
-    A model with this head loads wherever the class is registered first.
+    To load a model with this head, register the class first.
 
     Args:
         widths (`dict[str, int]`): width of each modality's embedding, in the order of fusion.
         num_labels (`int`): number of classes.
     """
 
-    #: Whether the logits are a sum with one summand per modality, which [`Fusion.modality_logits`] gives.
+    #: Whether the logits are a sum of one term per modality, which [`Fusion.modality_logits`] returns
     splits_by_modality = False
 
     def forward(self, embeddings: dict[str, torch.Tensor]) -> torch.Tensor:
         raise NotImplementedError
 
     def modality_logits(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Each modality's share of the logits, (batch, classes); the shares sum to the fused logits.
+        """
+        Each modality's share of the logits, (B, K). The shares sum to the fused logits.
 
         Raises:
             TypeError: if this head does not split by modality.
@@ -108,7 +109,7 @@ class SumFusion(Fusion):
 
 
 class ConditionedFusion(Fusion):
-    """Base of FiLM and gated: the first modality conditions each of the others, and one linear layer reads them all."""
+    """Base of FiLM and gated fusion: the first modality modulates the others, and a linear layer classifies these."""
 
     def __init__(self, widths: dict[str, int], num_labels: int):
         super().__init__()

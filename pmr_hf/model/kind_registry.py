@@ -19,12 +19,13 @@ Features = dict[str, torch.Tensor]  # an encoder's inputs for one sample, withou
 
 class Kind:
     """
-    A modality of one kind: its processor, and what to do with its values. Missing values are left out before.
+    A modality of one kind: how to read, extract and collate its values, and to save and load its processor. Its methods
+    are never given a missing value.
 
     Args:
         name (`str`): the modality, for messages.
         processor: its processor, of the class `processor_class`.
-        num_frames (`int`, *optional*): how many evenly spaced frames to take of each video.
+        num_frames (`int`, *optional*): how many evenly spaced frames to take from each video.
     """
 
     #: The kind's name in `processor_config.json`
@@ -33,9 +34,9 @@ class Kind:
     processor_class: type
     #: The class whose `from_pretrained` loads such a processor
     loader: Any
-    #: The main input of the encoders that this kind serves, as in their `main_input_name`
+    #: The `main_input_name` of the encoders that this kind is for
     encoder_inputs: tuple[str, ...] = ()
-    #: What a person gives: "text", "numbers", "sound", "picture" or "video"
+    #: What a user gives: "text", "numbers", "sound", "picture" or "video"
     medium: str
     #: Whether a string is the path of a file, not the value itself
     strings_are_paths = True
@@ -50,25 +51,25 @@ class Kind:
         self.num_frames = num_frames
 
     def prepare(self) -> None:
-        """Check the processor and set it as an encoder needs it; raises `ValueError` if it cannot be used."""
+        """Check and configure the processor; raises `ValueError` if it cannot be used."""
 
     def match_encoder(self, config: PreTrainedConfig) -> None:
         """Adapt the processor to the config of its encoder."""
 
     def is_one_value(self, values: Sequence[Any]) -> bool:
-        """Whether a list is one value of this modality, not a list of several."""
+        """Whether a list is one value of this modality, rather than several values."""
         return False
 
     def read(self, value: Any) -> Any:
-        """What a value holds, see [`MultimodalProcessor.read`]; raises `UnreadableError` if it cannot be read."""
+        """Read one value, see [`MultimodalProcessor.read`]; raises `UnreadableError` if it cannot be read."""
         raise NotImplementedError
 
     def extract(self, values: list[Any]) -> list[Features]:
-        """The encoder's inputs for each of at least one value that [`Kind.read`] gave, without padding."""
+        """The encoder's inputs for each value (at least one) that [`Kind.read`] returned, without padding."""
         raise NotImplementedError
 
     def collate(self, rows: list[Features]) -> Features:
-        """One batch of at least one sample's features: stacked, and padded where their lengths differ."""
+        """One batch of the features of at least one sample: stacked, and padded where their lengths differ."""
         batch = {}
         for key in rows[0]:
             values = [row[key] for row in rows]
@@ -84,18 +85,18 @@ class Kind:
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike, **kwargs) -> Any:
-        """The processor of a Hub name or local folder; `kwargs` as for any `from_pretrained`."""
+        """Load a processor from a Hub name or local folder; `kwargs` as for any `from_pretrained`."""
         return cls.loader.from_pretrained(name_or_path, trust_remote_code=False, **kwargs)
 
     def forget_calls(self) -> None:
-        """Undo what earlier calls of the processor have changed in the files that it is saved to."""
+        """Make the saved files independent of earlier calls of the processor."""
 
     def example(self, config: PreTrainedConfig) -> tuple[str, str]:
         """
-        For a code sample: an empty value, as Python code, and a few words on what may stand in its place.
+        For the code sample of a model card: an empty value, as Python code, and a comment on what to give instead.
 
         Args:
-            config (`PreTrainedConfig`): of the modality's encoder.
+            config (`PreTrainedConfig`): the config of the modality's encoder.
         """
         raise NotImplementedError
 
@@ -111,10 +112,10 @@ def register_kind(cls: type[Kind]) -> type[Kind]:
 
 def kind_of(name: str, processor: Any, num_frames: int | None = None) -> Kind:
     """
-    The modality `name` as the most special kind for the class of its processor.
+    The kind of the modality `name`, by the class of its processor. A kind of a subclass comes before that of its base.
 
     Raises:
-        TypeError: for a processor of no known kind.
+        TypeError: if no kind is for such a processor.
     """
     kinds = {kind.processor_class: kind for kind in KINDS.values()}
     for cls in type(processor).__mro__:
@@ -127,7 +128,7 @@ def kind_of(name: str, processor: Any, num_frames: int | None = None) -> Kind:
 
 
 def kind_for_encoder(name: str, encoder_input: str) -> type[Kind]:
-    """The kind for a modality whose encoder reads `encoder_input`; raises `ValueError` if no kind serves it."""
+    """The kind of a modality whose encoder reads `encoder_input`; raises `ValueError` if there is none."""
     kinds = {key: kind for kind in KINDS.values() for key in kind.encoder_inputs}
     if encoder_input not in kinds:
         raise ValueError(
@@ -138,6 +139,6 @@ def kind_for_encoder(name: str, encoder_input: str) -> type[Kind]:
 
 
 def split_rows(batch: Any) -> list[Features]:
-    """The features of each sample, from what a processor returned for several."""
+    """The features of each sample, from a processor's output for several."""
     columns = {key: [torch.as_tensor(value) for value in values] for key, values in batch.items()}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

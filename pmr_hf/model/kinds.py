@@ -36,7 +36,7 @@ ModalityProcessor = BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTo
 
 @register_kind
 class Text(Kind):
-    """Texts, and numbers that are taken as texts; a tokenizer splits them into tokens."""
+    """Texts, for a tokenizer. Numbers are taken as texts."""
 
     word = "tokenizer"
     processor_class = PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ class Text(Kind):
     encoder_inputs = ("input_ids",)
     medium = "text"
     strings_are_paths = False
-    #: Families whose positions start after the id of the padding token
+    #: Model types whose positions start after the id of the padding token
     offset_positions = (
         "camembert",
         "data2vec-text",
@@ -89,7 +89,7 @@ class Text(Kind):
         return dict(DataCollatorWithPadding(self.processor)(lists))
 
     def forget_calls(self) -> None:
-        self.extract(["a"])  # a tokenizer saves the truncation and padding of its last call
+        self.extract(["a"])  # a tokenizer is saved with the truncation and padding of its last call
 
     def example(self, config: PreTrainedConfig) -> tuple[str, str]:
         return '"a text"', "a text"
@@ -128,7 +128,7 @@ class Numbers(Kind):
 
 @register_kind
 class Sound(Kind):
-    """Sound, which the feature extractor of an encoder takes as a waveform."""
+    """Sound, for a feature extractor that takes waveforms."""
 
     word = "feature_extractor"
     processor_class = SequenceFeatureExtractor
@@ -143,7 +143,7 @@ class Sound(Kind):
     def read(self, value: Any) -> np.ndarray:
         rate = self.processor.sampling_rate
         wave = read_audio(value, rate)
-        # At least 25 ms, which the first step of the common encoders needs
+        # At least 25 ms, the window of the first step in common encoders
         return np.pad(wave, (0, max(rate // 40 - len(wave), 0)))
 
     def extract(self, values: list[np.ndarray]) -> list[Features]:
@@ -156,7 +156,7 @@ class Sound(Kind):
 
 @register_kind
 class Spectrogram(Sound):
-    """Sound as a spectrogram of fixed size, a picture of one channel."""
+    """Sound, as a spectrogram of fixed size that an image encoder takes."""
 
     word = "spectrogram"
     processor_class = loader = SpectrogramFeatureExtractor
@@ -165,7 +165,7 @@ class Spectrogram(Sound):
 
 @register_kind
 class Picture(Kind):
-    """Pictures, or with `num_frames` videos, whose frames an image processor takes."""
+    """Pictures, for an image processor; with `num_frames`, the frames of videos."""
 
     word = "image_processor"
     processor_class = BaseImageProcessor
@@ -187,7 +187,7 @@ class Picture(Kind):
                 f"of each: num_frames={{{self.name!r}: 4}}, or --num_frames {self.name}=4."
             )
         images = read_frames(value, self.num_frames) if several else [read_image(value)]
-        # A picture may come in any mode: the encoder has as many channels as the processor has means.
+        # A picture may have any mode. The encoder has as many channels as the processor has means.
         gray = len(getattr(self.processor, "image_mean", None) or ()) == 1
         images = [image.convert("L" if gray else "RGB") for image in images]
         return images if several else images[0]
@@ -220,7 +220,7 @@ class Picture(Kind):
 
 @register_kind
 class TimmPicture(Picture):
-    """Pictures for an encoder of timm."""
+    """Pictures, for an encoder from timm."""
 
     word = "timm"
     processor_class = loader = TimmWrapperImageProcessor
@@ -234,7 +234,7 @@ class TimmPicture(Picture):
 
 @register_kind
 class Video(Picture):
-    """Videos for an encoder with a video processor."""
+    """Videos, for a video processor."""
 
     word = "video_processor"
     processor_class = BaseVideoProcessor

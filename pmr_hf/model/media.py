@@ -1,4 +1,4 @@
-"""Reads pictures, sound and video from what a dataset holds: paths, bytes, arrays, PIL images, `datasets` features."""
+"""Read pictures, sound and video from a dataset's values: paths, bytes, arrays, PIL images, `datasets` features."""
 
 import io
 import os
@@ -14,11 +14,11 @@ from PIL import Image, ImageOps
 
 
 class UnreadableError(ValueError):
-    """A value that cannot be read as what its modality needs. Its message says what was found and what is expected."""
+    """A value that cannot be read as its modality needs it. The message says what was found and what is expected."""
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for an absent modality: `None`, NaN, an empty string, or a list of nothing else."""
+    """Whether a value stands for an absent modality: `None`, NaN, an empty string or list, or a list of such values."""
     if value is None:
         return True
     if isinstance(value, str):
@@ -35,7 +35,7 @@ def is_missing(value: Any) -> bool:
 
 
 def describe(value: Any) -> str:
-    """A few words on a value for error messages: its file, or else its type and size."""
+    """A short description of a value for error messages: its file, or its type and size."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         value = value["path"] or value["bytes"]
     if isinstance(value, (str, os.PathLike)):
@@ -48,7 +48,7 @@ def describe(value: Any) -> str:
 
 
 def open_file(value: Any) -> BinaryIO | None:
-    """A stream of the bytes behind a path, a URL, bytes or `{"bytes", "path"}`; `None` for a value of another kind."""
+    """A binary stream of a path, a URL, bytes or `{"bytes", "path"}`; `None` for a value of another type."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         value = value["bytes"] or value["path"]
     if isinstance(value, bytes):
@@ -69,7 +69,7 @@ def open_file(value: Any) -> BinaryIO | None:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """A list or tensor as an array; raises `UnreadableError` for lists of several lengths."""
+    """A list or tensor as an array; raises `UnreadableError` for lists of unequal lengths."""
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -102,7 +102,7 @@ def read_image(value: Any) -> Image.Image:
                 raise UnreadableError(
                     f"{describe(value)} is no image that can be read ({_first_line(error)})"
                 ) from error
-    if image.mode == "F" or image.mode.startswith("I"):  # more than 8 bits, of which Pillow would cut what is above 255
+    if image.mode == "F" or image.mode.startswith("I"):  # more than 8 bits, which Pillow would clip at 255
         array = np.asarray(image)
         deep = image.mode.startswith("I;16") or (image.mode == "I" and array.max() > 255 and array.min() >= 0)
         return _image_of_array(array.astype(np.uint16) if deep and array.max() < 2**16 else array)
@@ -126,7 +126,7 @@ def _image_of_array(array: np.ndarray) -> Image.Image:
 
 
 def is_numbers(value: Any) -> bool:
-    """Whether a list holds numbers at its innermost level, as `datasets` gives an array."""
+    """Whether nested lists hold numbers, as `datasets` returns an array."""
     while isinstance(value, (list, tuple)) and len(value):
         value = value[0]
     return isinstance(value, (int, float))
@@ -138,12 +138,12 @@ def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
 
     Args:
         value: a path or the bytes of an audio or video file, `{"bytes", "path"}`, `{"array", "sampling_rate"}`, a
-            torchcodec decoder (as `datasets.Audio` gives), or an array (samples,), (channels, samples) or (samples,
+            torchcodec decoder (as `datasets.Audio` returns), or an array (samples,), (channels, samples) or (samples,
             channels) that is already at `sampling_rate`: floats, or integers of 16 or 32 bits.
         sampling_rate (`int`): in Hz.
 
     Raises:
-        UnreadableError: for anything else, and for a file without sound.
+        UnreadableError: for any other value, and for a file without sound.
     """
     stream = open_file(value)
     if stream is not None:
@@ -205,22 +205,23 @@ def _resample(wave: np.ndarray, rate: int, sampling_rate: int) -> np.ndarray:
 
 def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
     """
-    Frames of a video, evenly spaced: each is the middle one of `num_frames` equal stretches.
+    Evenly spaced frames of a video: the middle frames of `num_frames` equal segments.
 
     Args:
         value: a path or the bytes of a video file, `{"bytes", "path"}`, a torchcodec decoder (as `datasets.Video`
-            gives), an array (T, H, W, C) or (T, C, H, W), or a list of images, see [`read_image`].
-        num_frames (`int`, *optional*): how many; a shorter video repeats some. All that a list or array has by default.
+            returns), an array (T, H, W, C) or (T, C, H, W), or a list of images, see [`read_image`].
+        num_frames (`int`, *optional*): how many frames to take. A shorter video repeats some of its frames. By default,
+            all frames of a list or array.
 
     Raises:
-        UnreadableError: for anything else, and for a file without pictures.
-        ValueError: if a file comes without `num_frames`.
+        UnreadableError: for any other value, and for a file without pictures.
+        ValueError: for a file without `num_frames`.
     """
     if isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 4):
         rows = range(len(value)) if num_frames is None else evenly(len(value), num_frames)
         return [read_image(value[i]) for i in rows]
     if num_frames is None:
-        raise ValueError(f"Expected `num_frames` for {describe(value)}, got none; say how many frames to take of it.")
+        raise ValueError(f"Expected `num_frames` for {describe(value)}, got none; say how many frames to take from it.")
     if _is_torchcodec(value, "VideoDecoder"):
         return [read_image(frame) for frame in value.get_frames_at(indices=evenly(len(value), num_frames)).data]
     stream = open_file(value)
@@ -235,7 +236,7 @@ def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
 
 def _decode_frames(stream: BinaryIO, num_frames: int) -> list[Image.Image]:
     with av.open(stream, "r") as container:
-        total = sum(packet.size > 0 for packet in container.demux(video=0))  # headers may not tell
+        total = sum(packet.size > 0 for packet in container.demux(video=0))  # headers may lack the number of frames
     stream.seek(0)
     with av.open(stream, "r") as container:
         rows, images, last = evenly(total, num_frames), {}, None
@@ -252,12 +253,12 @@ def _decode_frames(stream: BinaryIO, num_frames: int) -> list[Image.Image]:
 
 
 def evenly(total: int, count: int) -> list[int]:
-    """`count` indices into `total` items, the middles of equal stretches: evenly(10, 2) is [2, 7]."""
+    """`count` indices into `total` items, the middles of equal segments: evenly(10, 2) is [2, 7]."""
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
 def _is_torchcodec(value: Any, name: str) -> bool:
-    # `datasets` imports torchcodec to make such a value; it is no dependency of ours.
+    # torchcodec is not a dependency. `datasets` has imported it already if the value is a decoder.
     decoders = sys.modules.get("torchcodec.decoders")
     return decoders is not None and isinstance(value, getattr(decoders, name))
 

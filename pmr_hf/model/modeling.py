@@ -1,7 +1,7 @@
 """The model: one pretrained encoder per modality, a fusion head, and the class prototypes of every modality."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -33,12 +33,12 @@ class MultimodalOutput(ModelOutput):
     Args:
         loss (`torch.Tensor`, *optional*): scalar cross entropy of the fused logits, if labels were given.
         logits (`torch.Tensor`): fused logits, (B, K).
-        embeddings (`dict[str, torch.Tensor]`): each encoder's pooled embedding before the fusion, (B, D_m); zeros
-            where a sample has no such modality.
-        present (`dict[str, torch.Tensor]`, *optional*): which samples count as having each modality, (B,) bool; `None`
-            if all have all.
-        unimodal_logits (`dict[str, torch.Tensor]`, *optional*): each embedding classified by its own head, (B, K), if
-            the config has `unimodal_heads`.
+        embeddings (`dict[str, torch.Tensor]`): each encoder's pooled embedding before the fusion, (B, D_m). The row of
+            a sample without that modality is zero.
+        present (`dict[str, torch.Tensor]`, *optional*): which samples have each modality, (B,) bool, after modality
+            dropout. `None` if all samples have all modalities.
+        unimodal_logits (`dict[str, torch.Tensor]`, *optional*): the logits (B, K) of each embedding alone, from its own
+            linear head, if the config has `unimodal_heads`.
     """
 
     loss: torch.Tensor | None = None
@@ -52,7 +52,7 @@ class MultimodalModel(PreTrainedModel):
     """
     Any encoders, one per modality, fused by any head, with a prototype classifier per modality.
 
-    Samples may lack modalities: a learned vector takes the place of an absent embedding in the fusion.
+    Samples may lack modalities: in the fusion, a learned vector replaces an absent embedding.
 
     ```python
     model = MultimodalModel.from_backbones(
@@ -62,22 +62,22 @@ class MultimodalModel(PreTrainedModel):
     ```
 
     Args:
-        config (`MultimodalConfig`): the configuration. Building from it loads no weights:
-            [`MultimodalModel.from_backbones`] and `from_pretrained` do.
-        backbones (`dict[str, PreTrainedModel]`, *optional*): encoders to take as they are, in place of new ones.
+        config (`MultimodalConfig`): the configuration. A model built from it has new weights;
+            [`MultimodalModel.from_backbones`] and `from_pretrained` load weights.
+        backbones (`dict[str, PreTrainedModel]`, *optional*): encoders to use as they are, instead of new ones.
     """
 
     config_class = MultimodalConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # else `Trainer` takes the loss for one that is scaled for gradient accumulation
+    accepts_loss_kwargs = False  # otherwise `Trainer` assumes that the loss is scaled for gradient accumulation
     _supports_sdpa = True
     _supports_flash_attn = True
     _keep_in_fp32_modules_strict = {"prototypes"}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        cls._auto_class = None  # the file of a subclass travels only if its author registers it too
+        cls._auto_class = None  # a subclass is saved with its code only if its author registers it
 
     def __init__(self, config: MultimodalConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
@@ -103,10 +103,10 @@ class MultimodalModel(PreTrainedModel):
             {name: nn.Linear(width, config.num_labels) for name, width in heads.items()}
         )
         if not any(parameter.is_meta for parameter in self.parameters()):
-            # Every part has its weights already: `post_init` would draw those of a given encoder or a user's head anew.
+            # Every part has its weights already. `post_init` would initialise a given encoder or a user's head again.
             for module in self.modules():
                 module._is_hf_initialized = True
-        # What `device_map` and FSDP keep whole: the layers that the encoders name, or each encoder.
+        # `device_map` and FSDP do not split these modules: the ones that the encoders name.
         self._no_split_modules = set(
             chain.from_iterable(part._no_split_modules or [] for part in self.backbones.values())
         )
@@ -115,7 +115,7 @@ class MultimodalModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Linear layers keep torch's own initialisation, which the paper's learning rates were tuned for.
+        # Linear layers keep torch's own initialisation, for which the paper's learning rates were tuned.
         if isinstance(module, nn.Linear):
             module.reset_parameters()
         elif isinstance(module, (Prototypes, nn.ParameterDict)):
@@ -129,19 +129,19 @@ class MultimodalModel(PreTrainedModel):
         cls, backbones: dict[str, str | os.PathLike | PreTrainedConfig | PreTrainedModel], num_labels: int, **kwargs
     ) -> "MultimodalModel":
         """
-        Build a model around pretrained encoders. This is the only place, beside `from_pretrained`, that loads weights.
+        Build a model around pretrained encoders. Only this method and `from_pretrained` load weights.
 
         Args:
             backbones (`dict[str, str | os.PathLike | PreTrainedConfig | PreTrainedModel]`): by modality, a Hub name or
-                local folder (weights are loaded), a config (weights are new), or a loaded model. Task heads and
-                decoders are dropped. timm models go by their Hub names or a `TimmWrapperConfig`.
+                local folder (loads its weights), a config (new weights), or a loaded model. Task heads and decoders are
+                dropped. For a timm model, give its Hub name or a `TimmWrapperConfig`.
             num_labels (`int`): number of classes.
             kwargs: further fields of [`MultimodalConfig`], such as `fusion`.
 
         Raises:
             TypeError: for a backbone of another type, such as a bare `timm.create_model(...)`.
             ValueError: for a modality name that is taken, a backbone that `AutoModel` could not build again, or one
-                whose width cannot be told.
+                whose config does not say the width of its embedding.
         """
         loaded = {name: load_backbone(name, backbone) for name, backbone in backbones.items()}
         configs = {name: config for name, (_, config) in loaded.items()}
@@ -150,7 +150,7 @@ class MultimodalModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As of any `PreTrainedModel`; the encoders under LoRA are frozen but for their LoRA layers."""
+        """Like `PreTrainedModel.from_pretrained`. Of an encoder with LoRA, only the LoRA layers are trainable."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for name in model.config.lora:
@@ -161,57 +161,24 @@ class MultimodalModel(PreTrainedModel):
         """
         Args:
             labels (`torch.Tensor`, *optional*): (B,) int64 classes in 0..K-1.
-            modalities: by modality, its encoder's keyword arguments, each with B rows. With `present` (B,) bool among
-                them, only those rows are encoded. A modality that is left out is absent from all samples.
+            modalities: by modality, its encoder's keyword arguments, each with B rows. If `present` (B,) bool is among
+                them, only the rows that it marks are encoded. A modality that is left out is absent from all samples.
 
         Raises:
-            ValueError: if a modality is unknown, none is given, their numbers of rows differ, or the labels are not one
-                class per row.
+            ValueError: see [`check_batch`].
         """
-        if not modalities or modalities.keys() - self.backbones.keys():
-            raise ValueError(
-                f"Expected a batch with some of the modalities {list(self.backbones)}, got {list(modalities)}; make "
-                "the collator's columns and the model's backbones the same."
-            )
-        for name, inputs in modalities.items():
-            if not isinstance(inputs, Mapping):
-                raise ValueError(
-                    f"Expected a dict of the inputs of {name!r}, got a {type(inputs).__name__}; name them as its "
-                    "encoder does, such as {'pixel_values': pixels}."
-                )
-        shapes = {
-            name: {key: tuple(value.shape) if torch.is_tensor(value) else () for key, value in inputs.items()}
-            for name, inputs in modalities.items()
-        }
-        rows = {shape[:1] for inputs in shapes.values() for shape in inputs.values()}
-        masks = [inputs["present"] for inputs in shapes.values() if "present" in inputs]
-        if len(rows) != 1 or () in rows or not all(shapes.values()) or any(len(mask) != 1 for mask in masks):
-            raise ValueError(
-                "Expected tensors with one row per sample of each modality, and `present` of one dimension, got the "
-                f"shapes {shapes}; stack the samples, or leave out a modality that none has."
-            )
-        ((size,),) = rows
-        if labels is not None and (labels.shape != (size,) or labels.dtype != torch.long):
-            raise ValueError(
-                f"Expected `labels` of shape ({size},) and type torch.int64, got {tuple(labels.shape)} and "
-                f"{labels.dtype}; give the class of each sample."
-            )
-        device = next(self.parameters()).device
-        encoded = {
-            name: self._encode(name, modalities.get(name, {"present": torch.zeros(size, device=device)}))
-            for name in self.backbones
-        }
+        size = check_batch(self.backbones, modalities, labels)
+        none_present = torch.zeros(size, dtype=torch.bool, device=next(self.parameters()).device)
+        encoded = {name: self._encode(name, modalities.get(name, {"present": none_present})) for name in self.backbones}
         embeddings = {name: embedding for name, (embedding, _) in encoded.items()}
+        masks = {name: mask for name, (_, mask) in encoded.items() if mask is not None}
         dropout = self.config.modality_dropout if self.training else 0.0
-        present = None
-        if dropout or any(mask is not None for _, mask in encoded.values()):
-            given = {name: mask for name, (_, mask) in encoded.items() if mask is not None}
-            present = all_present(self.backbones, next(iter(embeddings.values()))) | given
+        present = all_present(self.backbones, like=none_present) | masks if masks or dropout else None
         if dropout:
             present = drop_modalities(present, dropout)
         logits = self.fuse(embeddings, present)
         if present is None:
-            # Sharded models need a gradient for each parameter, and in each process.
+            # A sharded model needs a gradient of each parameter in each process.
             logits = logits + 0 * torch.stack([vector.sum() for vector in self.absent.values()]).sum()
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         unimodal_logits = {
@@ -220,7 +187,7 @@ class MultimodalModel(PreTrainedModel):
         return MultimodalOutput(loss, logits, embeddings, present, unimodal_logits or None)
 
     def _encode(self, name: str, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Embeddings (B, D) of a modality, and which samples have it (B,), or `None` if all do."""
+        """The embeddings (B, D) of a modality, and which samples have it, (B,) bool or `None` for all."""
         backbone, pooling = self.backbones[name], self.config.pooling[name]
         if "present" not in inputs:
             return encode(name, backbone, inputs, pooling), None
@@ -239,10 +206,10 @@ class MultimodalModel(PreTrainedModel):
         return spread_rows(embeddings, rows, len(present)), present
 
     def get_input_embeddings(self) -> None:
-        """None: each encoder has its own, and Accelerate asks for one when it shards the model."""
+        """Returns `None`, since each encoder has its own. Accelerate asks for them when it shards the model."""
 
     def train(self, mode: bool = True) -> "MultimodalModel":
-        """Training mode, but for frozen encoders: their dropout and running statistics stay as in evaluation."""
+        """Set the training mode. A frozen encoder stays in evaluation mode, with its dropout and statistics."""
         super().train(mode)
         for backbone in self.backbones.values():
             if not any(parameter.requires_grad for parameter in backbone.parameters()):
@@ -250,7 +217,7 @@ class MultimodalModel(PreTrainedModel):
         return self
 
     def freeze(self, modalities: list[str]) -> None:
-        """Freeze the encoders of these modalities; raises `ValueError` for one that the model does not have."""
+        """Freeze the encoders of these modalities. Raises `ValueError` for a modality that the model does not have."""
         unknown = [name for name in modalities if name not in self.backbones]
         if unknown:
             raise ValueError(f"Expected `freeze` to name modalities among {list(self.backbones)}, got {unknown} too.")
@@ -259,19 +226,19 @@ class MultimodalModel(PreTrainedModel):
         self.train(self.training)
 
     def fuse(self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """Fused logits (B, K) of embeddings (B, D_m), with the learned vectors where a modality is not in `present`."""
+        """Fused logits (B, K) of embeddings (B, D_m). Learned vectors replace those that are absent by `present`."""
         return self.fusion(self._fused(embeddings, present))
 
     def modality_logits(
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
     ) -> dict[str, torch.Tensor]:
-        """Each modality's share of the fused logits, (B, K); `TypeError` if the head does not split, see [`Fusion`]."""
+        """Each modality's share of the fused logits, (B, K). Raises `TypeError` if the head does not split them."""
         return self.fusion.modality_logits(self._fused(embeddings, present))
 
     def _fused(
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
     ) -> dict[str, torch.Tensor]:
-        # Encoders may be stored in another dtype than the head, and autocast may be over.
+        # Encoders may have another dtype than the head, and this may run outside autocast.
         head = next(chain(self.projections.parameters(), self.fusion.parameters()), None)
         if head is not None:
             embeddings = {name: embedding.to(head.dtype) for name, embedding in embeddings.items()}
@@ -282,14 +249,15 @@ class MultimodalModel(PreTrainedModel):
         return replace_absent(embeddings, present, self.absent)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        # Under their legacy names, the weights of a ViT or AST inside this model are lost when `Trainer` resumes.
+        # In the original format, a ViT or AST is saved under legacy names, and `Trainer` loses its weights on resume.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """
-        As of any `PreTrainedModel`. A repository without a card gets one: the card, with the plot and the processor, of
-        the local folder that the model was loaded from, if a trainer has left them there, or a short one.
+        Like `PreTrainedModel.push_to_hub`, and adds a card to a repository that has none. If a trainer wrote a card to
+        the local folder that the model was loaded from, that card is pushed, with its plot and the processor. Otherwise
+        it is a short card.
         """
         token = kwargs.get("token")
         name = HfApi().create_repo(repo_id, private=kwargs.get("private"), token=token, exist_ok=True).repo_id
@@ -297,3 +265,44 @@ class MultimodalModel(PreTrainedModel):
             folder = Path(self.name_or_path) if self.name_or_path else None
             push_card(name, self.config, folder, token, kwargs.get("revision"))
         return super().push_to_hub(name, **kwargs)
+
+
+def check_batch(
+    names: Collection[str], modalities: Mapping[str, Mapping[str, torch.Tensor]], labels: torch.Tensor | None
+) -> int:
+    """
+    The number of samples B in a batch for a model of the modalities `names`.
+
+    Raises:
+        ValueError: if a modality is unknown, if there is none, if the numbers of rows differ, or if the labels are not
+            one class per row.
+    """
+    if not modalities or modalities.keys() - set(names):
+        raise ValueError(
+            f"Expected a batch with some of the modalities {list(names)}, got {list(modalities)}; make the collator's "
+            "columns and the model's backbones the same."
+        )
+    for name, inputs in modalities.items():
+        if not isinstance(inputs, Mapping):
+            raise ValueError(
+                f"Expected a dict of the inputs of {name!r}, got a {type(inputs).__name__}; name them as its encoder "
+                "does, such as {'pixel_values': pixels}."
+            )
+    shapes = {
+        name: {key: tuple(value.shape) if torch.is_tensor(value) else () for key, value in inputs.items()}
+        for name, inputs in modalities.items()
+    }
+    rows = {shape[:1] for inputs in shapes.values() for shape in inputs.values()}
+    masks = [inputs["present"] for inputs in shapes.values() if "present" in inputs]
+    if len(rows) != 1 or () in rows or not all(shapes.values()) or any(len(mask) != 1 for mask in masks):
+        raise ValueError(
+            "Expected tensors with one row per sample of each modality, and `present` of one dimension, got the shapes "
+            f"{shapes}; stack the samples, or leave out a modality that none has."
+        )
+    ((size,),) = rows
+    if labels is not None and (labels.shape != (size,) or labels.dtype != torch.long):
+        raise ValueError(
+            f"Expected `labels` of shape ({size},) and type torch.int64, got {tuple(labels.shape)} and {labels.dtype}; "
+            "give the class of each sample."
+        )
+    return size

@@ -1,4 +1,4 @@
-"""A small multi-layer perceptron, the encoder of modalities of numbers."""
+"""A small multi-layer perceptron, the encoder for modalities of numbers."""
 
 from itertools import pairwise
 
@@ -13,10 +13,10 @@ class NumericConfig(PreTrainedConfig):
     Configuration of a [`NumericModel`].
 
     Args:
-        num_features (`int`, *optional*, defaults to 1): D, numbers per vector.
+        num_features (`int`, *optional*, defaults to 1): D, the numbers in a vector.
         hidden_size (`int`, *optional*, defaults to 128): width of every layer and of the embedding.
-        num_hidden_layers (`int`, *optional*, defaults to 2): at least 1.
-        dropout (`float`, *optional*, defaults to 0.1): after each layer but the last.
+        num_hidden_layers (`int`, *optional*, defaults to 2): number of linear layers, at least 1.
+        dropout (`float`, *optional*, defaults to 0.1): probability of dropout after each layer but the last.
     """
 
     model_type = "pmr_numeric"
@@ -60,8 +60,10 @@ class NumericModel(PreTrainedModel):
             super()._init_weights(module)
 
     def forward(self, values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> BaseModelOutput:
-        """From `values` (B, D) or (B, T, D), `last_hidden_state` of the same shape but for the width. The mask (B, T)
-        serves the pooling that follows."""
+        """
+        From `values` (B, D) or (B, T, D), `last_hidden_state` (B, hidden_size) or (B, T, hidden_size). Only the pooling
+        that follows uses the mask (B, T).
+        """
         width = self.config.num_features
         if values.dim() not in (2, 3) or values.shape[-1] != width:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Numbers as a modality: a processor that standardises them."""
+"""The processor for modalities of numbers, which standardises them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from .media import UnreadableError
 
 class NumericProcessor(FeatureExtractionMixin):
     """
-    Standardises vectors, or sequences of vectors, by the mean and deviation of the training data.
+    Standardises vectors, or sequences of vectors, by the mean and standard deviation of the training data.
 
     ```python
     processor = NumericProcessor.fit([row["vitals"] for row in train])
@@ -21,8 +21,8 @@ class NumericProcessor(FeatureExtractionMixin):
     ```
 
     Args:
-        mean (`list[float]`): of each of the D features.
-        std (`list[float]`): deviation of each feature; one that never varies has 1.
+        mean (`list[float]`): mean of each of the D features.
+        std (`list[float]`): standard deviation of each feature; 1 for a feature that never varies.
     """
 
     model_input_names = ["values"]
@@ -35,11 +35,11 @@ class NumericProcessor(FeatureExtractionMixin):
     @classmethod
     def fit(cls, values: Iterable[Any]) -> "NumericProcessor":
         """
-        The processor for values like these training values: vectors (D,), or sequences (T, D) with T varying. Numbers
-        that are `None` or NaN are left out of the statistics.
+        A processor with the statistics of training values: vectors (D,), or sequences (T, D) of varying T. Numbers that
+        are `None` or NaN do not count.
 
         Raises:
-            ValueError: without any values, or if their widths differ.
+            ValueError: if there are no values, or if their widths differ.
         """
         rows = []
         for i, value in enumerate(values):
@@ -57,15 +57,15 @@ class NumericProcessor(FeatureExtractionMixin):
     def __call__(self, values: Sequence[Any]) -> BatchFeature:
         """
         Args:
-            values: B vectors (D,) or B sequences (T, D), as lists or arrays. A `None` or NaN among the numbers takes
-                the training mean.
+            values: B vectors (D,) or B sequences (T, D), as lists or arrays. The training mean replaces each number
+                that is `None` or NaN.
 
         Returns:
             `BatchFeature`: `values` (B, D), or for sequences `values` (B, T, D) padded with zeros and `attention_mask`
             (B, T), in fp32.
 
         Raises:
-            UnreadableError: for values that are no numbers or have another width.
+            UnreadableError: for values that are not numbers, or that have another width.
         """
         standard = [(self.read(value) - self.mean) / self.std for value in values]
         arrays = [torch.tensor(np.nan_to_num(array, nan=0.0), dtype=torch.float32) for array in standard]
@@ -76,7 +76,7 @@ class NumericProcessor(FeatureExtractionMixin):
         return BatchFeature({"values": nn.utils.rnn.pad_sequence(arrays, True), "attention_mask": mask})
 
     def read(self, value: Any) -> np.ndarray:
-        """The numbers of one value, one, (D,) or (T, D), in fp64, NaN where there is none; raises as calling does."""
+        """One value as fp64 numbers, (D,) or (T, D), with NaN for missing ones; raises `UnreadableError` as a call."""
         array = np.atleast_1d(as_numbers(value))
         if array.ndim not in (1, 2) or array.shape[-1] != len(self.mean):
             raise UnreadableError(

@@ -34,12 +34,14 @@ class MultimodalProcessor(PushToHubMixin):
     Args:
         processors (`dict[str, ModalityProcessor]`): an image or video processor, feature extractor, tokenizer or
             [`NumericProcessor`] per modality.
-        num_frames (`dict[str, int]`, *optional*): by modality, how many evenly spaced frames to take of each video. A
-            modality of pictures that stands here takes videos, or lists of pictures. Without, a list gives all it has.
+        num_frames (`dict[str, int]`, *optional*): by modality, how many evenly spaced frames to take from each video. A
+            modality of pictures that is named here takes videos or lists of pictures. By default, all pictures of a
+            list are taken.
 
     Raises:
         TypeError: for a processor of another kind.
-        ValueError: for a modality name that is no identifier or is taken, or `num_frames` of another modality.
+        ValueError: for a modality name that is not an identifier or is taken, for `num_frames` below 1 or of another
+            modality, and for a tokenizer without a pad token.
     """
 
     config_name = "processor_config.json"
@@ -47,7 +49,7 @@ class MultimodalProcessor(PushToHubMixin):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        cls._auto_class = None  # the file of a subclass travels only if its author registers it too
+        cls._auto_class = None  # a subclass is saved with its code only if its author registers it
 
     def __init__(self, processors: dict[str, ModalityProcessor], num_frames: dict[str, int] | None = None):
         for name, processor in processors.items():
@@ -68,7 +70,7 @@ class MultimodalProcessor(PushToHubMixin):
         cls._auto_class = auto_class
 
     def kind(self, name: str) -> Kind:
-        """What reads, extracts and collates the values of a modality, by the class of its processor."""
+        """The [`Kind`] of a modality, which reads, extracts and collates its values."""
         return kind_of(name, self.processors[name], self.num_frames.get(name))
 
     @property
@@ -78,7 +80,7 @@ class MultimodalProcessor(PushToHubMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """The modalities; `Trainer` asks for them when it samples by length."""
+        """The names of the modalities. `Trainer` asks for them when it samples by length."""
         return list(self.processors)
 
     @classmethod
@@ -86,10 +88,19 @@ class MultimodalProcessor(PushToHubMixin):
         cls, backbones: dict[str, str | os.PathLike | ModalityProcessor], num_frames: dict[str, int] | None = None
     ) -> "MultimodalProcessor":
         """
-        The processors of pretrained encoders: Hub names, local folders, or processors to take as they are.
+        The processors of pretrained encoders.
 
-        What the encoder reads decides between tokenizer, feature extractor and image processor. A tokenizer that does
-        not know how much its encoder can read is told, and a video encoder gets as many frames as it was built for.
+        The input of the encoder decides between tokenizer, feature extractor and image processor. A tokenizer without a
+        limit is set to the number of tokens that its encoder can read, and a video encoder gets the number of frames
+        that it was built for.
+
+        Args:
+            backbones (`dict[str, str | os.PathLike | ModalityProcessor]`): by modality, a Hub name, a local folder, or
+                a processor to use as it is.
+            num_frames (`dict[str, int]`, *optional*): as for the class. It overrides the encoders' own numbers.
+
+        Raises:
+            ValueError: for an encoder that reads an input of no known kind.
         """
         processors, frames = {}, {}
         for name, backbone in backbones.items():
@@ -110,16 +121,16 @@ class MultimodalProcessor(PushToHubMixin):
 
     def __call__(self, **modalities: Sequence[Any]) -> dict[str, Features]:
         """
-        Process a list of raw values per modality: texts, vectors of numbers, or anything that `media.py` reads
-        as a picture, a waveform or frames. A `None` or an empty string stands for a modality that a sample lacks.
+        Process a list of raw values per modality: texts, vectors of numbers, or anything that `media.py` reads as a
+        picture, sound or video. `None` or an empty string stands for a modality that a sample lacks.
 
         Returns:
             `dict[str, dict[str, torch.Tensor]]`: each modality's encoder inputs, with one row per value, and `present`
             (B,) bool if some are missing.
 
         Raises:
-            ValueError: for a modality without a processor, a value that is not in a list or cannot be read, or lists of
-                unequal lengths.
+            ValueError: for a modality without a processor, for values that are not in a list or cannot be read, or for
+                lists of unequal lengths.
         """
         unknown = modalities.keys() - self.processors.keys()
         if unknown:
@@ -142,26 +153,26 @@ class MultimodalProcessor(PushToHubMixin):
 
     def read(self, name: str, value: Any) -> Any:
         """
-        What a value of this modality holds: a text, a PIL image, a list of them, a waveform (samples,) at the rate of
-        the extractor, or numbers; `None` if it is missing.
+        Read one value of a modality: to a text, a PIL image, a list of PIL images, a waveform (samples,) at the rate of
+        the feature extractor, or an array of numbers. Returns `None` if the value is missing.
 
         Raises:
-            UnreadableError: if it cannot be read.
+            UnreadableError: if the value cannot be read.
         """
         if is_missing(value):
             return None
         return self.kind(name).read(value)
 
     def extract(self, name: str, values: list[Any]) -> list[Features | None]:
-        """The encoder's inputs for each value that [`MultimodalProcessor.read`] gave, one by one and not padded."""
+        """The encoder's inputs for each value that [`MultimodalProcessor.read`] returned, without padding."""
         known = [value for value in values if value is not None]
         extracted = iter(self.kind(name).extract(known) if known else ())
         return [None if value is None else next(extracted) for value in values]
 
     def collate(self, name: str, features: list[Features | None]) -> Features:
         """
-        One batch of extracted features: stacked, padded where they differ in length, and `present` (B,) bool if some
-        are missing. The rows of those are zeros.
+        One batch of extracted features, stacked, and padded where their lengths differ. If some are missing, their rows
+        are zeros, and the batch has `present` (B,) bool.
         """
         present = torch.tensor([row is not None for row in features])
         known = [row for row in features if row is not None]
@@ -174,7 +185,7 @@ class MultimodalProcessor(PushToHubMixin):
         return {key: spread_rows(value, rows, len(features)) for key, value in batch.items()} | {"present": present}
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """Save each processor to a folder of its modality's name, and their order to `processor_config.json`."""
+        """Save each processor to a folder named as its modality, and kinds and order to `processor_config.json`."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         for name in self.processors:
@@ -189,16 +200,16 @@ class MultimodalProcessor(PushToHubMixin):
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs) -> "MultimodalProcessor":
         """
-        Load what [`MultimodalProcessor.save_pretrained`] or `push_to_hub` wrote.
+        Load a processor that [`MultimodalProcessor.save_pretrained`] or `push_to_hub` saved.
 
         Args:
             name_or_path (`str`): a local folder or Hub name.
             kwargs: `revision`, `token`, `cache_dir`, ... as for any processor from the Hub.
 
         Raises:
-            FileNotFoundError: if a local folder holds none.
+            FileNotFoundError: if a local folder does not hold one.
         """
-        for key in ("_from_auto", "trust_remote_code"):  # what `AutoProcessor` adds
+        for key in ("_from_auto", "trust_remote_code"):  # added by `AutoProcessor`
             kwargs.pop(key, None)
         if os.path.isdir(name_or_path):
             file = os.path.join(name_or_path, cls.config_name)

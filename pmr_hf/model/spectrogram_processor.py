@@ -1,4 +1,4 @@
-"""Log spectrograms of fixed size, the audio input of the paper's ResNet18 encoders (PMR, CVPR 2023, section 4.1)."""
+"""Log spectrograms of fixed size, the audio inputs of the paper's ResNet18 encoders (PMR, CVPR 2023, section 4.1)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +11,20 @@ from transformers.utils import TensorType
 
 class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     """
-    Turns mono waveforms into log spectrograms, pictures of one channel: frequencies from 0 to half the rate by frames.
+    Turns mono waveforms into log spectrograms, which are pictures of one channel. Rows are frequencies from 0 to half
+    the sampling rate, and columns are frames.
 
-    As in the authors' code: each clip is repeated or cut to `seconds`, then log(P + 1e-7), where P is the power density
-    of `scipy.signal.spectrogram` (Tukey windows, each less its mean, in squared amplitude per Hz; no padding). The
-    defaults give 257 x 299 (the paper's CREMA-D), `seconds=10` gives 257 x 1004 (its AVE).
+    As in the authors' code, each clip is repeated or cut to `seconds`. A value is log(P + 1e-7), where P is the power
+    density of `scipy.signal.spectrogram`, in squared amplitude per Hz, of Tukey windows minus their means, without
+    padding. The defaults give 257 x 299 (the paper's CREMA-D), and `seconds=10` gives 257 x 1004 (its AVE).
 
     Args:
-        sampling_rate (`int`, *optional*, defaults to 16000): of the waveforms, in Hz.
+        sampling_rate (`int`, *optional*, defaults to 16000): rate of the waveforms, in Hz.
         seconds (`float`, *optional*, defaults to 3.0): length of every clip.
         window (`int`, *optional*, defaults to 512): samples per frame.
         overlap (`int`, *optional*, defaults to 353): samples that a frame shares with the next.
-        do_normalize (`bool`, *optional*, defaults to `False`): shift and scale each spectrogram to mean 0 and deviation
-            1, as the authors' code does (the paper does not say so).
+        do_normalize (`bool`, *optional*, defaults to `False`): shift and scale each spectrogram to mean 0 and standard
+            deviation 1. The authors' code does this, but the paper does not mention it.
 
     Raises:
         ValueError: unless 0 <= `overlap` < `window`, and a clip has at least one window.
@@ -40,7 +41,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         do_normalize: bool = False,
         **kwargs,
     ):
-        # What else `SequenceFeatureExtractor` saves follows from the arguments, and comes back with a saved file.
+        # A saved file also holds these fields of `SequenceFeatureExtractor`, which follow from the arguments.
         super().__init__(
             **kwargs | {"feature_size": window // 2 + 1, "sampling_rate": sampling_rate, "padding_value": 0.0}
         )
@@ -57,7 +58,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         self.do_normalize = do_normalize
 
     def to_dict(self) -> dict[str, Any]:
-        """The arguments, for the saved file. The base class drops `window`, which elsewhere is a large array."""
+        """The arguments, for the saved file. The base class drops `window`, since it is an array in other classes."""
         return super().to_dict() | {"window": self.window}
 
     def __call__(
@@ -70,9 +71,9 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         """
         Args:
             raw_speech (`list[np.ndarray]`): B waveforms, 1-d, of any lengths, in [-1, 1]; or a single one.
-            sampling_rate (`int`, *optional*): of these waveforms, to check that it is the extractor's own.
+            sampling_rate (`int`, *optional*): rate of these waveforms in Hz, which must be the extractor's.
             return_tensors (`str`, *optional*): "pt" or "np".
-            kwargs: ignored; `padding` and the like have no meaning for clips of one length.
+            kwargs: ignored, since options such as `padding` do not apply to clips of one length.
 
         Returns:
             `BatchFeature`: `pixel_values`, (B, 1, window // 2 + 1, frames), float32.

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pmr_hf.reporting.model_card import scale_for_ratio
+from pmr_hf.reporting.dynamics import scale_for_ratio
 
 
 Result = dict[str, Any]

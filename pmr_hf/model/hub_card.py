@@ -1,4 +1,4 @@
-"""Cards on the Hub: the part that pmr_hf writes, a user's own text beside it, and what a model is."""
+"""Model cards on the Hub: the part of a card that pmr_hf writes, and the text that a user adds to it."""
 
 import re
 from pathlib import Path
@@ -11,29 +11,32 @@ from transformers import PreTrainedConfig
 from .configuration import MultimodalConfig
 
 
-# What the model's next card replaces; a user's own text stands above or below.
+# The next card replaces what stands between these marks. Published cards contain them: do not change the wording.
 BEGIN = "<!-- pmr_hf writes this part anew with each run, down to the end mark. Write your own above or below. -->"
 END = "<!-- The end of what pmr_hf writes. -->"
-TAGS = ["multimodal", "prototypical-modal-rebalance"]
 
-# Of a model that is pushed without a trainer, and did not come from the folder of one
-SHORT = """---
-library_name: pmr_hf
+LIBRARY = "pmr_hf"
+TAGS = ["multimodal", "prototypical-modal-rebalance"]
+IMPORT_LINE = "import pmr_hf  # or omit this line and pass trust_remote_code=True to from_pretrained"
+
+# The card of a model that is pushed without one of a trainer
+SHORT_CARD = """---
+library_name: {library}
 tags: [{tags}]
 ---
 
 {begin}
 
-# {name}
+# {model_name}
 
-{what}
+{what_it_does}
 
 ```python
 from transformers import AutoModel
 
-import pmr_hf  # where it is not installed, leave this out and load with trust_remote_code=True
+{import_line}
 
-model = AutoModel.from_pretrained("{name}")
+model = AutoModel.from_pretrained("{model_name}")
 ```
 
 {end}
@@ -41,7 +44,7 @@ model = AutoModel.from_pretrained("{name}")
 
 
 def what_it_does(config: PreTrainedConfig, modalities: list[str], num_labels: int) -> str:
-    """A paragraph on what a model classifies, by which encoders, and into which classes."""
+    """A sentence that names the modalities, encoders, fusion and classes of a model."""
     if isinstance(config, MultimodalConfig):
         names = hub_names(config, modalities)
         kinds = {
@@ -52,14 +55,15 @@ def what_it_does(config: PreTrainedConfig, modalities: list[str], num_labels: in
         }
         encoders = f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items())}, fused by `{config.fusion}`"
     else:
-        encoders = f"{', '.join(modalities)}, by a `{config.model_type}` model"
+        encoders = f"{', '.join(modalities)}, with a `{config.model_type}` model"
+    count = f"{len(modalities)} {'modality' if len(modalities) == 1 else 'modalities'}"
     classes = ", ".join(map(str, config.id2label.values())) if config.num_labels == num_labels else ""
     into = f"{num_labels} classes{f': {classes}' if classes else ''}"
-    return f"It classifies samples of {len(modalities)} modalities, {encoders}, into {into}."
+    return f"It classifies samples of {count}, {encoders}, into {into}."
 
 
 def hub_names(config: PreTrainedConfig, modalities: list[str]) -> dict[str, str]:
-    """The Hub names of a model's encoders, by modality, for those that came from there and not from a folder."""
+    """The Hub name of each modality's encoder; encoders that were loaded from a folder or built here have none."""
     if not isinstance(config, MultimodalConfig):
         return {}
     names = {name: str(config.backbones[name].name_or_path) for name in modalities}
@@ -71,9 +75,14 @@ def hub_names(config: PreTrainedConfig, modalities: list[str]) -> dict[str, str]
 
 
 def card_on_hub(name: str, token: bool | str | None = None) -> str | None:
-    """The card that a Hub repository has, or `None`; raises if the Hub does not answer, or a card might be lost."""
+    """
+    The card of a Hub repository, or `None` if it has none.
+
+    Raises the error of the Hub client if the card cannot be read, since a new card would then overwrite what its owner
+    has written.
+    """
     try:
-        # A card in the cache may be older than what its owner has written since.
+        # A cached card may lack what its owner has written since: download it in any case.
         return Path(hf_hub_download(name, "README.md", token=token, force_download=True)).read_text(encoding="utf-8")
     except RemoteEntryNotFoundError:
         return None
@@ -81,8 +90,17 @@ def card_on_hub(name: str, token: bool | str | None = None) -> str | None:
 
 def keep_own_text(card: str, previous: str) -> str:
     """
-    A new card with what a user has added to the previous one: the text above and below the part that is written anew,
-    and metadata that the new card does not have. A card without the marks of that part is kept whole, above it.
+    Merge a new card with what a user has added to the previous one.
+
+    The merged card keeps the text above and below the marked part, and the metadata that the new card does not set. If
+    the previous card has no marked part, all its text is kept, above the new one.
+
+    Args:
+        card (`str`): the new card.
+        previous (`str`): the previous card.
+
+    Returns:
+        `str`: the merged card.
     """
     new, old = ModelCard(card), ModelCard(previous, ignore_metadata_errors=True)
     before, found, rest = old.text.partition(BEGIN)
@@ -102,12 +120,29 @@ def push_card(
     revision: str | None = None,
 ) -> None:
     """
-    Push the card, plot and processor that a trainer has left in a folder, or a short card if there are none, to a Hub
-    repository of that name.
+    Push a card to a Hub repository.
+
+    If a trainer has written a card to the folder, this card is pushed with the plot and the processor that are there.
+    Otherwise a short card is pushed, which says what the model does.
+
+    Args:
+        name (`str`): name of the repository, `"user/model"`.
+        config (`MultimodalConfig`): configuration of the model.
+        folder (`Path`, *optional*): the folder that the model was loaded from.
+        token (`bool | str`, *optional*): token of the Hub, as in [`~huggingface_hub.HfApi`].
+        revision (`str`, *optional*): the branch to push to. Defaults to the main branch.
     """
     if folder is None or not (folder / "README.md").is_file():
-        tags, what = ", ".join(TAGS), what_it_does(config, config.modalities, config.num_labels)
-        card, files = SHORT.format(tags=tags, begin=BEGIN, name=name, what=what, end=END), {}
+        files = {}
+        card = SHORT_CARD.format(
+            library=LIBRARY,
+            tags=", ".join(TAGS),
+            begin=BEGIN,
+            model_name=name,
+            what_it_does=what_it_does(config, config.modalities, config.num_labels),
+            import_line=IMPORT_LINE,
+            end=END,
+        )
     else:
         paths = [*folder.glob("*.png"), folder / "processor_config.json"]
         paths += [path for modality in config.modalities for path in (folder / modality).rglob("*")]
@@ -119,7 +154,7 @@ def push_card(
 
 
 def renamed(card: str, name: str) -> str:
-    """A card whose part by pmr_hf calls the model by another name, in its heading and its code."""
+    """The card under another model name: in its heading, code and metadata. Without a marked part it stays the same."""
     heading = re.search(rf"{re.escape(BEGIN)}\s+# (.+)", card)
     if heading is None:
         return card

@@ -51,3 +51,8 @@ def replace_absent(
         name: torch.where(present[name][:, None], embedding, absent[name].to(embedding.dtype))
         for name, embedding in embeddings.items()
     }
+
+
+def spread_rows(values: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
+    """The values (N, ...) of the samples at the indices `rows` (N,) among `size` samples; zeros for the others."""
+    return values.new_zeros(size, *values.shape[1:]).index_copy(0, rows, values)

@@ -15,11 +15,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .backbones import add_lora, embedding_width, encode, load_backbone, new_backbone, train_lora_only
+from .backbones import embedding_width, load_backbone, new_backbone
 from .configuration import MultimodalConfig
 from .fusion import build_fusion
 from .hub_card import card_on_hub, push_card
-from .missing_modalities import all_present, drop_modalities, replace_absent
+from .lora import add_lora, train_lora_only
+from .missing_modalities import all_present, drop_modalities, replace_absent, spread_rows
+from .pooling import encode
 from .prototypes import Prototypes
 
 
@@ -234,7 +236,7 @@ class MultimodalModel(PreTrainedModel):
             return empty.to(next(self.parameters()).dtype), present
         inputs = {key: value[rows] for key, value in inputs.items() if key != "present"}
         embeddings = encode(name, backbone, inputs, pooling)
-        return embeddings.new_zeros(len(present), embeddings.shape[1]).index_copy(0, rows, embeddings), present
+        return spread_rows(embeddings, rows, len(present)), present
 
     def get_input_embeddings(self) -> None:
         """None: each encoder has its own, and Accelerate asks for one when it shards the model."""

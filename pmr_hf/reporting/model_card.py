@@ -1,54 +1,20 @@
-"""What a run shows: a plot of the training dynamics and a model card."""
+"""The model card of a training run: what the model does, how to use it, its results and how it was trained."""
 
-from itertools import cycle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from transformers import PreTrainedConfig
 
 from ..model.configuration import MultimodalConfig
-from ..model.equations import imbalance_ratio
-from ..model.hub_card import BEGIN, END, TAGS, hub_names, keep_own_text, what_it_does
+from ..model.hub_card import BEGIN, END, IMPORT_LINE, LIBRARY, TAGS, hub_names, keep_own_text, what_it_does
 from ..model.processor import MultimodalProcessor
-from ..training.arguments import PMRTrainingArguments, PrototypeTrainingArguments
+from .card_template import CARD, CODE_SAMPLE
+from .dynamics import PLOT_NAME, plot_dynamics
 
 
-PLOT_NAME = "training_dynamics.png"
-
-CITATION = """@inproceedings{fan2023pmr,
-    title     = {{PMR}: Prototypical Modal Rebalance for Multimodal Learning},
-    author    = {Fan, Yunfeng and Xu, Wenchao and Wang, Haozhao and Wang, Junxiao and Guo, Song},
-    booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-    year      = {2023},
-}"""
-
-USAGE = """
-## Use
-
-```python
-{imports}from transformers import AutoModel, AutoProcessor
-
-import pmr_hf  # where it is not installed, leave this out and load both with trust_remote_code=True
-
-model = AutoModel.from_pretrained("{model_name}").eval()
-processor = AutoProcessor.from_pretrained("{model_name}")
-inputs = processor(
-{values}
-)  # a list of samples of each modality; None where a sample lacks one
-with torch.no_grad():
-    output = model(**inputs)
-print(model.config.id2label[output.logits.argmax(1).item()])
-for name, logits in model.prototypes(output.embeddings).items():  # what each modality says alone
-    print(name, model.config.id2label[logits.argmax(1).item()])
-```
-"""
-# By kind of processor: an empty value of a modality, as code, and what may stand in its place
+# For each kind of processor: the code of a placeholder value, and the comment on what to put in its place
 EXAMPLES = {
     "numbers": ("[0.0] * {width}", "numbers"),
     "spectrogram": ('{{"array": np.zeros(16000), "sampling_rate": 16000}}', "a waveform, or a file's path"),
@@ -60,255 +26,197 @@ EXAMPLES = {
 EXAMPLES["timm"] = EXAMPLES["image_processor"]
 
 
-def plot_dynamics(
-    log_history: list[dict[str, Any]], modalities: list[str], file: str | Path, applied: bool = True
-) -> None:
+@dataclass
+class TrainingRun:
     """
-    Draw accuracy, imbalance ratio and weights over training, side by side, to a PNG file; for a method that scales
-    gradients the scales in place of the weights.
+    What a card reports of a training run.
 
     Args:
-        log_history (`list[dict]`): `trainer.state.log_history` of a [`PrototypeTrainer`].
+        config (`PreTrainedConfig`): configuration of the model.
         modalities (`list[str]`): names of the modalities, in the order of fusion.
-        file (`str | Path`): where to write.
-        applied (`bool`, *optional*, defaults to `True`): whether the weights were applied, or only watched.
+        num_labels (`int`): number of classes.
+        description (`str`): how the model was trained: a sentence without its full stop.
+        citation (`str`): BibTeX entry of the method.
+        hyper_parameters (`dict[str, object]`): the settings of the run, one row of the table each.
+        log_history (`list[dict]`): `trainer.state.log_history`.
+        applies_weights (`bool`): whether the loss contained the weighted PMR terms, see [`plot_dynamics`].
+        train_size (`int`, *optional*): number of training samples; `None` for a stream.
+        processor (`MultimodalProcessor`, *optional*): processor of the model. Without one, the card has no code sample.
     """
-    evals: dict[int, dict[str, Any]] = {}
-    for entry in log_history:
-        if "eval_loss" in entry:
-            evals.setdefault(entry["step"], entry)  # not what the best model gave once more after the last step
-    steps = [entry for entry in log_history if "ce_loss" in entry]
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    accuracy, ratio, weights = figure.subplots(1, 3)
-    colors = dict(zip(modalities, cycle(matplotlib.color_sequences["tab10"]), strict=False))
 
-    def line(axes, entries, key, label, **style):
-        points = [(entry["epoch"], entry[key]) for entry in entries if key in entry]
-        if points:
-            marker = "." if len(points) < 60 else None
-            axes.plot(*zip(*points, strict=True), label=label, marker=marker, **style)
-
-    line(accuracy, evals.values(), "eval_accuracy", "all modalities, fused", color="black")
-    for name in modalities:
-        line(accuracy, evals.values(), f"eval_{name}_prototype_accuracy", f"{name}, prototypes", color=colors[name])
-        line(
-            accuracy, evals.values(), f"eval_{name}_accuracy", f"{name}, slice of the head", color=colors[name], ls=":"
-        )
-    accuracy.set(title="Validation accuracy", ylim=(0, 1.02))
-
-    if len(modalities) == 2:
-        line(ratio, steps, "rho", None, color="tab:gray")
-        ratio.set_title(f"Imbalance ratio ρ = {modalities[0]} / {modalities[1]}")
-    else:
-        ratios = []
-        for entry in steps:
-            if all(f"{name}_score" in entry for name in modalities):
-                values = imbalance_ratio(torch.tensor([entry[f"{name}_score"] for name in modalities])).tolist()
-                ratios.append({"epoch": entry["epoch"], **dict(zip(modalities, values, strict=True))})
-        for name in modalities:
-            line(ratio, ratios, name, name, color=colors[name])
-        ratio.set_title("Imbalance ratio, score over the least score")
-    scale_for_ratio(ratio)
-
-    scaled = any(f"{modalities[0]}_gradient_scale" in entry for entry in steps)
-    for name in modalities:
-        if scaled:
-            line(weights, steps, f"{name}_gradient_scale", name, color=colors[name])
-            continue
-        line(weights, steps, f"{name}_pce_weight", f"{name}, accelerated", color=colors[name])
-        if len(modalities) > 2:  # of two, one is held back with the weight that accelerates the other
-            line(weights, steps, f"{name}_per_weight", f"{name}, held back", color=colors[name], ls=":")
-    title = "Weights of the PMR terms (Eq. 11)"
-    if scaled:
-        weights.set(title="What each encoder's gradient was multiplied by")
-    else:
-        weights.set(title=title if applied else f"{title}, not applied", ylim=(-0.02, 1.02))
-    for axes, entries in ((accuracy, evals), (ratio, steps), (weights, steps)):
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        if not entries:
-            axes.text(0.5, 0.5, "no logs", ha="center", transform=axes.transAxes)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-    figure.savefig(file, dpi=110)
+    config: PreTrainedConfig
+    modalities: list[str]
+    num_labels: int
+    description: str
+    citation: str
+    hyper_parameters: dict[str, object]
+    log_history: list[dict[str, Any]]
+    applies_weights: bool
+    train_size: int | None = None
+    processor: MultimodalProcessor | None = None
 
 
-def scale_for_ratio(axes: Axes) -> None:
-    """A logarithmic axis for the imbalance ratio, with a line where the modalities are level."""
-    axes.axhline(1, color="black", lw=0.8, ls="--")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def write_model_card(
-    folder: str | Path,
-    model_name: str,
-    modalities: list[str],
-    config: PreTrainedConfig,
-    num_labels: int,
-    args: PrototypeTrainingArguments,
-    description: str,
-    citation: str,
-    log_history: list[dict[str, Any]],
-    processor: MultimodalProcessor | None = None,
-    previous: str | None = None,
-    train_size: int | None = None,
-    dataset: str | None = None,
-    license: str | None = None,
-    language: str | list[str] | None = None,
-    finetuned_from: str | list[str] | None = None,
-    tags: list[str] | None = None,
-) -> None:
+@dataclass
+class HubMetadata:
     """
-    Write `README.md` and the plot that it shows to a trained model's folder.
+    What a user states about a model for the Hub.
 
     Args:
-        folder (`str | Path`): where to write.
-        model_name (`str`): the Hub name or folder that the code sample loads.
-        modalities (`list[str]`): their names, in the order of fusion.
-        config (`PreTrainedConfig`): the model's configuration.
-        num_labels (`int`): number of classes.
-        args (`PrototypeTrainingArguments`): the arguments of the run.
-        description (`str`): how it was trained, the beginning of a sentence.
-        citation (`str`): of the method, as BibTeX.
-        log_history (`list[dict]`): `trainer.state.log_history`, of which the last test entry is reported, else the last
-            validation entry.
-        processor (`MultimodalProcessor`, *optional*): with it, there is a code sample.
-        previous (`str`, *optional*): a card whose own text and metadata are kept, by default the folder's.
-        train_size (`int`, *optional*): number of training samples.
-        dataset (`str`, *optional*): name of the data.
-        license (`str`, *optional*): license of the model, as the Hub spells it.
-        language (`str | list[str]`, *optional*): its languages, as the Hub spells them.
-        finetuned_from (`str | list[str]`, *optional*): Hub names of what it was trained from; by default those of its
-            encoders.
-        tags (`list[str]`, *optional*): further tags.
+        model_name (`str`): the Hub name or local folder that the code sample loads.
+        dataset (`str`, *optional*): name of the dataset.
+        license (`str`, *optional*): license of the model, by its identifier on the Hub.
+        language (`str | list[str]`, *optional*): languages of the model, by their codes on the Hub.
+        finetuned_from (`str | list[str]`, *optional*): Hub names of the base models. Defaults to those of the encoders.
+        tags (`list[str]`, *optional*): tags beside those that every card of pmr_hf has.
+    """
+
+    model_name: str
+    dataset: str | None = None
+    license: str | None = None
+    language: str | list[str] | None = None
+    finetuned_from: str | list[str] | None = None
+    tags: list[str] | None = None
+
+
+@dataclass
+class Results:
+    """
+    The metrics of the last evaluation of a run.
+
+    Args:
+        split (`str`): `"test"` or `"validation"`.
+        values (`dict[str, float]`): value of each metric that was measured, by its key in the log without the prefix.
+        names (`dict[str, str]`): what a reader calls each metric.
+    """
+
+    split: str
+    values: dict[str, float]
+    names: dict[str, str]
+
+
+def write_model_card(folder: str | Path, run: TrainingRun, metadata: HubMetadata, previous: str | None = None) -> None:
+    """
+    Write `README.md`, and the plot that it shows, to the folder of a trained model.
+
+    Args:
+        folder (`str | Path`): the folder; it must exist.
+        run (`TrainingRun`): what the card reports.
+        metadata (`HubMetadata`): what the user states for the Hub.
+        previous (`str`, *optional*): the card whose own text and metadata are kept, see
+            [`~pmr_hf.model.hub_card.keep_own_text`]. Defaults to the card in the folder, if there is one.
     """
     folder = Path(folder)
-    plot_dynamics(log_history, modalities, folder / PLOT_NAME, applied=isinstance(args, PMRTrainingArguments))
-
-    split = "test" if any("test_loss" in entry for entry in log_history) else "eval"
-    metrics: dict[str, Any] = next((entry for entry in reversed(log_history) if f"{split}_loss" in entry), {})
-    names = {"accuracy": "accuracy, all modalities fused", "macro_f1": "macro F1, all modalities fused"}
-    for name in modalities:
-        names[f"{name}_prototype_accuracy"] = f"accuracy of {name} alone, by its prototypes"
-        names[f"{name}_accuracy"] = f"accuracy of {name} alone, by its slice of the fusion head"
-    results = {key: metrics[f"{split}_{key}"] for key in names if f"{split}_{key}" in metrics}
-    encoders = hub_names(config, modalities)
-
-    data = ModelCardData(
-        model_name=model_name,
-        library_name="pmr_hf",
-        license=license,
-        language=language,
-        base_model=finetuned_from or sorted(set(encoders.values())) or None,
-        tags=[*TAGS, *(tags or [])],
-        metrics=["accuracy", "f1"] if "macro_f1" in results else ["accuracy"],
-        eval_results=[
-            EvalResult(
-                task_type="other",
-                task_name="Multimodal classification",
-                dataset_type=dataset or "unknown",
-                dataset_name=dataset or "unknown",
-                dataset_split="test" if split == "test" else "validation",
-                metric_type="f1" if key == "macro_f1" else "accuracy",
-                metric_name=names[key],
-                metric_value=round(value, 4),
-            )
-            for key, value in results.items()
-        ]
-        or None,
-    )
-    table = "It was not evaluated."
-    if results:
-        rows = "\n".join(f"| {names[key]} | {value:.4f} |" for key, value in results.items())
-        source = f"On the {'test' if split == 'test' else 'validation'} split{f' of {dataset}' if dataset else ''}."
-        table = f"{source}\n\n| metric | value |\n|---|---|\n{rows}"
-    usage = "" if processor is None else usage_of(model_name, config, processor)
-    if len(modalities) == 2:
-        reading = f"A ratio below 1 says that {modalities[0]} is the slow modality, above 1 that {modalities[1]} is."
-    else:
-        reading = "The ratio of a modality is its score over that of the slowest."
-    epochs = f"{args.num_train_epochs:g}"
-    if args.load_best_model_at_end:
-        epochs += f", of which the weights with the best validation {args.metric_for_best_model} were kept"
-    rates = f"{args.learning_rate:g}"
-    if args.modality_learning_rates:
-        own = ", ".join(f"{name} {rate:g}" for name, rate in args.modality_learning_rates.items())
-        rates += f" (encoders: {own})"
-    if args.freeze:
-        rates += f" (frozen: {', '.join(args.freeze)})"
-    settings = "\n".join(f"| {name} | {value} |" for name, value in args.hyper_parameters.items())
-    dropout = getattr(config, "modality_dropout", 0.0)
-    lacking = (
-        f"It was trained with each modality left out at random (probability {dropout:g})"
-        if dropout
-        else "Modalities were not left out at random in training"
-    )
-    card = f"""---
-{data.to_yaml()}
----
-
-{BEGIN}
-
-# {model_name}
-
-{what_it_does(config, modalities, num_labels)}
-
-{description}.
-{usage}
-## Results
-
-{table}
-
-![Accuracy, imbalance ratio and weights over training]({PLOT_NAME})
-
-{reading}
-
-## Training
-
-| hyper-parameter | value |
-|---|---|
-| training samples | {"a stream" if train_size is None else f"{train_size:,}"}{f", {dataset}" if dataset else ""} |
-{settings}
-| learning rate, schedule | {rates}, {args.lr_scheduler_type.value} |
-| optimizer | {args.optim.value} {args.optim_args or ""} |
-| batch size per process x accumulation | {args.per_device_train_batch_size} x {args.gradient_accumulation_steps} |
-| epochs | {epochs} |
-| seed | {args.seed} |
-
-## Limits
-
-It knows the classes above and no others, and its scores are not calibrated. The results hold for data like that of the
-table. {lacking}; how well it does without one is not in the table.
-
-## Citation
-
-```bibtex
-{citation}
-```
-
-{END}
-"""
+    plot_dynamics(run.log_history, run.modalities, folder / PLOT_NAME, applied=run.applies_weights)
     file = folder / "README.md"
     if previous is None and file.is_file():
         previous = file.read_text(encoding="utf-8")
+    card = model_card(run, metadata)
     ModelCard(card if previous is None else keep_own_text(card, previous)).save(file)
 
 
-def usage_of(model_name: str, config: MultimodalConfig, processor: MultimodalProcessor) -> str:
-    """The card's code sample, which runs as it is printed, on an empty value of each modality."""
+def model_card(run: TrainingRun, metadata: HubMetadata) -> str:
+    """The text of the card, with its metadata on top."""
+    results = last_results(run)
+    return CARD.format(
+        metadata=card_data(run, metadata, results).to_yaml(),
+        begin=BEGIN,
+        model_name=metadata.model_name,
+        what_it_does=what_it_does(run.config, run.modalities, run.num_labels),
+        description=run.description,
+        code_sample="" if run.processor is None else code_sample(metadata.model_name, run.config, run.processor),
+        results=results_table(results, metadata.dataset),
+        plot=PLOT_NAME,
+        how_to_read_the_ratio=how_to_read_the_ratio(run.modalities),
+        training_samples=training_samples(run.train_size, metadata.dataset),
+        hyper_parameters="\n".join(f"| {name} | {value} |" for name, value in run.hyper_parameters.items()),
+        modality_dropout=modality_dropout(run.config),
+        citation=run.citation,
+        end=END,
+    )
+
+
+def last_results(run: TrainingRun) -> Results:
+    """The metrics of the last test of a run, or of its last validation if it was not tested."""
+    names = {"accuracy": "accuracy, all modalities fused", "macro_f1": "macro F1, all modalities fused"}
+    for name in run.modalities:
+        names[f"{name}_prototype_accuracy"] = f"accuracy of {name} alone, by its prototypes"
+        names[f"{name}_accuracy"] = f"accuracy of {name} alone, by its slice of the fusion head"
+    prefix = "test" if any("test_loss" in entry for entry in run.log_history) else "eval"
+    metrics: dict[str, Any] = next((entry for entry in reversed(run.log_history) if f"{prefix}_loss" in entry), {})
+    values = {key: metrics[f"{prefix}_{key}"] for key in names if f"{prefix}_{key}" in metrics}
+    return Results("test" if prefix == "test" else "validation", values, names)
+
+
+def card_data(run: TrainingRun, metadata: HubMetadata, results: Results) -> ModelCardData:
+    """The metadata block, by which the Hub lists and finds the model."""
+    encoders = hub_names(run.config, run.modalities).values()
+    evaluations = [
+        EvalResult(
+            task_type="other",
+            task_name="Multimodal classification",
+            dataset_type=metadata.dataset or "unknown",
+            dataset_name=metadata.dataset or "unknown",
+            dataset_split=results.split,
+            metric_type="f1" if key == "macro_f1" else "accuracy",
+            metric_name=results.names[key],
+            metric_value=round(value, 4),
+        )
+        for key, value in results.values.items()
+    ]
+    return ModelCardData(
+        model_name=metadata.model_name,
+        library_name=LIBRARY,
+        license=metadata.license,
+        language=metadata.language,
+        base_model=metadata.finetuned_from or sorted(set(encoders)) or None,
+        tags=[*TAGS, *(metadata.tags or [])],
+        metrics=["accuracy", "f1"] if "macro_f1" in results.values else ["accuracy"],
+        eval_results=evaluations or None,
+    )
+
+
+def results_table(results: Results, dataset: str | None) -> str:
+    """The table of metrics, under a line that names the split."""
+    if not results.values:
+        return "The model was not evaluated."
+    source = f"Measured on the {results.split} split{f' of {dataset}' if dataset else ''}."
+    rows = "\n".join(f"| {results.names[key]} | {value:.4f} |" for key, value in results.values.items())
+    return f"{source}\n\n| metric | value |\n|---|---|\n{rows}"
+
+
+def how_to_read_the_ratio(modalities: list[str]) -> str:
+    """A sentence that explains the panel of the imbalance ratio."""
+    if len(modalities) == 2:
+        first, second = modalities
+        return f"An imbalance ratio below 1 means that {first} is the slower modality; above 1, {second} is."
+    return "The imbalance ratio of a modality is its score divided by the lowest score of all modalities."
+
+
+def training_samples(train_size: int | None, dataset: str | None) -> str:
+    """How many samples the model was trained on, and of which dataset."""
+    count = "streamed, number unknown" if train_size is None else f"{train_size:,}"
+    return f"{count}, {dataset}" if dataset else count
+
+
+def modality_dropout(config: PreTrainedConfig) -> str:
+    """A sentence on whether the model was trained on samples that lack a modality."""
+    dropout = getattr(config, "modality_dropout", 0.0)
+    if dropout:
+        return f"In training, each modality was dropped at random with probability {dropout:g}."
+    return "Modality dropout was not used in training."
+
+
+def code_sample(model_name: str, config: MultimodalConfig, processor: MultimodalProcessor) -> str:
+    """The section with code that runs as printed, on a placeholder value of each modality."""
     lines = []
     for name, kind in processor.kinds.items():
-        value, what = EXAMPLES[kind]
+        value, comment = EXAMPLES[kind]
         backbone = config.backbones[name]
         width = len(processor.processors[name].mean) if kind == "numbers" else getattr(backbone, "image_size", 224)
         if name in processor.num_frames:
-            value, what = EXAMPLES["video_processor"]
-        lines.append(f"    {name}=[{value.format(width=width)}],  # {what}")
+            value, comment = EXAMPLES["video_processor"]
+        lines.append(f"    {name}=[{value.format(width=width)}],  # {comment}")
     values = "\n".join(lines)
     imports = ("import numpy as np\n" if "np." in values else "") + "import torch\n"
     imports += "from PIL import Image\n" if "Image." in values else ""
-    return USAGE.format(imports=imports, model_name=model_name, values=values)
+    return CODE_SAMPLE.format(imports=imports, import_line=IMPORT_LINE, model_name=model_name, values=values)

@@ -126,6 +126,28 @@ class MultimodalTrainingArguments(TrainingArguments):
                 "a model of its own in the same folder; on a machine without GPUs add `--use_cpu`."
             )
 
+    @property
+    def hyper_parameters(self) -> dict[str, object]:
+        """The settings in the model card, by the names under which its table shows them."""
+        epochs, rates = f"{self.num_train_epochs:g}", f"{self.learning_rate:g}"
+        if self.load_best_model_at_end:
+            metric = self.metric_for_best_model.removeprefix("eval_")
+            epochs += f" (the weights with the best validation {metric} were kept)"
+        if self.modality_learning_rates:
+            own = ", ".join(f"{name} {rate:g}" for name, rate in self.modality_learning_rates.items())
+            rates += f" (encoders: {own})"
+        if self.freeze:
+            rates += f" (frozen: {', '.join(self.freeze)})"
+        return {
+            "learning rate, schedule": f"{rates}, {self.lr_scheduler_type.value}",
+            "optimizer": f"{self.optim.value} {self.optim_args or ''}".strip(),
+            "batch size per process x accumulation steps": (
+                f"{self.per_device_train_batch_size} x {self.gradient_accumulation_steps}"
+            ),
+            "epochs": epochs,
+            "seed": self.seed,
+        }
+
 
 @dataclass
 class PrototypeTrainingArguments(MultimodalTrainingArguments):
@@ -199,12 +221,12 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
 
     @property
     def hyper_parameters(self) -> dict[str, object]:
-        """The method's own settings, by the words and symbols of its paper, as the model card shows them."""
-        subset = f"{self.prototype_fraction:g} of the training set, embedded anew"
+        """The settings of the method, by the terms and symbols of its paper, then those of every trainer."""
+        subset = f"{self.prototype_fraction:g} of the training set, embedded again for each refresh"
         return {
             "ε, momentum of the prototypes": self.prototype_momentum,
             "prototypes from": subset if self.prototype_source == "subset" else "the embeddings of the training steps",
-        }
+        } | super().hyper_parameters
 
 
 @dataclass
@@ -256,6 +278,6 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
             "α, weight of the prototypical cross entropy": self.pmr_alpha,
             "μ, weight of the entropy regularisation": self.pmr_mu,
             "E_r, epochs of entropy regularisation": f"{self.pmr_entropy_epochs:g}",
-            "weights": self.pmr_weights,
+            "weights of the terms": self.pmr_weights,
             "epochs with PMR": "all" if self.pmr_epochs is None else f"{self.pmr_epochs:g}",
         } | super().hyper_parameters

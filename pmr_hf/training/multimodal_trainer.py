@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from ..data.collator import MultimodalCollator
 from ..model.modeling import MultimodalModel
-from ..model.processor import MultimodalProcessor, limit_tokens
+from ..model.processor import MultimodalProcessor
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import check_writable, checkpoint_problems, failures_explained, newest_complete_checkpoint
 from .counted_samples import classes_of
@@ -193,7 +193,7 @@ class MultimodalTrainer(Trainer):
             self.data_collator.segments = not isinstance(model, MultimodalModel)
         if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):
             for name in model.config.modalities:
-                limit_tokens(processor.processors[name], model.config.backbones[name])
+                processor.kind(name).match_encoder(model.config.backbones[name])
 
     # ---- The loss ----
 

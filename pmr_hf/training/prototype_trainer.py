@@ -20,7 +20,7 @@ from ..model.hub_card import card_on_hub
 from ..model.missing_modalities import stack_masks
 from ..model.processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
-from ..reporting.model_card import CITATION, write_model_card
+from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card
 from .arguments import PrototypeTrainingArguments
 from .counted_samples import Masks, classes_of, count_new_samples, first_samples, present_samples
 from .finite_checks import stop_not_finite
@@ -66,9 +66,16 @@ class PrototypeTrainer(MultimodalTrainer):
     """
 
     args_class = PrototypeTrainingArguments
-    #: What the model card says of the training, and cites
-    description = "Trained jointly with one loss, while class prototypes watched each modality"
-    citation = CITATION
+    #: Whether the loss contains the terms that the logged weights belong to
+    applies_weights = False
+    #: How the model card describes the training, without the full stop, and what it cites
+    description = "Trained jointly with a single loss, while class prototypes monitored each modality"
+    citation = """@inproceedings{fan2023pmr,
+    title     = {{PMR}: Prototypical Modal Rebalance for Multimodal Learning},
+    author    = {Fan, Yunfeng and Xu, Wenchao and Wang, Haozhao and Wang, Junxiao and Guo, Song},
+    booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+    year      = {2023},
+}"""
 
     def __init__(
         self,
@@ -308,30 +315,35 @@ class PrototypeTrainer(MultimodalTrainer):
         finetuned_from: str | list[str] | None = None,
     ) -> None:
         """
-        Write a model card, with a plot of the training dynamics, to `output_dir`; see [`write_model_card`]. What a user
-        has added to the card there, or on the Hub, is kept.
+        Write a model card, with a plot of the training dynamics, to `output_dir`; see [`write_model_card`].
+
+        Text and metadata that a user has added to the card in `output_dir`, or to the card on the Hub if the model is
+        pushed there, are kept.
+
+        Args:
+            model_name (`str`, *optional*): the name in the card, unless `hub_model_id` gives one. Defaults to
+                `output_dir`.
+            dataset, license, tags, language, finetuned_from (*optional*): see [`HubMetadata`].
         """
-        if self.is_world_process_zero():
-            data, processor = self.train_dataset, self.processing_class
-            write_model_card(
-                self.args.output_dir,
-                model_name=self.hub_model_id or model_name or self.args.output_dir,
-                modalities=list(self.prototypes.widths),
-                config=self.unwrapped_model.config,
-                num_labels=self.prototypes.num_labels,
-                args=self.args,
-                description=self.description,
-                citation=self.citation,
-                log_history=self.state.log_history,
-                processor=processor if isinstance(processor, MultimodalProcessor) else None,
-                previous=None if self.hub_model_id is None else card_on_hub(self.hub_model_id, self.args.hub_token),
-                train_size=len(data) if has_length(data) else None,
-                dataset=dataset,
-                license=license,
-                language=language,
-                finetuned_from=finetuned_from,
-                tags=tags,
-            )
+        if not self.is_world_process_zero():
+            return
+        data, processor = self.train_dataset, self.processing_class
+        run = TrainingRun(
+            config=self.unwrapped_model.config,
+            modalities=list(self.prototypes.widths),
+            num_labels=self.prototypes.num_labels,
+            description=self.description,
+            citation=self.citation,
+            hyper_parameters=self.args.hyper_parameters,
+            log_history=self.state.log_history,
+            applies_weights=self.applies_weights,
+            train_size=len(data) if has_length(data) else None,
+            processor=processor if isinstance(processor, MultimodalProcessor) else None,
+        )
+        name = self.hub_model_id or model_name or self.args.output_dir
+        metadata = HubMetadata(name, dataset, license, language, finetuned_from, tags)
+        previous = None if self.hub_model_id is None else card_on_hub(self.hub_model_id, self.args.hub_token)
+        write_model_card(self.args.output_dir, run, metadata, previous)
 
 
 def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:

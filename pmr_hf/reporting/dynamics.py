@@ -1,0 +1,134 @@
+"""The plot of a run's training dynamics: accuracy, imbalance ratio and weights over training, one panel each."""
+
+from collections.abc import Iterable
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from ..model.equations import imbalance_ratio
+
+
+PLOT_NAME = "training_dynamics.png"
+
+Entry = dict[str, Any]  # of a log history
+
+
+def plot_dynamics(log_history: list[Entry], modalities: list[str], file: str | Path, applied: bool = True) -> None:
+    """
+    Draw accuracy, imbalance ratio and weights over training, side by side, to a PNG file.
+
+    If the log has gradient scales, the third panel shows those instead of the weights.
+
+    Args:
+        log_history (`list[dict]`): `trainer.state.log_history` of a [`PrototypeTrainer`].
+        modalities (`list[str]`): names of the modalities, in the order of fusion.
+        file (`str | Path`): the PNG file to write.
+        applied (`bool`, *optional*, defaults to `True`): whether the loss contained the weighted terms; if not, the
+            weights were only logged, and the title says so.
+    """
+    evaluations = evaluations_of(log_history)
+    steps = [entry for entry in log_history if "ce_loss" in entry]
+    colors = dict(zip(modalities, cycle(matplotlib.color_sequences["tab10"]), strict=False))
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    accuracy, ratio, weights = figure.subplots(1, 3)
+
+    plot_accuracy(accuracy, evaluations, colors)
+    if len(modalities) == 2:
+        plot_ratio_of_two(ratio, steps, modalities)
+    else:
+        plot_ratios(ratio, steps, colors)
+    if any(f"{modalities[0]}_gradient_scale" in entry for entry in steps):
+        plot_gradient_scales(weights, steps, colors)
+    else:
+        plot_weights(weights, steps, colors, applied)
+    for axes, entries in ((accuracy, evaluations), (ratio, steps), (weights, steps)):
+        finish_panel(axes, empty=not entries)
+    figure.savefig(file, dpi=110)
+
+
+def evaluations_of(log_history: list[Entry]) -> list[Entry]:
+    """The first evaluation at each step: `load_best_model_at_end` may lead to a second one after the last step."""
+    evaluations: dict[int, Entry] = {}
+    for entry in log_history:
+        if "eval_loss" in entry:
+            evaluations.setdefault(entry["step"], entry)
+    return list(evaluations.values())
+
+
+def plot_accuracy(axes: Axes, evaluations: list[Entry], colors: dict[str, Any]) -> None:
+    """Validation accuracy of the fused prediction, and of each modality by its prototypes and its slice of the head."""
+    plot_line(axes, evaluations, "eval_accuracy", "all modalities, fused", color="black")
+    for name, color in colors.items():
+        plot_line(axes, evaluations, f"eval_{name}_prototype_accuracy", f"{name}, prototypes", color=color)
+        plot_line(axes, evaluations, f"eval_{name}_accuracy", f"{name}, slice of the head", color=color, ls=":")
+    axes.set(title="Validation accuracy", ylim=(0, 1.02))
+
+
+def plot_ratio_of_two(axes: Axes, steps: list[Entry], modalities: list[str]) -> None:
+    """The imbalance ratio rho of two modalities (Eq. 8)."""
+    plot_line(axes, steps, "rho", None, color="tab:gray")
+    axes.set_title(f"Imbalance ratio ρ = {modalities[0]} / {modalities[1]}")
+    scale_for_ratio(axes)
+
+
+def plot_ratios(axes: Axes, steps: list[Entry], colors: dict[str, Any]) -> None:
+    """The imbalance ratio of each of M modalities: its score over the lowest score."""
+    ratios = []
+    for entry in steps:
+        if all(f"{name}_score" in entry for name in colors):
+            scores = torch.tensor([entry[f"{name}_score"] for name in colors])
+            ratios.append({"epoch": entry["epoch"], **dict(zip(colors, imbalance_ratio(scores).tolist(), strict=True))})
+    for name, color in colors.items():
+        plot_line(axes, ratios, name, name, color=color)
+    axes.set_title("Imbalance ratio (score / lowest score)")
+    scale_for_ratio(axes)
+
+
+def plot_gradient_scales(axes: Axes, steps: list[Entry], colors: dict[str, Any]) -> None:
+    """The factor by which each encoder's gradient was multiplied."""
+    for name, color in colors.items():
+        plot_line(axes, steps, f"{name}_gradient_scale", name, color=color)
+    axes.set(title="Gradient scale of each encoder")
+
+
+def plot_weights(axes: Axes, steps: list[Entry], colors: dict[str, Any], applied: bool) -> None:
+    """The weights of the PMR terms of each modality (Eq. 11)."""
+    for name, color in colors.items():
+        plot_line(axes, steps, f"{name}_pce_weight", f"{name}, accelerated", color=color)
+        if len(colors) > 2:  # of two modalities, the weight that accelerates one also holds the other back
+            plot_line(axes, steps, f"{name}_per_weight", f"{name}, held back", color=color, ls=":")
+    title = "Weights of the PMR terms (Eq. 11)"
+    axes.set(title=title if applied else f"{title}, not applied", ylim=(-0.02, 1.02))
+
+
+def plot_line(axes: Axes, entries: Iterable[Entry], key: str, label: str | None, **style) -> None:
+    """A line through the values of one key over the epochs, if any entry has it."""
+    points = [(entry["epoch"], entry[key]) for entry in entries if key in entry]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 60 else None, **style)
+
+
+def scale_for_ratio(axes: Axes) -> None:
+    """Give a panel a logarithmic axis for the imbalance ratio, and a line at 1, where the modalities are balanced."""
+    axes.axhline(1, color="black", lw=0.8, ls="--")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def finish_panel(axes: Axes, empty: bool) -> None:
+    """Add what all panels share: the axis of epochs, the grid, and the legend below."""
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if empty:
+        axes.text(0.5, 0.5, "no logs", ha="center", transform=axes.transAxes)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

@@ -1,13 +1,68 @@
 """`PMRTrainer` adds the terms of Prototypical Modal Rebalance to the loss."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ..model.equations import rebalancing_terms
-from ..training.arguments import PMRTrainingArguments
+from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
+
+
+@dataclass
+class PMRTrainingArguments(PrototypeTrainingArguments):
+    """
+    Arguments of [`PMRTrainer`]: those of [`PrototypeTrainingArguments`] and the weights of the method's terms.
+
+    Args:
+        pmr_alpha (`float`, *optional*, defaults to `1.0`): alpha of Eq. 10, the weight of the prototypical cross
+            entropy; at least 0. The paper uses 1 or 2.
+        pmr_mu (`float`, *optional*, defaults to `0.01`): mu of Eq. 13, the weight of the entropy regularisation (PER);
+            at least 0. The paper uses 1e-2 or 1e-3.
+        pmr_entropy_epochs (`float`, *optional*, defaults to `10.0`): E_r, PER acts while epoch < E_r; at least 0. The
+            paper gives no number.
+        pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, `"hard"` for 1
+            wherever those are positive, as in the authors' public code.
+        pmr_epochs (`float`, *optional*, defaults to `None`): the terms of PMR act while epoch < it, and training is
+            plain from there on, though the weights are still logged; at least 0. By default they act to the end, as in
+            the paper; it is `modulation_ends` of the authors' code.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    pmr_alpha: float = field(
+        default=1.0, metadata={"help": "alpha (Eq. 10): weight of the prototypical cross entropy."}
+    )
+    pmr_mu: float = field(default=0.01, metadata={"help": "mu (Eq. 13): weight of the entropy regularisation, PER."})
+    pmr_entropy_epochs: float = field(default=10.0, metadata={"help": "E_r: PER acts while epoch < E_r."})
+    pmr_weights: str = field(
+        default="clip", metadata={"help": "'clip' (Eq. 11) or 'hard' (0 or 1).", "choices": ["clip", "hard"]}
+    )
+    pmr_epochs: float | None = field(default=None, metadata={"help": "PMR acts while epoch < it; by default always."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("pmr_alpha", "pmr_mu", "pmr_entropy_epochs", "pmr_epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"Expected `{name}` to be finite and at least 0, got {value}; 0 switches it off.")
+        if self.pmr_weights not in ("clip", "hard"):
+            raise ValueError(
+                f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; 'clip' is the paper's."
+            )
+
+    @property
+    def hyper_parameters(self) -> dict[str, object]:
+        return {
+            "α, weight of the prototypical cross entropy": self.pmr_alpha,
+            "μ, weight of the entropy regularisation": self.pmr_mu,
+            "E_r, epochs of entropy regularisation": f"{self.pmr_entropy_epochs:g}",
+            "weights of the terms": self.pmr_weights,
+            "epochs with PMR": "all" if self.pmr_epochs is None else f"{self.pmr_epochs:g}",
+        } | super().hyper_parameters
 
 
 class PMRTrainer(PrototypeTrainer):

@@ -10,7 +10,7 @@ from .methods.agm import AGMTrainer, AGMTrainingArguments
 from .methods.gblend import GradientBlendingArguments, GradientBlendingTrainer
 from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
-from .methods.pmr import PMRTrainer
+from .methods.pmr import PMRTrainer, PMRTrainingArguments
 from .methods.unimodal_heads import UnimodalHeadsTrainer
 from .model.cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .model.configuration import MultimodalConfig
@@ -21,7 +21,7 @@ from .model.numeric_processor import NumericProcessor
 from .model.processor import MultimodalProcessor
 from .model.prototypes import Prototypes, attach_prototypes, load_prototypes
 from .model.spectrogram_processor import SpectrogramFeatureExtractor
-from .training.arguments import MultimodalTrainingArguments, PMRTrainingArguments, PrototypeTrainingArguments
+from .training.arguments import MultimodalTrainingArguments, PrototypeTrainingArguments
 from .training.metrics import Accuracy, MacroF1
 from .training.multimodal_trainer import MultimodalTrainer
 from .training.prototype_trainer import PrototypeTrainer

@@ -1,4 +1,4 @@
-"""Gradient boost: the encoder of the slow modality gets a larger gradient of the fused loss, and nothing else."""
+"""Gradient boost ("Acc" in Fig. 2 of PMR): a larger gradient for the encoder of the slow modality, and nothing else."""
 
 from typing import Any
 
@@ -10,13 +10,17 @@ from .gradient_scaling import GradientScalingTrainer
 
 class GradientBoostTrainer(GradientScalingTrainer):
     """
-    Trainer that scales the gradient of each encoder by 1 + a^m, with the weights a^m of PMR (Eq. 11), in [1, 2].
+    Trainer that scales the gradient of each encoder by 1 + a^m, in [1, 2], where a^m is the weight of PMR (Eq. 11).
 
-    This stands for "Acc" in Fig. 2 of PMR (Fan et al., CVPR 2023), which asks whether a larger gradient in the same
-    direction is enough to help the slow modality. The formula is ours, so that boost and PMR act on the same modality,
-    at the same time and to the same degree. The paper gives none; the authors' code scales by 1 + tanh(alpha rho), with
-    rho > 1 the score of the dominant modality over the slow one's by slices of the head, in convolutions alone and for
-    the first 50 epochs.
+    This is the baseline "Acc" in Fig. 2 of PMR (Fan et al., CVPR 2023). It tests whether a larger gradient in the same
+    direction is enough to help the slow modality.
+
+    Deviations from the paper and its code:
+
+    * The paper gives no formula; this one is ours. With the weights of PMR, both methods act on the same modality, at
+      the same time and to the same degree.
+    * The authors' code scales by 1 + tanh(alpha rho), where rho > 1 is the score of the dominant modality over that of
+      the slow one, both by slices of the fusion head. It scales convolutions only, for the first 50 epochs.
 
     Args:
         model (`MultimodalModel`): the model.

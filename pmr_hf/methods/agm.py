@@ -1,4 +1,4 @@
-"""Adaptive gradient modulation (AGM): encoders are slowed down by how far they are ahead of their own average lead."""
+"""Adaptive gradient modulation (AGM): a modality that leads by more than its average gets a smaller gradient."""
 
 import os
 from dataclasses import dataclass, field
@@ -22,16 +22,16 @@ STATE_NAME = "agm_losses.safetensors"
 @dataclass
 class AGMTrainingArguments(PrototypeTrainingArguments):
     """
-    Arguments of [`AGMTrainer`]: those of [`PrototypeTrainingArguments`] and the method's own.
+    Arguments of [`AGMTrainer`]: those of [`PrototypeTrainingArguments`], and `agm_alpha`.
 
     Args:
-        agm_alpha (`float`, *optional*, defaults to `1.0`): alpha, how strongly gradients are modulated; at least 0.
+        agm_alpha (`float`, *optional*, defaults to `1.0`): alpha, the strength of the modulation; at least 0.
 
     Raises:
-        ValueError: for a value outside its range.
+        ValueError: if a value is outside its range.
     """
 
-    agm_alpha: float = field(default=1.0, metadata={"help": "alpha of AGM: how strongly gradients are modulated."})
+    agm_alpha: float = field(default=1.0, metadata={"help": "alpha of AGM: the strength of the modulation."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -47,20 +47,21 @@ class AGMTrainer(GradientScalingTrainer):
     """
     Trainer that scales the gradient of each encoder by exp(-alpha (r^m - tau^m)).
 
-    The response of modality m is its Shapley value for the fused logits over subsets of modalities, and s^m the cross
-    entropy of that response. r^m = exp(mean over l != m of s^l - s^m) says how far m is ahead in this batch, tau^m the
-    same of the averages of s over all batches before it.
+    The response of modality m is its Shapley value: its contribution to the fused logits, over all subsets of
+    modalities. s^m is the cross entropy of that response. r^m = exp((mean of s^l over l != m) - s^m) measures the lead
+    of m over the other modalities in this batch. tau^m is its average lead: the same formula, applied to the averages
+    of s over all earlier batches.
 
     Deviations from the paper and its code:
 
-    * A modality is taken away by its learned vector in place of its embedding, where they feed zeros to its encoder: no
-      encoder runs again. Without any modality the logits count as zero, as there.
-    * The scale acts on all of an encoder's gradient of the fused loss. The code scales the gradient of each response
-      and lets it flow on, into the head too. For encoders the two are the same where the head adds up its modalities
-      (concat, sum); with FiLM and gated heads, where they are not, this is the simpler reading.
-    * It lasts for the whole training, where the code ends it after 20 epochs by default. The first batch, which has
-      none before it, is not scaled. Exponents are cut at 20, where the code has bounds for each data set.
-    * Responses are those of training, where the code takes some in evaluation mode.
+    * To remove a modality, its learned vector replaces its embedding, so no encoder runs again. The authors feed zeros
+      to the encoder. Without any modality the logits are zero, as in the authors' code.
+    * The scale applies to the whole gradient that an encoder gets from the fused loss. The code scales the gradient of
+      each response, which also reaches the head. For the encoders both are the same if the head adds up its modalities
+      (concat, sum). For FiLM and gated heads they differ, and ours is the simpler reading.
+    * The modulation lasts for the whole training; in the code it ends after 20 epochs by default. The first batch is
+      not scaled, because no batch precedes it. Exponents are clipped at 20; the code has bounds for each data set.
+    * Responses are computed in training mode; the code computes some in evaluation mode.
 
     Li, Li, Hu, Lei, Li, Zhou, "Boosting Multi-modal Model Performance with Adaptive Gradient Modulation", ICCV 2023.
 
@@ -81,30 +82,30 @@ class AGMTrainer(GradientScalingTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # (2, M): each modality's losses s^m summed over the batches of this run, and how many they are
+        # (2, M): sums of s^m over the earlier batches that have modality m, and the number of these batches
         self.loss_sums: torch.Tensor | None = None
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         losses, counts = self.response_losses(outputs, labels)
-        batch = torch.stack([losses, torch.ones_like(losses)]) * (counts > 0)
-        before = self.loss_sums
-        self.loss_sums = batch if before is None else before + batch
-        if before is None:
+        batch_sums = torch.stack([losses, torch.ones_like(losses)]) * (counts > 0)
+        previous = self.loss_sums
+        self.loss_sums = batch_sums if previous is None else previous + batch_sums
+        if previous is None:
             return torch.ones_like(losses)
-        average = before[0] / before[1].clamp(min=1)
-        known = (counts > 0) & (before[1] > 0)
+        average = previous[0] / previous[1].clamp(min=1)
+        known = (counts > 0) & (previous[1] > 0)
         return agm_scales(losses, average, self.args.agm_alpha, known)
 
     def response_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """s^m (M,), the mean over the samples of all processes that have modality m, and how many these are (M,)."""
+        """s^m (M,), the mean cross entropy over the counted samples of all processes, and their numbers (M,)."""
         model, names = self.unwrapped_model, list(self.prototypes.widths)
         present = outputs.present or all_present(names, labels)
 
-        def logits_of(taking_part: tuple[bool, ...]) -> torch.Tensor:
-            if not any(taking_part):
+        def logits_of(subset: tuple[bool, ...]) -> torch.Tensor:
+            if not any(subset):
                 return torch.zeros_like(outputs.logits, dtype=torch.float32).flatten()
-            some = {name: present[name] & takes for name, takes in zip(names, taking_part, strict=True)}
-            return model.fuse(outputs.embeddings, some).float().flatten()
+            masks = {name: present[name] & included for name, included in zip(names, subset, strict=True)}
+            return model.fuse(outputs.embeddings, masks).float().flatten()
 
         responses = shapley_values(logits_of, len(names)).view(len(names), *outputs.logits.shape)  # (M, B, K)
         losses = F.cross_entropy(responses.mT, labels.expand(len(names), -1), reduction="none")  # (M, B)
@@ -117,7 +118,7 @@ class AGMTrainer(GradientScalingTrainer):
             save_file({"loss_sums": self.loss_sums}, os.path.join(folder, STATE_NAME))
 
     def load_method_state(self, checkpoint: str | None) -> None:
-        """Go on from the losses of a checkpoint, or from none."""
+        """Restore the sums of the losses from a checkpoint, or start without any."""
         super().load_method_state(checkpoint)
         self.loss_sums = None
         file = os.path.join(checkpoint or "", STATE_NAME)
@@ -133,19 +134,20 @@ def agm_scales(
 
     Args:
         losses (`torch.Tensor`): (M,), s^m of this batch.
-        average (`torch.Tensor`): (M,), their averages over the batches before it.
+        average (`torch.Tensor`): (M,), the averages of s^m over the earlier batches.
         alpha (`float`): at least 0.
-        known (`torch.Tensor`, *optional*): (M,) bool. A modality without losses gets 1 and is compared with no other.
+        known (`torch.Tensor`, *optional*): (M,) bool, the modalities that have losses; all by default. The others get
+            scale 1 and do not enter the leads.
 
     Returns:
         `torch.Tensor`: (M,), in [0, exp(alpha tau^m)].
     """
     known = torch.ones_like(losses, dtype=torch.bool) if known is None else known
-    others = (known.sum() - 1).clamp(min=1)
+    num_others = (known.sum() - 1).clamp(min=1)
 
     def lead(values: torch.Tensor) -> torch.Tensor:
         values = torch.where(known, values, 0)
-        return (((values.sum() - values) / others) - values).clamp(max=20).exp()
+        return (((values.sum() - values) / num_others) - values).clamp(max=20).exp()
 
     scales = (alpha * (lead(average) - lead(losses))).clamp(max=20).exp()
     return torch.where(known & (known.sum() > 1), scales, 1)

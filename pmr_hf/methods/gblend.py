@@ -1,4 +1,4 @@
-"""Gradient blending (G-Blend): fused and unimodal losses, weighed by how each of them overfits and generalizes."""
+"""Gradient-Blending (G-Blend): fused and unimodal losses, weighted by how each of them generalizes and overfits."""
 
 import json
 import os
@@ -32,26 +32,31 @@ FUSED = "fused"
 @dataclass
 class GradientBlendingArguments(PrototypeTrainingArguments):
     """
-    Arguments of [`GradientBlendingTrainer`]: those of [`PrototypeTrainingArguments`] and the method's own.
+    Arguments of [`GradientBlendingTrainer`]: those of [`PrototypeTrainingArguments`], and the weights of the
+    losses or how to estimate them.
 
     Args:
-        blend_weights (`dict`, *optional*, defaults to `None`): weight of the loss of each modality and of `"fused"`, at
-            least 0 and not all 0; as JSON on the command line. By default they are estimated before training.
-        blend_epochs (`float`, *optional*, defaults to `None`): epochs of each run of the estimation; by default as many
-            as the training has, as in the paper.
-        blend_holdout (`float`, *optional*, defaults to `0.1`): share of the training set, in (0, 1), on which the
-            estimation measures how far the losses generalize.
+        blend_weights (`dict`, *optional*, defaults to `None`): weight of the loss of each modality and of `"fused"`.
+            Each is at least 0, and not all are 0. On the command line, give them as JSON. By default they are estimated
+            before training.
+        blend_epochs (`float`, *optional*, defaults to `None`): epochs of each run of the estimation, above 0. By
+            default as many as the training has, as in the paper.
+        blend_holdout (`float`, *optional*, defaults to `0.1`): share of the training set, in (0, 1), that the
+            estimation holds out to measure generalization.
 
     Raises:
-        ValueError: for a value outside its range.
+        ValueError: if a value is outside its range.
     """
 
     blend_weights: dict[str, float] | str | None = field(
-        default=None, metadata={"help": "Weight of each modality's loss and of 'fused', as JSON; else estimated."}
+        default=None,
+        metadata={"help": "Weight of the loss of each modality and of 'fused', as JSON; by default estimated."},
     )
-    blend_epochs: float | None = field(default=None, metadata={"help": "Epochs of each run of the estimation."})
+    blend_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of each run of the estimation; by default those of training."}
+    )
     blend_holdout: float = field(
-        default=0.1, metadata={"help": "Share of the training set to measure generalization on, in (0, 1)."}
+        default=0.1, metadata={"help": "Share of the training set held out to measure generalization, in (0, 1)."}
     )
 
     def __post_init__(self):
@@ -86,16 +91,17 @@ class GradientBlendingArguments(PrototypeTrainingArguments):
 
 class GradientBlendingTrainer(UnimodalHeadsTrainer):
     """
-    Trainer by a weighted sum of the fused loss and of the loss of each modality's own head, sum_k w_k L_k (Eq. 2), with
-    offline weights: w_k proportional to G_k / O_k^2 (Eq. 6, Algorithms 1 and 2), which sum to 1.
+    Trainer that minimizes a weighted sum of the fused loss and of the loss of each unimodal head, sum_k w_k L_k
+    (Eq. 2). The weights are estimated offline: w_k is proportional to G_k / O_k^2 (Eq. 6, Algorithms 1 and 2), and they
+    sum to 1.
 
-    Before training, the model is trained from the same beginning by each of the losses alone. G_k is how much the loss
-    sank on held-out training rows, and O_k by how much more it sank on the rows that were trained on. What is measured
-    stands in `blend_losses.json` in the output folder, from where a resumed run takes it.
+    Before training, the estimation trains M + 1 copies of the model, one with each loss alone. All start from the same
+    weights. G_k is the decrease of the loss on held-out training rows. O_k is how much more it decreased on the rows
+    trained on. The measured losses are saved in `blend_losses.json` in the output folder, and a resumed run reads them
+    from there. The time of the estimation is a part of the method's training time.
 
-    Said where the paper is silent: a loss that did not sink on the held-out rows gets weight 0, |O_k| is taken to be
-    at least 1e-3, and if no loss sank, all get the same weight. The estimation takes M + 1 further runs, whose time
-    counts as the method's.
+    The paper leaves some cases open. Here, a loss that did not decrease on the held-out rows gets weight 0. |O_k| is
+    clipped to at least 1e-3. If no loss decreased, all get the same weight.
 
     Wang, Tran, Feiszli, "What Makes Training Multi-Modal Classification Networks Hard?", CVPR 2020.
 
@@ -105,8 +111,9 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         kwargs: everything else that [`PrototypeTrainer`] takes.
 
     Raises:
-        ValueError: for a model without unimodal heads, `blend_weights` of other names than the losses, or an estimation
-            on a streaming training set, with an optimizer of your own or with `dataloader_drop_last`.
+        ValueError: if the model has no unimodal heads, or `blend_weights` has other keys than the modalities and
+            `"fused"`; or if the weights must be estimated, and the training set is streaming, `optimizers` are passed
+            or `dataloader_drop_last` is set.
     """
 
     args_class = GradientBlendingArguments
@@ -117,32 +124,37 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
     booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
     year      = {2020},
 }"""
-    _estimated = False  # whether `args.blend_weights` are an estimation's, which the next training makes anew
+    _estimated = False  # whether `args.blend_weights` were estimated; if so, the next training estimates them again
+
+    @property
+    def loss_names(self) -> list[str]:
+        """The L = M + 1 losses: the modalities, and last `"fused"`."""
+        return [*self.prototypes.widths, FUSED]
 
     def check_setup(self) -> None:
-        names, weights = [*self.prototypes.widths, FUSED], self.args.blend_weights
+        names, weights = self.loss_names, self.args.blend_weights
         if weights is not None and set(weights) != set(names):
             raise ValueError(f"Expected `blend_weights` for {names}, got them for {list(weights)}.")
         if self.train_dataset is not None and weights is None:
             if is_stream(self.train_dataset):
                 raise ValueError(
-                    "Expected a training set with a length to hold a part of it out, or `blend_weights`, got a "
-                    f"{type(self.train_dataset).__name__} without them."
+                    "Expected a training set with a length, of which a part can be held out, or `blend_weights`, got "
+                    f"a {type(self.train_dataset).__name__} without them."
                 )
             if self.optimizer is not None or self.lr_scheduler is not None:
                 raise ValueError(
-                    "Expected `optim` and `lr_scheduler_type` in the arguments, which each run of the estimation makes "
-                    "anew, or `blend_weights`, got `optimizers` without them."
+                    "Expected `optim` and `lr_scheduler_type` in the arguments, from which each run of the estimation "
+                    "makes its own optimizer, or `blend_weights`, got `optimizers` without them."
                 )
             if self.args.dataloader_drop_last:
                 raise ValueError(
-                    "Expected all rows to be measured in the estimation, got `dataloader_drop_last=True`; leave it out "
+                    "Expected the estimation to measure all rows, got `dataloader_drop_last=True`; leave it out "
                     "or set `blend_weights`."
                 )
         super().check_setup()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
-        """Estimate the weights, unless they are given or of the run that is resumed, and train."""
+        """Estimate the weights of the losses, unless `blend_weights` gives them, and train."""
         if self.args.blend_weights is None or self._estimated:
             self.args.blend_weights = self.estimate_weights(resume=bool(resume_from_checkpoint))
             self._estimated = True
@@ -153,26 +165,32 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
     ) -> torch.Tensor:
         """The weighted sum of all losses (Eq. 2)."""
         weights = self.args.blend_weights
-        own = torch.tensor([weights[name] for name in self.prototypes.widths], device=loss.device)
-        losses = self.unimodal_losses(outputs, labels)
-        return weights[FUSED] * loss + self.loss_scale * (own * losses).sum()
+        unimodal_weights = torch.tensor([weights[name] for name in self.prototypes.widths], device=loss.device)
+        unimodal_losses = self.unimodal_losses(outputs, labels)
+        return weights[FUSED] * loss + self.loss_scale * (unimodal_weights * unimodal_losses).sum()
 
-    # ---- Offline weights ----
+    # ---- Estimation of the weights ----
 
     def estimate_weights(self, resume: bool = False) -> dict[str, float]:
         """
-        The weights of each modality's loss and of the fused one (Algorithm 1); the model is left as it is. What was
-        measured before goes on from the output folder with `resume`.
+        Estimate the weight of the loss of each modality and of the fused loss (Algorithm 1), on copies of the model.
+
+        Args:
+            resume (`bool`, *optional*, defaults to `False`): do not measure the losses again that are already in
+                `blend_losses.json`.
+
+        Raises:
+            ValueError: if no row is left to train on.
         """
         rows = torch.randperm(len(self.train_dataset), generator=torch.Generator().manual_seed(self.args.seed)).tolist()
         held_out = max(1, round(self.args.blend_holdout * len(rows)))
         if held_out >= len(rows):
             raise ValueError(
-                f"Expected rows to train on beside those that are held out, got {len(rows)} in all; set "
+                f"Expected rows to train on besides the {held_out} held out, got {len(rows)} rows in all; set "
                 "`blend_weights`."
             )
         splits = [rows_of(self.train_dataset, part) for part in (rows[held_out:], rows[:held_out])]
-        names = [*self.prototypes.widths, FUSED]
+        names = self.loss_names
         file = Path(self.args.output_dir, LOSSES_NAME)
         measured = json.loads(file.read_text(encoding="utf-8")) if resume and file.is_file() else {}
         self.accelerator.wait_for_everyone()  # before the first process writes the file
@@ -195,12 +213,12 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         return dict(zip(names, weights, strict=True))
 
     def _estimator(self, name: str, rows: Dataset) -> "GradientBlendingTrainer":
-        """A trainer of a copy of the model by one loss alone."""
-        only = {each: float(each == name) for each in [*self.prototypes.widths, FUSED]}
+        """A trainer that trains a copy of the model on some rows, with the loss `name` alone."""
+        one_loss = {loss_name: float(loss_name == name) for loss_name in self.loss_names}
         epochs = self.args.num_train_epochs if self.args.blend_epochs is None else self.args.blend_epochs
         args = replace(
             self.args,
-            blend_weights=only,
+            blend_weights=one_loss,
             num_train_epochs=epochs,
             max_steps=self.args.max_steps if self.args.blend_epochs is None else -1,
             eval_strategy="no",
@@ -222,7 +240,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
 
     @torch.no_grad()
     def mean_losses(self, rows: Dataset) -> list[float]:
-        """Mean cross entropy over rows, in evaluation mode, of each modality's head and last of the fused one."""
+        """The mean cross entropy over rows, in evaluation mode, of each loss in `loss_names`."""
         model, names = self.model.eval(), list(self.prototypes.widths)
         sums, counts = torch.zeros(2, len(names) + 1, device=self.args.device)
         for inputs in self.get_eval_dataloader(rows):
@@ -231,10 +249,10 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             with self.compute_loss_context_manager():
                 outputs = self.run_model(model, inputs)
             logits = [*(outputs.unimodal_logits[name] for name in names), outputs.logits]
-            losses = torch.stack([F.cross_entropy(each.float(), labels, reduction="none") for each in logits])
-            mask = torch.ones_like(losses)  # the fused loss counts for every sample
+            losses = torch.stack([F.cross_entropy(values.float(), labels, reduction="none") for values in logits])
+            mask = torch.ones_like(losses)  # (L, B); the fused loss counts every sample
             mask[:-1] = stack_masks(outputs.present, names, labels).float()
-            # (B, L) of all processes, without the rows that only fill their last batch
+            # (B, L) of all processes, without the rows that are repeated to fill the last batch
             losses, mask = self.accelerator.gather_for_metrics((losses.T.contiguous(), mask.T.contiguous()))
             sums += (losses * mask).sum(0)
             counts += mask.sum(0)
@@ -242,19 +260,20 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
 
 
 def rows_of(dataset: Dataset, rows: list[int]) -> Dataset:
+    """The rows of a dataset with these indices."""
     return dataset.select(rows) if isinstance(dataset, datasets.Dataset) else Subset(dataset, rows)
 
 
 def blend_weights(losses: torch.Tensor) -> torch.Tensor:
     """
-    Weights proportional to G / O^2, the generalization over the squared overfitting (Eqs. 4 to 6 of Wang et al. 2020).
+    Weights proportional to G / O^2, generalization over squared overfitting (Eqs. 4 to 6 of Wang et al. 2020).
 
     Args:
-        losses (`torch.Tensor`): (L, 4), each loss before training, on the rows trained on and on those held out, and
-            the same after training.
+        losses (`torch.Tensor`): (L, 4), each loss before training on the training rows and on the held-out rows, and
+            after training on the same two.
 
     Returns:
-        `torch.Tensor`: (L,), at least 0, of sum 1.
+        `torch.Tensor`: (L,), each at least 0, with sum 1.
     """
     train_before, held_before, train_after, held_after = losses.double().unbind(1)
     generalization = (held_before - held_after).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Scaling the gradient that each encoder gets, for the methods that rebalance modalities by it."""
+"""Base of the methods that scale the gradient of each encoder, and the hooks that do so."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,29 +14,34 @@ from ..training.prototype_trainer import PrototypeTrainer
 
 def scale_gradients(model: MultimodalModel, scales: Mapping[str, torch.Tensor]) -> None:
     """
-    Multiply the gradients that embeddings get from the fusion head by scalars, looked up in the backward pass.
+    Make the model multiply the gradient that each embedding gets from the fusion head by a scalar.
 
-    Since an encoder's gradient is linear in that of its embedding, this scales all of the gradient that it gets from
-    the fused loss. A modality without a scale keeps its gradient.
+    The gradient of an encoder is linear in that of its embedding. The scalar therefore scales the whole gradient that
+    the encoder gets from the fused loss.
+
+    Args:
+        model (`MultimodalModel`): the model.
+        scales (`Mapping[str, torch.Tensor]`): scalars by modality, which the backward pass looks up. A modality without
+            a scale keeps its gradient.
     """
 
-    def before(module: nn.Module, inputs: tuple[dict[str, torch.Tensor]]) -> tuple[dict[str, torch.Tensor]]:
+    def scale_inputs(module: nn.Module, inputs: tuple[dict[str, torch.Tensor]]) -> tuple[dict[str, torch.Tensor]]:
         return ({name: scaled_in_backward(embedding, name, scales) for name, embedding in inputs[0].items()},)
 
-    model.fusion.register_forward_pre_hook(before)
+    model.fusion.register_forward_pre_hook(scale_inputs)
 
 
 def scaled_in_backward(embedding: torch.Tensor, name: str, scales: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The embedding itself, whose gradient is multiplied by `scales[name]`, if there is one by then."""
+    """The same embedding; the backward pass multiplies its gradient by `scales[name]`, if that is set by then."""
     if not embedding.requires_grad:
         return embedding
-    embedding = embedding.view_as(embedding)  # what goes other ways from here is not scaled
+    embedding = embedding.view_as(embedding)  # other uses of the embedding keep their gradient
     embedding.register_hook(lambda gradient: gradient * scales[name] if name in scales else gradient)
     return embedding
 
 
 class ForgetScales(TrainerCallback):
-    """Clears `trainer.scales` after each micro-batch, so that they reach no other use of the model."""
+    """Clears `trainer.scales` after each micro-batch, so that the scales affect no later backward pass."""
 
     def __init__(self, trainer: PrototypeTrainer):
         self.trainer = trainer
@@ -51,10 +56,11 @@ class GradientScalingTrainer(PrototypeTrainer):
     """
     Base of the methods that scale the gradient that each encoder gets from the fused loss, in each micro-batch.
 
-    Override [`GradientScalingTrainer.gradient_scales`]. Train logs have `m_gradient_scale` for each modality m.
+    A subclass overrides [`GradientScalingTrainer.gradient_scales`]. Training logs contain `m_gradient_scale` for each
+    modality m.
 
     Raises:
-        ValueError: for a model that is no [`MultimodalModel`], and for a compiled or sharded one.
+        ValueError: if the model is not a [`MultimodalModel`], or is compiled or sharded.
     """
 
     def __init__(self, *args, **kwargs):
@@ -63,17 +69,17 @@ class GradientScalingTrainer(PrototypeTrainer):
 
     def on_new_model(self, model: nn.Module) -> None:
         super().on_new_model(model)
-        self.scales: dict[str, torch.Tensor] = {}  # of the micro-batch, by modality
+        self.scales: dict[str, torch.Tensor] = {}  # by modality, for the current micro-batch
         scale_gradients(require_hooks(self, model), self.scales)
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-        """What to multiply the gradient of each encoder by, (M,), the same in all processes."""
+        """The factor (M,) for the gradient of each encoder. It must be the same in all processes."""
         raise NotImplementedError
 
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
-        """The loss itself, whose gradient is scaled."""
+        """The loss itself, after setting the scales for its backward pass."""
         names = list(self.prototypes.widths)
         with torch.no_grad():
             scales = self.gradient_scales(terms, outputs, labels)
@@ -83,7 +89,7 @@ class GradientScalingTrainer(PrototypeTrainer):
 
 
 def require_hooks(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:
-    """The model, if hooks on its parts see every gradient."""
+    """The model itself; raises `ValueError` if hooks on its modules would not see every gradient."""
     name = type(trainer).__name__
     if not isinstance(model, MultimodalModel):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""MMPareto: the gradients of the fused and of each unimodal loss, blended where they conflict."""
+"""MMPareto: in each encoder, the gradients of the fused and of the unimodal loss are blended so as not to conflict."""
 
 from typing import Any
 
@@ -16,18 +16,21 @@ GAMMA = 1.5  # of Algorithm 1, as in the authors' code
 
 class MMParetoTrainer(UnimodalHeadsTrainer):
     """
-    Trainer by the fused loss and the loss of each modality's own head, whose gradients g^f and g^u in the encoder of
-    modality m are blended as 2 a^f g^f + 2 a^u g^u (Algorithm 1): equally if they do not conflict, else by the point of
-    least norm between them. A blend shorter than their sum gets its length, and all are multiplied by 1.5. The heads
-    get the gradients of their own losses.
+    Trainer that minimizes the sum of the fused loss and of the unimodal losses, and blends their gradients g^f and g^u
+    in the encoder of each modality as 2 a^f g^f + 2 a^u g^u (Algorithm 1). If the two do not conflict, a^f = a^u = 1/2.
+    Otherwise the weights give the convex combination of least norm. A blend shorter than g^f + g^u is rescaled to that
+    norm, and every blend is multiplied by 1.5. The heads get the gradients of their own losses.
 
-    The two gradients of each encoder are taken apart in two further backward passes, in all processes. Train logs have
-    `m_cosine`, the cosine between them, and `m_fused_weight`, a^f, for each modality m.
+    Two additional backward passes per modality, in all processes, compute the two gradients of its encoder. Training
+    logs contain, for each modality m, their cosine `m_cosine` and a^f as `m_fused_weight`.
 
-    Deviations from the authors' code: lengths are those of an encoder's whole gradient, as in the paper, where the code
-    takes those of each parameter; the projection before the fusion counts as the encoder's; two gradients of which one
-    is zero do not conflict, and those that cancel are lengthened a thousandfold at most. Under gradient accumulation
-    each micro-batch is blended for itself.
+    Deviations from the authors' code:
+
+    * Norms are those of the whole gradient of an encoder, as in the paper; the code takes those of each parameter.
+    * The projection before the fusion is treated as a part of the encoder.
+    * Two gradients do not conflict if one of them is zero. If they cancel, the blend is lengthened at most
+      a thousandfold.
+    * Under gradient accumulation, the gradients of each micro-batch are blended separately.
 
     Wei, Hu, "MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance", ICML 2024.
 
@@ -37,8 +40,7 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
         kwargs: everything else that [`PrototypeTrainer`] takes.
 
     Raises:
-        ValueError: for a model without unimodal heads or without an encoder that is trained, and for a compiled or
-            sharded one.
+        ValueError: if the model has no unimodal heads or no encoder that is trained, or is compiled or sharded.
     """
 
     description = "Trained with [MMPareto](https://arxiv.org/abs/2405.17730), which blends unimodal and fused gradients"
@@ -55,7 +57,7 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
 
     def on_new_model(self, model: nn.Module) -> None:
         super().on_new_model(model)
-        # Of the micro-batch: for the fused gradient by modality, for the unimodal one by `unimodal_key`
+        # For the current micro-batch: by modality for the fused gradient, by `unimodal_key` for the unimodal one
         self.scales: dict[str, torch.Tensor] = {}
         scale_gradients(require_hooks(self, model), self.scales)
         for name, head in model.unimodal_heads.items():
@@ -72,54 +74,56 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
-        """The sum of the fused and the unimodal losses, whose gradients are blended."""
-        self.scales.clear()
+        """The sum of the fused and the unimodal losses, after setting the scales that blend their gradients."""
+        self.scales.clear()  # the gradients that are blended must not be scaled themselves
         losses = self.loss_scale * self.unimodal_losses(outputs, labels)
-        self._blend(loss, losses)
+        self._set_scales(loss, losses)
         return loss + losses.sum()
 
-    def _blend(self, fused_loss: torch.Tensor, unimodal_losses: torch.Tensor) -> None:
-        """Set the scales of the coming backward pass from the gradients of both losses in each encoder."""
-        parameters = self.encoder_parameters()
+    def _set_scales(self, fused_loss: torch.Tensor, unimodal_losses: torch.Tensor) -> None:
+        """Set the scales for the next backward pass from the gradients of both losses in each encoder."""
+        encoders = self.encoder_parameters()
+        trained = [name for name, parameters in encoders.items() if parameters]
         products = torch.stack(
             [
-                gradient_products(self.accelerator, gradients_of(fused_loss, own), gradients_of(alone, own))
-                for alone, own in zip(unimodal_losses, parameters.values(), strict=True)
-                if own
+                gradient_products(
+                    self.accelerator, gradients_of(fused_loss, parameters), gradients_of(unimodal_loss, parameters)
+                )
+                for unimodal_loss, parameters in zip(unimodal_losses, encoders.values(), strict=True)
+                if parameters
             ]
-        )  # (M, 3)
-        weights, lengths = pareto_weights(products)
-        trained = [name for name, own in parameters.items() if own]
-        for name, weight, length in zip(trained, weights, lengths, strict=True):
-            self.scales[name] = 2 * weight * length
-            self.scales[unimodal_key(name)] = 2 * (1 - weight) * length
+        )  # (M, 3), of the M encoders that are trained
+        weights, factors = pareto_weights(products)
+        for name, weight, factor in zip(trained, weights, factors, strict=True):
+            self.scales[name] = 2 * weight * factor
+            self.scales[unimodal_key(name)] = 2 * (1 - weight) * factor
         keys = (*(f"{name}_cosine" for name in trained), *(f"{name}_fused_weight" for name in trained))
         values = torch.cat([cosines(products), weights])
         self.track(keys, values, torch.ones_like(values))
 
 
 def unimodal_key(modality: str) -> str:
-    """The key of the scale of a modality's unimodal gradient: no modality has such a name."""
+    """The key for the scale of a modality's unimodal gradient. No modality can have such a name."""
     return f"{modality}.unimodal"
 
 
 def pareto_weights(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Weight of the fused gradient and factor of the blend for pairs of gradients (Algorithm 1 of MMPareto).
+    The weight a^f of the fused gradient and the factor of the blend, for M pairs of gradients (Algorithm 1).
 
     Args:
         products (`torch.Tensor`): (M, 3): |g^f|^2, |g^u|^2 and g^f . g^u.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: a^f (M,) in [0, 1], of which a^u is the rest, and the factor (M,) of
-        2 a^f g^f + 2 a^u g^u: 1.5 max(1, |g^f + g^u| / |2 a^f g^f + 2 a^u g^u|).
+        `tuple[torch.Tensor, torch.Tensor]`: a^f (M,), in [0, 1], where a^u = 1 - a^f; and the factor (M,) of the blend,
+        1.5 max(1, |g^f + g^u| / |2 a^f g^f + 2 a^u g^u|).
     """
-    a, b, c = products.unbind(1)
+    fused, unimodal, dot = products.unbind(1)  # |g^f|^2, |g^u|^2 and g^f . g^u
     tiny = torch.finfo(torch.float32).tiny
-    # The least norm of w g^f + (1 - w) g^u
-    least = ((b - c) / (a + b - 2 * c).clamp(min=tiny)).clamp(0, 1)
-    weight = torch.where(c >= 0, 0.5, least)  # without a conflict, or one of the two, equally
-    blend = 4 * (weight**2 * a + 2 * weight * (1 - weight) * c + (1 - weight) ** 2 * b)
-    blend = torch.maximum(blend, 1e-6 * (a + b))  # what is left of two that cancel is rounding error
-    lengthen = ((a + b + 2 * c).clamp(min=0) / blend.clamp(min=tiny)).sqrt()
-    return weight, GAMMA * lengthen.clamp(min=1)
+    # The w in [0, 1] that minimizes |w g^f + (1 - w) g^u|
+    min_norm_weight = ((unimodal - dot) / (fused + unimodal - 2 * dot).clamp(min=tiny)).clamp(0, 1)
+    weight = torch.where(dot >= 0, 0.5, min_norm_weight)
+    blend = 4 * (weight**2 * fused + 2 * weight * (1 - weight) * dot + (1 - weight) ** 2 * unimodal)  # squared norm
+    blend = torch.maximum(blend, 1e-6 * (fused + unimodal))  # if both cancel, what is left is rounding error
+    ratio = ((fused + unimodal + 2 * dot).clamp(min=0) / blend.clamp(min=tiny)).sqrt()
+    return weight, GAMMA * ratio.clamp(min=1)

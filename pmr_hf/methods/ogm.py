@@ -1,4 +1,4 @@
-"""On-the-fly gradient modulation (OGM, OGM-GE): the encoder of the dominant modality is slowed down."""
+"""On-the-fly gradient modulation (OGM, OGM-GE): the gradient of the dominant modality's encoder is scaled down."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,22 +17,20 @@ from .gradient_scaling import GradientScalingTrainer
 @dataclass
 class OGMTrainingArguments(PrototypeTrainingArguments):
     """
-    Arguments of [`OGMTrainer`]: those of [`PrototypeTrainingArguments`] and the method's own.
+    Arguments of [`OGMTrainer`]: those of [`PrototypeTrainingArguments`], `ogm_alpha` and `ogm_noise`.
 
     Args:
-        ogm_alpha (`float`, *optional*, defaults to `0.1`): alpha of Eq. 10, how much the dominant modality is slowed
-            down; at least 0. The authors' code leaves it to the user, and recommends 0.1 for VGGSound and 0.8 for
-            CREMA-D.
-        ogm_noise (`bool`, *optional*, defaults to `False`): add the noise of generalization enhancement, OGM-GE.
+        ogm_alpha (`float`, *optional*, defaults to `0.1`): alpha of Eq. 10, the strength of the modulation; at least
+            0. The authors' code has no default, and recommends 0.1 for VGGSound and 0.8 for CREMA-D.
+        ogm_noise (`bool`, *optional*, defaults to `False`): add the Gaussian noise of generalization enhancement
+            (OGM-GE).
 
     Raises:
-        ValueError: for a value outside its range.
+        ValueError: if a value is outside its range.
     """
 
-    ogm_alpha: float = field(
-        default=0.1, metadata={"help": "alpha (Eq. 10 of OGM): how much the dominant modality is slowed down."}
-    )
-    ogm_noise: bool = field(default=False, metadata={"help": "Add the noise of OGM-GE."})
+    ogm_alpha: float = field(default=0.1, metadata={"help": "alpha (Eq. 10 of OGM): the strength of the modulation."})
+    ogm_noise: bool = field(default=False, metadata={"help": "Add the Gaussian noise of OGM-GE."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -49,22 +47,24 @@ class OGMTrainingArguments(PrototypeTrainingArguments):
 
 class OGMTrainer(GradientScalingTrainer):
     """
-    Trainer that scales the gradient of each encoder by k^m = 1 - tanh(alpha rho^m) where rho^m > 1, else by 1 (Eq. 10),
-    with rho^m the score of modality m over the mean score of the others (Eqs. 8, 9). With `ogm_noise` (OGM-GE) Gaussian
-    noise with the deviation of the unscaled gradient is added to each parameter of the encoders (Eqs. 11, 12).
+    Trainer that scales the gradient of each encoder by k^m = 1 - tanh(alpha rho^m) where rho^m > 1, else by 1 (Eq. 10).
+    rho^m is the score of modality m over the mean score of the others (Eqs. 8, 9). The score is the mean probability of
+    the true class, computed from the modality's slice of the fusion head.
 
-    A score is the mean probability of the true class by the modality's slice of the fusion head.
+    With `ogm_noise` (OGM-GE), Gaussian noise is added to the gradient of each encoder parameter (Eqs. 11, 12). Its
+    standard deviation is that of the unscaled gradient.
 
-    Deviations from the paper and its code, which are for two modalities, heads that split and convolutions:
+    Deviations from the paper and its code, which assume two modalities, a head that splits by modality, and
+    convolutions:
 
-    * Where the head does not split by modality, the scores are those of the class prototypes.
-    * rho^m compares with the mean of the others, which for two modalities is the other one.
-    * All parameters of an encoder are modulated, where the code leaves out those that are no convolutions, so that
-      transformers are too. The scale, not the noise, also acts on its projection and its vector of absence. It is at
-      least 1e-6.
-    * The noise is drawn once per optimizer step, after gradient clipping and the same in all processes, with one
-      deviation for a parameter, as in the code.
-    * It lasts for the whole training, where the code ends it after 50 of 100 epochs.
+    * If the head does not split by modality, the scores are those of the class prototypes.
+    * rho^m compares modality m with the mean of the others. For two modalities that is the other one.
+    * All parameters of an encoder are modulated, so transformers are covered. The code modulates convolutions only.
+      The scale also applies to the projection of the modality and to the learned vector that replaces absent
+      embeddings; the noise does not. The scale is at least 1e-6.
+    * The noise is drawn once per optimizer step, after gradient clipping, and is the same in all processes. Each
+      parameter has one standard deviation, as in the code.
+    * The modulation lasts for the whole training; in the code it ends after 50 of 100 epochs.
 
     Peng, Wei, Deng, Wang, Hu, "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022.
 
@@ -85,7 +85,7 @@ class OGMTrainer(GradientScalingTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # (M,): sums of the scales of the micro-batches since the last step, and the number of these
+        # Scales (M,) summed over the micro-batches since the last optimizer step, and the number of these
         self.step_scales: torch.Tensor | float = 0.0
         self.step_batches = 0
         if self.args.ogm_noise:
@@ -101,7 +101,7 @@ class OGMTrainer(GradientScalingTrainer):
     def scores(
         self, terms: PrototypeTerms, outputs: MultimodalOutput, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each modality's mean probability of the true class in the global batch (M,), and of how many samples (M,)."""
+        """Mean true-class probability (M,) over the counted samples of all processes, and their numbers (M,)."""
         model = self.unwrapped_model
         if not model.fusion.splits_by_modality:
             return terms.scores, terms.counts
@@ -112,13 +112,14 @@ class OGMTrainer(GradientScalingTrainer):
 
 def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None = None) -> torch.Tensor:
     """
-    k^m = 1 - tanh(alpha rho^m) where rho^m > 1, else 1 (Eq. 10 of Peng et al. 2022), rho^m = s^m over the mean of the
-    others.
+    k^m = 1 - tanh(alpha rho^m) where rho^m > 1, else 1 (Eq. 10 of Peng et al. 2022). rho^m is s^m over the mean score
+    of the other modalities.
 
     Args:
         scores (`torch.Tensor`): (M,), s^m.
         alpha (`float`): at least 0.
-        present (`torch.Tensor`, *optional*): (M,) bool. An absent modality gets 1 and is compared with no other.
+        present (`torch.Tensor`, *optional*): (M,) bool, the modalities that the batch has; all by default. The others
+            get scale 1 and do not enter the means.
 
     Returns:
         `torch.Tensor`: (M,), in [1e-6, 1].
@@ -126,14 +127,14 @@ def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None 
     tiny = torch.finfo(torch.float32).tiny
     present = torch.ones_like(scores, dtype=torch.bool) if present is None else present
     scores = torch.where(present, scores.float().clamp(min=tiny), 0)
-    apart = 1 - torch.eye(len(scores), device=scores.device)
-    others = (apart * scores).sum(1) / (present.sum() - 1).clamp(min=1)
-    ratio = torch.where(others > 0, scores / others.clamp(min=tiny), 0)
+    off_diagonal = 1 - torch.eye(len(scores), device=scores.device)
+    mean_of_others = (off_diagonal * scores).sum(1) / (present.sum() - 1).clamp(min=1)
+    ratio = torch.where(mean_of_others > 0, scores / mean_of_others.clamp(min=tiny), 0)
     return torch.where(present & (ratio > 1), (1 - (alpha * ratio).tanh()).clamp(min=1e-6), 1)
 
 
 class _AddNoise(TrainerCallback):
-    """Adds the noise of OGM-GE to the gradients of a step; the same in all processes, and in a resumed run."""
+    """Adds the noise of OGM-GE before each optimizer step. It is the same in all processes and in a resumed run."""
 
     def __init__(self, trainer: OGMTrainer):
         self.trainer = trainer
@@ -146,7 +147,7 @@ class _AddNoise(TrainerCallback):
         for name, scale in zip(trainer.prototypes.widths, scales, strict=True):
             for parameter in trainer.unwrapped_model.backbones[name].parameters():
                 if parameter.grad is not None:
-                    # The deviation of the gradient before it was scaled
+                    # The standard deviation of the gradient before scaling
                     deviation = parameter.grad.std(correction=0) / scale
                     noise = torch.randn(
                         parameter.shape, generator=generator, device=parameter.device, dtype=parameter.dtype

@@ -1,22 +1,82 @@
-"""`PMRTrainer` adds the terms of Prototypical Modal Rebalance to the loss."""
+"""Prototypical Modal Rebalance (PMR): terms of the class prototypes are added to the loss."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ..equations import rebalancing_terms
-from ..training.arguments import PMRTrainingArguments
+from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
 
 
+@dataclass
+class PMRTrainingArguments(PrototypeTrainingArguments):
+    """
+    Arguments of [`PMRTrainer`]: those of [`PrototypeTrainingArguments`], and the weights and duration of the
+    terms.
+
+    Args:
+        pmr_alpha (`float`, *optional*, defaults to `1.0`): alpha of Eq. 10, the weight of the prototypical cross
+            entropy; at least 0. The paper uses 1 or 2.
+        pmr_mu (`float`, *optional*, defaults to `0.01`): mu of Eq. 13, the weight of the entropy regularisation (PER);
+            at least 0. The paper uses 1e-2 or 1e-3.
+        pmr_entropy_epochs (`float`, *optional*, defaults to `10.0`): E_r of Eq. 13; at least 0. PER is applied while
+            epoch < E_r. The paper gives no number.
+        pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, or `"hard"` for a
+            weight of 1 wherever that of Eq. 11 is positive, as in the authors' public code.
+        pmr_epochs (`float`, *optional*, defaults to `None`): PMR is applied while epoch < `pmr_epochs`; at least 0.
+            After that, only the fused loss is trained, and the weights are still logged. By default PMR is applied to
+            the end, as in the paper. The authors' code calls this `modulation_ends`.
+
+    Raises:
+        ValueError: if a value is outside its range.
+    """
+
+    pmr_alpha: float = field(
+        default=1.0, metadata={"help": "alpha (Eq. 10): weight of the prototypical cross entropy."}
+    )
+    pmr_mu: float = field(default=0.01, metadata={"help": "mu (Eq. 13): weight of the entropy regularisation, PER."})
+    pmr_entropy_epochs: float = field(
+        default=10.0, metadata={"help": "E_r (Eq. 13): PER is applied while epoch < E_r."}
+    )
+    pmr_weights: str = field(
+        default="clip", metadata={"help": "'clip' (Eq. 11) or 'hard' (0 or 1).", "choices": ["clip", "hard"]}
+    )
+    pmr_epochs: float | None = field(
+        default=None, metadata={"help": "PMR is applied while epoch < pmr_epochs; by default always."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("pmr_alpha", "pmr_mu", "pmr_entropy_epochs", "pmr_epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"Expected `{name}` to be finite and at least 0, got {value}; 0 switches it off.")
+        if self.pmr_weights not in ("clip", "hard"):
+            raise ValueError(
+                f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; 'clip' is the paper's."
+            )
+
+    @property
+    def hyper_parameters(self) -> dict[str, object]:
+        return {
+            "α, weight of the prototypical cross entropy": self.pmr_alpha,
+            "μ, weight of the entropy regularisation": self.pmr_mu,
+            "E_r, epochs of entropy regularisation": f"{self.pmr_entropy_epochs:g}",
+            "weights of the terms": self.pmr_weights,
+            "epochs with PMR": "all" if self.pmr_epochs is None else f"{self.pmr_epochs:g}",
+        } | super().hyper_parameters
+
+
 class PMRTrainer(PrototypeTrainer):
     """
-    Trainer that accelerates the slow modality and holds back the dominant one with class prototypes (PMR).
+    Trainer that accelerates the slow modality and holds back the dominant one, using class prototypes (PMR).
 
-    To the loss of plain `Trainer` it adds, while training, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13),
-    with the weights of [`~pmr_hf.equations.rebalance_weights`]. [`PrototypeTrainer`] describes how the prototypes
-    are kept and what is logged.
+    In training it adds alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m to the loss of `Trainer` (Eqs. 10-13). The weights
+    a^m and e^m are those of [`~pmr_hf.equations.rebalance_weights`]. See [`PrototypeTrainer`] for how the
+    prototypes are updated and what is logged.
 
     ```bibtex
     @inproceedings{fan2023pmr,
@@ -29,8 +89,8 @@ class PMRTrainer(PrototypeTrainer):
     ```
 
     Args:
-        model (`MultimodalModel | torch.nn.Module`): the model. One of another class needs `embeddings_fn` and
-            [`attach_prototypes`].
+        model (`MultimodalModel | torch.nn.Module`): the model. A model of another class needs
+            `embeddings_fn` and [`attach_prototypes`].
         args (`PMRTrainingArguments`): the arguments.
         kwargs: everything else that [`PrototypeTrainer`] takes.
     """
@@ -48,11 +108,11 @@ class PMRTrainer(PrototypeTrainer):
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
-        """The loss, and alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13), the sums while they act."""
+        """The loss plus alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13), as long as these are applied."""
         epoch = self.state.epoch or 0
         if self.args.pmr_epochs is not None and epoch >= self.args.pmr_epochs:
             return loss
-        # Means over the samples that count in the global batch; processes average their gradients.
+        # Means over the counted samples of all processes, whose gradients are averaged
         shares = self.accelerator.num_processes / terms.counts.clamp(min=1)
         mu = self.args.pmr_mu if epoch < self.args.pmr_entropy_epochs else 0.0
         return loss + self.loss_scale * rebalancing_terms(

@@ -1,4 +1,4 @@
-"""Losses of each modality alone, by a linear head of its own, for the methods that blend them with the fused loss."""
+"""Base of the methods that add to the fused loss the loss of a unimodal head for each modality."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from ..training.prototype_trainer import PrototypeTrainer
 
 class UnimodalHeadsTrainer(PrototypeTrainer):
     """
-    Base of the methods that train a classifier of each modality's embedding beside the fused one.
+    Base of the methods that train a unimodal head, a linear classifier on one embedding, for each modality.
 
-    Train logs have `m_ce_loss` for each modality m, and evaluation adds `m_unimodal_accuracy`.
+    Training logs contain `m_ce_loss` for each modality m. Evaluation adds `m_unimodal_accuracy`.
 
     Raises:
-        ValueError: for a model that is no [`MultimodalModel`] with `unimodal_heads=True`.
+        ValueError: if the model is not a [`MultimodalModel`] with `unimodal_heads=True`.
     """
 
     def on_new_model(self, model: nn.Module) -> None:
@@ -32,8 +32,8 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
 
     def unimodal_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> torch.Tensor:
         """
-        Cross entropy of each modality's own head, (M,): means over the samples of all processes that have the modality,
-        of which this process holds its part, so that the mean over the processes of its gradient is the whole.
+        Cross entropy (M,) of each unimodal head, scaled for DDP, which averages gradients over the processes: the
+        average of these values over the processes is the mean over the counted samples of all processes.
         """
         losses = torch.stack(
             [

@@ -104,6 +104,13 @@ def load_table(
     return DatasetDict({name: output[name] for name in SPLITS if name in output})
 
 
+def draw_rows(rows: Dataset, count: int | None, seed: int) -> Dataset:
+    """At most `count` rows, drawn at random; for `None` all rows, in their order."""
+    if count is None:
+        return rows
+    return rows.shuffle(seed=seed).select(range(min(count, len(rows))))
+
+
 def _tables_in(folder: Path) -> dict[str, str]:
     names = {name for group in SPLITS.values() for name in group}
     return {

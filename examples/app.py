@@ -81,25 +81,25 @@ def build(pipe: MultimodalPipeline, title: str) -> gr.Blocks:
 
 
 def component_of(pipe: MultimodalPipeline, name: str) -> gr.components.Component:
-    """What a person gives a modality by."""
-    kind = pipe.processor.kinds[name]
-    if kind == "tokenizer":
+    """The input field of a modality."""
+    medium = pipe.processor.kind(name).medium
+    if medium == "text":
         return gr.Textbox(label=name, lines=2, placeholder="a text")
-    if kind == "numbers":
+    if medium == "numbers":
         count = len(pipe.processor.processors[name].mean)
         return gr.Textbox(label=name, placeholder=f"{count} numbers, with commas between them")
-    if kind in ("spectrogram", "feature_extractor"):
+    if medium == "sound":
         return gr.Audio(label=name, type="filepath")
-    if kind == "video_processor" or name in pipe.processor.num_frames:
+    if medium == "video":
         return gr.Video(label=name)
     return gr.Image(label=name, type="pil", image_mode=None, height=200)
 
 
 def read(pipe: MultimodalPipeline, name: str, value: Any) -> Any:
-    """What the pipeline takes of what a person gave; `None` for nothing."""
+    """The value for the pipeline, from what a person gave; `None` if the field is empty."""
     if isinstance(value, str) and not value.strip():
         return None
-    if pipe.processor.kinds[name] == "numbers" and value is not None:
+    if pipe.processor.kind(name).medium == "numbers" and value is not None:
         try:
             return [float(part) for part in value.split(",")]
         except ValueError as error:

@@ -100,12 +100,12 @@ def resume(output: Path) -> int:
 
 
 def row_of(row: dict[str, Any], columns: dict[str, str], pipe: MultimodalPipeline, folder: Path) -> dict[str, Any]:
-    """By modality, the value of a row; paths go from the table's folder."""
+    """The values of a row, by modality. A relative path starts from the table's folder."""
     values = {}
     for name, column in columns.items():
-        kind = pipe.processor.kinds.get(name)
         value = [row[part] for part in column.split(",")] if "," in column else row[column]
-        if isinstance(value, str) and value.strip() and kind not in ("tokenizer", "numbers") and "://" not in value:
+        is_path = isinstance(value, str) and pipe.processor.kind(name).strings_are_paths
+        if is_path and value.strip() and "://" not in value:
             value = str(folder / value.strip())
         values[name] = value
     return values

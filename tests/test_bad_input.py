@@ -23,7 +23,7 @@ from pmr_hf import (
     PMRTrainingArguments,
     Prototypes,
 )
-from pmr_hf.model.backbones import pool
+from pmr_hf.model.pooling import pool
 
 
 ROOT = Path(__file__).parents[1]

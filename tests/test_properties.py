@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
 from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, NumericConfig, NumericProcessor, Prototypes
-from pmr_hf.data.collator import integer_labels
+from pmr_hf.data.labels import integer_labels
 from pmr_hf.model.distance import prototype_logits
 from pmr_hf.model.equations import imbalance_ratio, masked_mean, rebalance_weights
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from sklearn.model_selection import train_test_split
 
-from .tables import stratified_cut
+from .labels import stratified_cut
 
 
 # The emotion codes of the file names, in the order of the labels.

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Value
+from datasets import Dataset, DatasetDict
 from transformers.utils import logging
 
-from .collator import ROW, as_list, holds_strings
+from .columns import ROW, as_list, holds_strings
+from .labels import encode_labels, stratified_cut
 
 
 logger = logging.get_logger(__name__)
@@ -90,7 +90,7 @@ def load_table(
             if isinstance(feature, MEDIA):
                 split = split.cast_column(column, type(feature)(decode=False))
         output[name] = _absolute(split, paths, sources[name][1], check_files)
-    output = _encode_labels(output, label)
+    output = encode_labels(output, label)
     if "validation" not in output:
         train = output["train"]
         rest, chosen = stratified_cut(train[label][:], validation_size, seed)
@@ -168,65 +168,3 @@ def _absolute_path(value: Any, folder: Path) -> Any:
     if value and "://" in value:
         raise ValueError(f"Expected paths of files, got the address {value!r}; download the files first.")
     return value and str((folder / value.strip()).absolute())
-
-
-def _encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
-    """The same `ClassLabel` in each split; a test split without labels is left out."""
-    values = {name: split[label][:] for name, split in splits.items()}
-    feature = splits["train"].features[label]
-    without = {
-        name: [i for i, value in enumerate(values[name]) if _no_label(value, split.features[label])]
-        for name, split in splits.items()
-    }
-    if "test" in splits and len(without["test"]) == len(splits["test"]):
-        logger.warning("The test split has no labels: it is left out.")
-        del splits["test"], without["test"]
-    for name, rows in without.items():
-        if rows:
-            raise ValueError(
-                f"Expected a label in column {label!r} of every row, but {len(rows)} have none, first "
-                f"{splits[name][ROW][rows[0]]}; drop these rows."
-            )
-    if not isinstance(feature, (ClassLabel, Value)):
-        raise ValueError(f"Expected one label per row in column {label!r}, got {feature}; name a column of classes.")
-    if isinstance(feature, ClassLabel):
-        classes = feature.names
-    else:
-        classes = [str(value) for value in sorted(set(values["train"]))]
-        if len(classes) > 1000 and len(classes) > len(values["train"]) // 2:
-            raise ValueError(f"Expected classes in column {label!r}, got {len(classes)} values; name another.")
-    ids = {name: i for i, name in enumerate(classes)}
-    encoded = {}
-    for name, split in splits.items():
-        own = split.features[label]
-        if isinstance(own, ClassLabel):  # its ids are its own
-            names = [own.names[value] for value in values[name]]
-        elif isinstance(feature, ClassLabel) and isinstance(values[name][0], int):
-            names = [classes[value] if value < len(classes) else value for value in values[name]]
-        else:
-            names = [str(value) for value in values[name]]
-        unknown = sorted({str(value) for value in names if value not in ids})
-        if unknown:
-            raise ValueError(
-                f"Expected the classes of the training split in {name}, got {unknown[:5]} too; add training rows of "
-                "them or drop these rows."
-            )
-        encoded[name] = split.remove_columns(label).add_column(
-            label, [ids[value] for value in names], feature=ClassLabel(names=classes)
-        )
-    return encoded
-
-
-def _no_label(value: Any, feature: Any) -> bool:
-    return value is None or value != value or value == "" or (isinstance(feature, ClassLabel) and value == -1)
-
-
-def stratified_cut(labels: Sequence[int | str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the rest, and of `share` of each class but at least one; a class of one row stays in the rest."""
-    classes, cut = np.asarray(labels), []
-    generator = np.random.default_rng(seed)
-    for value in np.unique(classes):
-        rows = generator.permutation(np.flatnonzero(classes == value))
-        cut.append(rows[: max(round(share * len(rows)), 1) if len(rows) > 1 else 0])
-    chosen = np.sort(np.concatenate(cut))
-    return np.setdiff1d(np.arange(len(classes)), chosen), chosen

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from ..model.backbones import encode, ignores_padding
 from ..model.modeling import MultimodalModel
+from ..model.pooling import encode, ignores_padding
 
 
 class ExportableModel(nn.Module):

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from numbers import Number
 from typing import Any
 
 import torch
 
 from ..model.media import is_missing
+from ..model.missing_modalities import all_present, stack_masks
 from ..model.modeling import MultimodalModel
 from ..model.processor import MultimodalProcessor
 from .shapley import shapley_values
@@ -128,9 +128,7 @@ class MultimodalPipeline:
     def _is_list(self, name: str, value: Any) -> bool:
         if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
             return False
-        if self.processor.kinds.get(name) != "numbers" or all(part is None for part in value):
-            return True
-        return not all(part is None or isinstance(part, Number) for part in value)
+        return not self.processor.kind(name).is_one_value(value)
 
     def _check_names(self, found: Iterable[str]) -> None:
         names, found = self.model.config.modalities, list(found)
@@ -153,11 +151,10 @@ class MultimodalPipeline:
         given = [name for name in names if any(name in row for row in rows)]
         inputs = self.processor(**{name: [row.get(name) for row in rows] for name in given})
         output = model(**{name: {key: v.to(model.device) for key, v in inputs[name].items()} for name in given})
-        full = torch.ones(len(rows), dtype=torch.bool, device=model.device)
-        present = output.present or dict.fromkeys(names, full)
+        present = output.present or all_present(names, output.logits)
         closeness = model.prototypes(output.embeddings)  # minus the distances
         alone = {name: logits.log_softmax(1) for name, logits in closeness.items()}
-        whole = torch.stack([present[name] for name in names]).all(0)
+        whole = stack_masks(present, names, output.logits).all(0)
         unseen = [name for name in names if not model.prototypes.seen(name).any()]
         if self.missing == "prototypes" and unseen and not whole.all():
             raise ValueError(

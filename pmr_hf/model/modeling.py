@@ -15,10 +15,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .backbones import add_lora, embedding_width, encode, load_backbone, new_backbone, train_lora_only
+from .backbones import embedding_width, load_backbone, new_backbone
 from .configuration import MultimodalConfig
 from .fusion import build_fusion
 from .hub_card import card_on_hub, push_card
+from .lora import add_lora, train_lora_only
+from .missing_modalities import all_present, drop_modalities, replace_absent, spread_rows
+from .pooling import encode
 from .prototypes import Prototypes
 
 
@@ -202,8 +205,8 @@ class MultimodalModel(PreTrainedModel):
         dropout = self.config.modality_dropout if self.training else 0.0
         present = None
         if dropout or any(mask is not None for _, mask in encoded.values()):
-            full = torch.ones(size, dtype=torch.bool, device=device)
-            present = {name: full if mask is None else mask for name, (_, mask) in encoded.items()}
+            given = {name: mask for name, (_, mask) in encoded.items() if mask is not None}
+            present = all_present(self.backbones, next(iter(embeddings.values()))) | given
         if dropout:
             present = drop_modalities(present, dropout)
         logits = self.fuse(embeddings, present)
@@ -233,7 +236,7 @@ class MultimodalModel(PreTrainedModel):
             return empty.to(next(self.parameters()).dtype), present
         inputs = {key: value[rows] for key, value in inputs.items() if key != "present"}
         embeddings = encode(name, backbone, inputs, pooling)
-        return embeddings.new_zeros(len(present), embeddings.shape[1]).index_copy(0, rows, embeddings), present
+        return spread_rows(embeddings, rows, len(present)), present
 
     def get_input_embeddings(self) -> None:
         """None: each encoder has its own, and Accelerate asks for one when it shards the model."""
@@ -276,10 +279,7 @@ class MultimodalModel(PreTrainedModel):
             embeddings = {name: self.projections[name](embedding) for name, embedding in embeddings.items()}
         if present is None:
             return embeddings
-        return {
-            name: torch.where(present[name][:, None], embedding, self.absent[name].to(embedding.dtype))
-            for name, embedding in embeddings.items()
-        }
+        return replace_absent(embeddings, present, self.absent)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         # Under their legacy names, the weights of a ViT or AST inside this model are lost when `Trainer` resumes.
@@ -297,11 +297,3 @@ class MultimodalModel(PreTrainedModel):
             folder = Path(self.name_or_path) if self.name_or_path else None
             push_card(name, self.config, folder, token, kwargs.get("revision"))
         return super().push_to_hub(name, **kwargs)
-
-
-def drop_modalities(present: dict[str, torch.Tensor], probability: float) -> dict[str, torch.Tensor]:
-    """Presence (B,) by modality with each one dropped at random; a sample that would lose all it has keeps all."""
-    before = torch.stack(list(present.values()))  # (modalities, B)
-    after = before & (torch.rand(before.shape, device=before.device) >= probability)
-    after = torch.where(after.any(0), after, before)
-    return dict(zip(present, after, strict=True))

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from ..data.collator import MultimodalCollator
 from ..model.modeling import MultimodalModel, MultimodalOutput
-from ..model.processor import MultimodalProcessor, limit_tokens
+from ..model.processor import MultimodalProcessor
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import check_writable, checkpoint_problems, failures_explained, newest_complete_checkpoint
 from .metrics import Accuracy, MacroF1
@@ -151,7 +151,7 @@ class MultimodalTrainer(Trainer):
                     f"{processors}; give both the same names."
                 )
             for name in backbones:
-                limit_tokens(processor.processors[name], model.config.backbones[name])
+                processor.kind(name).match_encoder(model.config.backbones[name])
         data = self.train_dataset
         if isinstance(collator, MultimodalCollator):
             collator.num_labels = self.num_labels

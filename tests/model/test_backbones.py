@@ -37,7 +37,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from pmr_hf import MultimodalModel
-from pmr_hf.model.backbones import encode, pool, token_mask
+from pmr_hf.model.pooling import encode, pool, token_mask
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}

@@ -6,7 +6,7 @@ from oracle import prototypes
 from torch.nn import functional as F
 
 from pmr_hf import MultimodalModel, PMRTrainer
-from pmr_hf.model.modeling import drop_modalities
+from pmr_hf.model.missing_modalities import drop_modalities
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from pmr_hf import MultimodalCollator, MultimodalProcessor, NumericProcessor, SpectrogramFeatureExtractor
+from pmr_hf.model.kinds import Text
 from pmr_hf.model.media import UnreadableError
-from pmr_hf.model.processor import limit_tokens
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ def test_the_trainer_tells_a_tokenizer_how_much_its_encoder_reads(make_trainer, 
     config = MPNetConfig(max_position_embeddings=10, pad_token_id=1)
     tokenizer = copy.deepcopy(trainer.processing_class.processors["text"])
     tokenizer.model_max_length = 10**30
-    limit_tokens(tokenizer, config)
+    Text("text", tokenizer).match_encoder(config)
     assert tokenizer.model_max_length == 8  # positions start after the padding's
 
 

@@ -1,0 +1,105 @@
+"""
+The feature cache: every modality of a dataset, extracted once to files that `datasets` keeps and finds again.
+
+The features of a modality are one column of bytes, in the safetensors format.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import datasets
+from safetensors.torch import load, save
+
+from ..model.kind_registry import Features
+from ..model.processor import MultimodalProcessor
+from .columns import as_list, holds_strings
+
+
+CACHED = "__features__"  # before a modality's name: the column of its extracted features
+# Part of each fingerprint. Raise it when the code that reads or extracts a value changes what an encoder gets.
+EXTRACTION_VERSION = 1
+
+
+def cache_features(
+    dataset: datasets.Dataset,
+    columns: Mapping[str, str | list[str]],
+    extract: Callable[[str, Sequence[dict[str, Any]]], list[Features | None]],
+    fingerprint: str,
+    keep: Sequence[str] = (),
+    num_proc: int | None = None,
+) -> datasets.Dataset:
+    """
+    The dataset with a column of features per modality in place of the columns that they are extracted from.
+
+    Args:
+        dataset (`datasets.Dataset`): the rows.
+        columns (`Mapping[str, str | list[str]]`): by modality, the columns to extract from.
+        extract (`Callable`): from a modality's name and some rows to the features of each, `None` where it is missing.
+        fingerprint (`str`): of the result, see [`feature_fingerprint`].
+        keep (`Sequence[str]`, *optional*): columns that stay, even if features are extracted from them.
+        num_proc (`int`, *optional*): number of processes to extract in.
+    """
+    sources = {part for column in columns.values() for part in as_list(column)} - set(keep)
+    others = {name: feature for name, feature in dataset.features.items() if name not in sources}
+
+    def extract_batch(rows: dict[str, list[Any]]) -> dict[str, list[bytes | None]]:
+        samples = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        return {CACHED + name: [_to_bytes(features) for features in extract(name, samples)] for name in columns}
+
+    folder = os.path.join(datasets.config.HF_DATASETS_CACHE, "pmr_hf")  # for a dataset that is in memory
+    os.makedirs(folder, exist_ok=True)
+    return dataset.map(
+        extract_batch,
+        batched=True,
+        batch_size=16,
+        writer_batch_size=16,  # a clip of video takes 10 MB
+        num_proc=num_proc if num_proc and len(dataset) >= 16 * num_proc else None,
+        remove_columns=sorted(sources),
+        features=datasets.Features(others | {CACHED + name: datasets.Value("binary") for name in columns}),
+        new_fingerprint=fingerprint,
+        cache_file_name=None if dataset.cache_files else os.path.join(folder, f"{fingerprint}.arrow"),
+        desc="Extracting features",
+    )
+
+
+def feature_fingerprint(
+    dataset: datasets.Dataset,
+    processor: MultimodalProcessor,
+    columns: Mapping[str, str | list[str]],
+    on_error: str,
+) -> str:
+    """A digest of all that decides the features: the data, the files that it names, and the processors' settings."""
+    settings = (EXTRACTION_VERSION, dataset._fingerprint, columns, on_error, processor.kinds, processor.num_frames)
+    digest = hashlib.sha256(repr(settings).encode())
+    with tempfile.TemporaryDirectory() as folder:
+        for name in processor.processors:
+            kind = processor.kind(name)
+            kind.forget_calls()
+            kind.save(Path(folder, name))
+        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            if file.suffix != ".py":  # a comment in the code would count
+                digest.update(f"{file.relative_to(folder)} ".encode())
+                digest.update(file.read_bytes())
+    paths = {
+        part for name, column in columns.items() if processor.kind(name).strings_are_paths for part in as_list(column)
+    }
+    for column in sorted(paths):
+        if holds_strings(dataset.features[column]):
+            for path in chain.from_iterable(as_list(value) for value in dataset[column] if value):
+                if path and os.path.isfile(path):
+                    digest.update(f"{os.path.getmtime(path)} {os.path.getsize(path)}".encode())
+    return digest.hexdigest()[:32]
+
+
+def cached_features(name: str, rows: Sequence[dict[str, Any]]) -> list[Features | None]:
+    """The features of a modality from the rows of a dataset that [`cache_features`] made."""
+    return [None if row[CACHED + name] is None else load(row[CACHED + name]) for row in rows]
+
+
+def _to_bytes(features: Features | None) -> bytes | None:
+    return None if features is None else save({key: value.contiguous() for key, value in features.items()})

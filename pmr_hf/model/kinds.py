@@ -1,0 +1,246 @@
+"""The kinds of modality, one class each: texts, numbers, sound, pictures and video."""
+
+import json
+import os
+from collections.abc import Sequence
+from mimetypes import guess_type
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image as PILImage
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoTokenizer,
+    AutoVideoProcessor,
+    BaseImageProcessor,
+    BaseVideoProcessor,
+    DataCollatorWithPadding,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
+    TimmWrapperImageProcessor,
+)
+
+from .kind_registry import Features, Kind, register_kind, split_rows
+from .media import UnreadableError, as_array, describe, is_numbers, read_audio, read_frames, read_image
+from .numeric_processor import NumericProcessor
+from .spectrogram_processor import SpectrogramFeatureExtractor
+
+
+ModalityProcessor = BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTokenizerBase | NumericProcessor
+
+
+@register_kind
+class Text(Kind):
+    """Texts, and numbers that are taken as texts; a tokenizer splits them into tokens."""
+
+    word = "tokenizer"
+    processor_class = PreTrainedTokenizerBase
+    loader = AutoTokenizer
+    encoder_inputs = ("input_ids",)
+    medium = "text"
+    strings_are_paths = False
+    #: Families whose positions start after the id of the padding token
+    offset_positions = (
+        "camembert",
+        "data2vec-text",
+        "longformer",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+    )
+
+    def prepare(self) -> None:
+        if self.processor.pad_token is None:
+            raise ValueError(
+                f"Expected the tokenizer of {self.name!r} to have a pad token, got none; set one, for instance "
+                "`tokenizer.pad_token = tokenizer.eos_token`."
+            )
+        self.processor.padding_side = "right"  # an encoder's positions count from the first token
+
+    def match_encoder(self, config: PreTrainedConfig) -> None:
+        """Set how many tokens an encoder with learned positions can read, if the tokenizer has no limit yet."""
+        if self.processor.model_max_length < 10**9:
+            return
+        if "max_position_embeddings" in config and config.max_position_embeddings > 0:
+            offset = config.pad_token_id + 1 if config.model_type in self.offset_positions else 0
+            self.processor.model_max_length = config.max_position_embeddings - offset
+
+    def read(self, value: Any) -> str:
+        if not isinstance(value, (str, int, float)):
+            raise UnreadableError(f"{describe(value)} is no text")
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON may hold and tokenizers refuse
+            raise UnreadableError(f"{value!r:.80} is no Unicode text") from error
+        return str(value)
+
+    def extract(self, values: list[str]) -> list[Features]:
+        return split_rows(self.processor(values, truncation=True))
+
+    def collate(self, rows: list[Features]) -> Features:
+        lists = [{key: value.tolist() for key, value in row.items()} for row in rows]
+        return dict(DataCollatorWithPadding(self.processor)(lists))
+
+    def forget_calls(self) -> None:
+        self.extract(["a"])  # a tokenizer saves the truncation and padding of its last call
+
+    def example(self, config: PreTrainedConfig) -> tuple[str, str]:
+        return '"a text"', "a text"
+
+
+@register_kind
+class Numbers(Kind):
+    """Vectors of numbers, or sequences of vectors."""
+
+    word = "numbers"
+    processor_class = loader = NumericProcessor
+    encoder_inputs = ("values",)
+    medium = "numbers"
+    strings_are_paths = False
+
+    def is_one_value(self, values: Sequence[Any]) -> bool:
+        return any(part is not None for part in values) and all(
+            part is None or isinstance(part, Number) for part in values
+        )
+
+    def read(self, value: Any) -> np.ndarray:
+        return self.processor.read(value)
+
+    def extract(self, values: list[np.ndarray]) -> list[Features]:
+        return [split_rows(self.processor([value]))[0] for value in values]
+
+    def collate(self, rows: list[Features]) -> Features:
+        if any("attention_mask" in row for row in rows):
+            one = torch.ones(1, dtype=torch.long)  # among sequences, a vector is a sequence of length 1
+            rows = [{"attention_mask": one} | row | {"values": torch.atleast_2d(row["values"])} for row in rows]
+        return super().collate(rows)
+
+    def example(self, config: PreTrainedConfig) -> tuple[str, str]:
+        return f"[0.0] * {len(self.processor.mean)}", "numbers"
+
+
+@register_kind
+class Sound(Kind):
+    """Sound, which the feature extractor of an encoder takes as a waveform."""
+
+    word = "feature_extractor"
+    processor_class = SequenceFeatureExtractor
+    loader = AutoFeatureExtractor
+    encoder_inputs = ("input_values", "input_features")
+    medium = "sound"
+
+    @property
+    def padding_value(self) -> float:
+        return self.processor.padding_value
+
+    def read(self, value: Any) -> np.ndarray:
+        rate = self.processor.sampling_rate
+        wave = read_audio(value, rate)
+        # At least 25 ms, which the first step of the common encoders needs
+        return np.pad(wave, (0, max(rate // 40 - len(wave), 0)))
+
+    def extract(self, values: list[np.ndarray]) -> list[Features]:
+        options = {"sampling_rate": self.processor.sampling_rate, "return_attention_mask": True}
+        return [split_rows(self.processor(value, **options))[0] for value in values]
+
+    def example(self, config: PreTrainedConfig) -> tuple[str, str]:
+        return '{"array": np.zeros(16000), "sampling_rate": 16000}', "a waveform, or a file's path"
+
+
+@register_kind
+class Spectrogram(Sound):
+    """Sound as a spectrogram of fixed size, a picture of one channel."""
+
+    word = "spectrogram"
+    processor_class = loader = SpectrogramFeatureExtractor
+    encoder_inputs = ()
+
+
+@register_kind
+class Picture(Kind):
+    """Pictures, or with `num_frames` videos, whose frames an image processor takes."""
+
+    word = "image_processor"
+    processor_class = BaseImageProcessor
+    loader = AutoImageProcessor
+    encoder_inputs = ("pixel_values",)
+    takes_frames = True
+
+    @property
+    def medium(self) -> str:
+        return "picture" if self.num_frames is None else "video"
+
+    def read(self, value: Any) -> PILImage | list[PILImage]:
+        if is_numbers(value):
+            value = as_array(value)
+        several = self.medium == "video" or isinstance(value, (list, tuple))
+        if not several and isinstance(value, (str, os.PathLike)) and (guess_type(value)[0] or "").startswith("video/"):
+            raise ValueError(
+                f"Expected pictures of {self.name!r}, got the video {os.fspath(value)!r}; say how many frames to take "
+                f"of each: num_frames={{{self.name!r}: 4}}, or --num_frames {self.name}=4."
+            )
+        images = read_frames(value, self.num_frames) if several else [read_image(value)]
+        # A picture may come in any mode: the encoder has as many channels as the processor has means.
+        gray = len(getattr(self.processor, "image_mean", None) or ()) == 1
+        images = [image.convert("L" if gray else "RGB") for image in images]
+        return images if several else images[0]
+
+    def extract(self, values: list[PILImage | list[PILImage]]) -> list[Features]:
+        if any(isinstance(value, list) for value in values):
+            return [self.extract_frames(value if isinstance(value, list) else [value]) for value in values]
+        sizes = sorted({image.size for image in values})
+        if len(sizes) > 1 and getattr(self.processor, "do_resize", True) is False:
+            raise ValueError(
+                f"Expected pictures of one size, since their processor does not resize, got widths and heights "
+                f"{sizes[:5]}; set its `do_resize`."
+            )
+        return split_rows(self.processor(values, return_tensors="pt"))
+
+    def extract_frames(self, frames: list[PILImage]) -> Features:
+        """A video encoder's clip (T, C, H, W), or an image encoder's frames (T, C, H, W) and a `frame_mask` (T,)."""
+        pixels = self.processor([frames], return_tensors="pt")["pixel_values"]
+        if pixels.dim() == 5:
+            return {"pixel_values": pixels[0]}
+        return {"pixel_values": pixels, "frame_mask": torch.ones(len(pixels), dtype=torch.bool)}
+
+    def example(self, config: PreTrainedConfig) -> tuple[str, str]:
+        size = getattr(config, "image_size", 224)
+        picture = f'Image.new("RGB", ({size}, {size}))'
+        if self.medium == "video":
+            return f"[{picture}] * 8", "frames, or a file's path"
+        return picture, "a picture, or a file's path"
+
+
+@register_kind
+class TimmPicture(Picture):
+    """Pictures for an encoder of timm."""
+
+    word = "timm"
+    processor_class = loader = TimmWrapperImageProcessor
+    encoder_inputs = ()
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)  # the processor's own `save_pretrained` writes nothing
+        config = {"architecture": self.processor.architecture, "pretrained_cfg": self.processor.data_config}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+@register_kind
+class Video(Picture):
+    """Videos for an encoder with a video processor."""
+
+    word = "video_processor"
+    processor_class = BaseVideoProcessor
+    loader = AutoVideoProcessor
+    encoder_inputs = ("pixel_values_videos",)
+    medium = "video"
+
+    def extract_frames(self, frames: list[PILImage]) -> Features:
+        return split_rows(self.processor([frames], return_tensors="pt"))[0]

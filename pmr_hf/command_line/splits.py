@@ -1,7 +1,6 @@
 """The splits that the command line asks for: a set of the paper, or the user's own data."""
 
 from datasets import DatasetDict
-from transformers import PreTrainedTokenizerBase
 
 from ..data.paper_sets import PAPER_SETS, ReadOptions
 from ..data.tables import draw_rows, load_table
@@ -49,6 +48,7 @@ def _load_own_data(args: ScriptArguments, processor: MultimodalProcessor, seed: 
 
 
 def _strings_are_paths(name: str, args: ScriptArguments, processor: MultimodalProcessor) -> bool:
-    """Whether a string in a modality's column is the path of a file: not of numbers, and not of text."""
-    kind = processor.processors.get(name)
-    return args.backbones[name] != "numbers" and not isinstance(kind, PreTrainedTokenizerBase)
+    """Whether a string in a modality's column is the path of a file; text and numbers have none."""
+    if name in processor.processors:
+        return processor.kind(name).strings_are_paths
+    return args.backbones[name] != "numbers"

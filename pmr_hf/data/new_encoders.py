@@ -7,12 +7,12 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, ResNetConfig, ViTImageProcessor
 
 from ..model.cg_mnist_encoder import CGMNISTConfig
+from ..model.kinds import ModalityProcessor
 from ..model.media import UnreadableError, is_missing
 from ..model.numeric_encoder import NumericConfig
 from ..model.numeric_processor import NumericProcessor, as_numbers
-from ..model.processor import ModalityProcessor
 from ..model.spectrogram_processor import SpectrogramFeatureExtractor
-from .collator import ROW
+from .columns import ROW
 
 
 RESNET18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}

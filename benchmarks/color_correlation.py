@@ -1,11 +1,11 @@
 """
-How the accuracies of models of colored-and-gray digits depend on how far the colours of the test follow the class.
+Measure how the accuracy on colored-and-gray digits depends on the correlation of colour and class in the test.
 
     python benchmarks/color_correlation.py outputs/cg_mnist/concat-* --data_dir mnist
 
-The runs are those of `examples/run_pmr.py` or `examples/benchmark.py`. Of those whose names differ only after the last
-hyphen, the seed, the mean and deviation are printed. The training knows nothing of the test's colours; the epoch was
-selected on validation digits in colours as in the run.
+The folders are runs of `examples/run_pmr.py` or `examples/benchmark.py`. Runs whose names differ only after the last
+hyphen, in the seed, are printed together as mean and standard deviation. Training does not depend on the colours of the
+test, but the best epoch was selected on validation digits with the correlation of the run.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def accuracies(folder: Path, test: Dataset) -> dict[str, float]:
-    """Of the fused answer and of each modality's prototypes."""
+    """Accuracy of the fused answer and of each modality's prototypes."""
     model, processor = MultimodalModel.from_pretrained(folder).eval(), MultimodalProcessor.from_pretrained(folder)
     collator = MultimodalCollator(processor, columns={name: name for name in model.config.modalities}, label="label")
     right: dict[str, int] = defaultdict(int)

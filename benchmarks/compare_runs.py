@@ -1,9 +1,9 @@
 """
-A Markdown table of the test accuracies of several runs of `examples/run_pmr.py`: mean and deviation over seeds.
+Print a Markdown table of the test accuracies of runs of `examples/run_pmr.py`: mean and deviation over the seeds.
 
     python benchmarks/compare_runs.py outputs/clip_art-joint-* outputs/clip_art-pmr-*
 
-Folders whose names differ only after the last hyphen, the seed, are one row.
+Folders whose names differ only after the last hyphen, in the seed, share a row.
 """
 
 import argparse

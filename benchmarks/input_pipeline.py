@@ -1,14 +1,17 @@
 """
-Does a training run wait for its data? Samples per second of whole training steps, as a ratio to batches in memory.
+Measure whether training waits for its data: the speed of training steps, relative to batches that are in memory.
 
     python benchmarks/input_pipeline.py                                 # colored-and-gray digits, the paper's encoders
     python benchmarks/input_pipeline.py --clip_art DIR                  # image + text, see prepare_openclipart.py
     python benchmarks/input_pipeline.py --speech DIR                    # speech + image, see prepare_spoken_digits.py
 
-Three feeds train one model in turn, each for `--batches` batches and `--rounds` rounds: batches that stand ready in
-memory, features cached by `MultimodalCollator.cache`, read by the training process itself, and files that are read and
-extracted on the fly in `--workers` workers. Printed is the median over the rounds of time in memory / time of the feed,
-and its range.
+Three feeds train one model in turn, each for `--batches` batches in each of `--rounds` rounds:
+
+* batches that are in memory,
+* features cached by `MultimodalCollator.cache`, which the training process reads itself,
+* files that `--workers` workers read and extract on the fly.
+
+The script prints the ratio of the time in memory to the time of the feed: its median over the rounds, and its range.
 """
 
 import argparse
@@ -35,7 +38,7 @@ from pmr_hf.data.tables import load_table
 
 
 def digits() -> tuple[Dataset, MultimodalCollator, MultimodalModel]:
-    """28 x 28 pictures, as MNIST's."""
+    """28 x 28 pictures, as in MNIST."""
     scans = {
         name: (images.repeat(4, 1).repeat(4, 2)[:, 2:-2, 2:-2], y)
         for name, (images, y) in read_sklearn_digits().items()
@@ -50,7 +53,7 @@ def digits() -> tuple[Dataset, MultimodalCollator, MultimodalModel]:
 
 
 def clip_art(folder: str) -> tuple[Dataset, MultimodalCollator, MultimodalModel]:
-    """256-pixel pictures and titles, EfficientNet-lite0 and MiniLM."""
+    """Pictures of 256 pixels and titles, with EfficientNet-lite0 and MiniLM."""
     encoders = {"image": f"{folder}/encoders/efficientnet_lite0", "title": f"{folder}/encoders/minilm"}
     columns = {"image": "image", "title": "title"}
     dataset = load_table(columns, label="category", dataset_name=folder, files_in=["image"])["train"]
@@ -59,7 +62,7 @@ def clip_art(folder: str) -> tuple[Dataset, MultimodalCollator, MultimodalModel]
 
 
 def speech(folder: str) -> tuple[Dataset, MultimodalCollator, MultimodalModel]:
-    """One second of 16 kHz wav to a spectrogram, and 32 x 32 pictures."""
+    """Spectrograms of one second of sound at 16 kHz, and 32 x 32 pictures."""
     columns = {"speech": "speech", "image": "image"}
     dataset = load_table(columns, label="digit", dataset_name=folder, files_in=["speech", "image"])["train"]
     image = ViTImageProcessor(do_resize=False, image_mean=[0.13], image_std=[0.31])
@@ -86,7 +89,7 @@ def main() -> None:
     parser.add_argument("--clip_art", help="folder of prepare_openclipart.py")
     parser.add_argument("--speech", help="folder of prepare_spoken_digits.py")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--batches", type=int, default=20, help="per feed and round")
+    parser.add_argument("--batches", type=int, default=20, help="batches of each feed in a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
@@ -114,11 +117,11 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in feeds}
     for round_ in range(args.rounds + 1):
         for name, feed in feeds.items():
-            # A feed that rests fills its queue of two batches per worker: these steps are not timed.
+            # While other feeds train, the workers fill their queue of two batches each. These steps are not timed.
             if name == "on the fly":
                 train(model, optimizer, feed, 2 * args.workers)
             elapsed = train(model, optimizer, itertools.cycle(memory) if feed is None else feed, args.batches)
-            if round_:  # the first is a warm-up
+            if round_:  # the first round is a warm-up
                 seconds[name].append(elapsed)
     rate = args.batches * args.batch_size / statistics.median(seconds["in memory"])
     print(f"in memory: {rate:.0f} samples/s")

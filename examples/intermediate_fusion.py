@@ -1,17 +1,17 @@
 """
-PMR where modalities are fused inside the encoders: MMTM and CentralNet on the encoders of colored-and-gray digits.
+PMR with fusion inside the encoders: MMTM and CentralNet on colored-and-gray digits.
 
     accelerate launch examples/intermediate_fusion.py --fusion mmtm               # digits of scikit-learn
     accelerate launch examples/intermediate_fusion.py --fusion centralnet --method joint --data_dir mnist
 
-Table 3 of the paper. The models are not those of this library: all that `PMRTrainer` needs of them is an embedding of
-each modality, and `attach_prototypes`. Every argument of `PMRTrainingArguments` can be given too.
+This is Table 3 of the paper. The models are not `MultimodalModel`s: `PMRTrainer` only needs an embedding of each
+modality in their output, and prototypes, which `attach_prototypes` adds. The script also takes every argument of
+`PMRTrainingArguments`.
 """
 
 from dataclasses import dataclass, field
 
 import torch
-from run_pmr import DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS, digit_processor
 from torch import nn
 from torch.nn import functional as F
 from transformers import HfArgumentParser, PreTrainedConfig, PreTrainedModel, set_seed
@@ -26,7 +26,9 @@ from pmr_hf import (
     PMRTrainingArguments,
     attach_prototypes,
 )
+from pmr_hf.command_line.defaults import DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS
 from pmr_hf.data.cg_mnist import cg_mnist, read_mnist, read_sklearn_digits
+from pmr_hf.data.new_encoders import digit_processor
 
 
 CHANNELS = [32, 32, 64, 64]  # of the encoder's feature maps, by stage
@@ -41,7 +43,7 @@ class IntermediateFusionConfig(PreTrainedConfig):
 
 
 class IntermediateFusionModel(PreTrainedModel):
-    """Base of both: the two encoders, run stage by stage."""
+    """Base class of both models: two encoders that run stage by stage."""
 
     config_class = IntermediateFusionConfig
 
@@ -56,7 +58,7 @@ class IntermediateFusionModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):  # torch's own, as `MultimodalModel` does
+        if isinstance(module, nn.Linear):  # torch's own initialisation, as in `MultimodalModel`
             module.reset_parameters()
 
     def output(
@@ -68,11 +70,11 @@ class IntermediateFusionModel(PreTrainedModel):
 
 class MMTM(nn.Module):
     """
-    Multimodal transfer module: what all modalities have seen excites or inhibits each channel of each.
+    Multimodal transfer module: the features of all modalities excite or inhibit each channel of each modality.
 
-    Joze et al., "MMTM: Multimodal Transfer Module for CNN Fusion", CVPR 2020: the channels' means (Eq. 2) are squeezed
-    together to a quarter of their number (Eq. 3, with a ReLU as in the authors' code), and each modality's feature maps
-    are multiplied by 2 sigmoid of its own excitation (Eqs. 4, 5).
+    Joze et al., "MMTM: Multimodal Transfer Module for CNN Fusion", CVPR 2020. The means of all channels (Eq. 2) are
+    squeezed to a quarter of their number (Eq. 3, with a ReLU as in the authors' code). From these, a linear layer for
+    each modality computes excitations E, and the feature maps are multiplied by 2 sigmoid(E) (Eqs. 4, 5).
     """
 
     def __init__(self, channels: dict[str, int]):
@@ -89,7 +91,7 @@ class MMTM(nn.Module):
 
 
 class MMTMModel(IntermediateFusionModel):
-    """An MMTM after each of the last three stages, and one linear layer over both embeddings."""
+    """An MMTM follows each of the last three stages; one linear layer classifies both embeddings."""
 
     def __init__(self, config: IntermediateFusionConfig):
         super().__init__(config)
@@ -109,19 +111,21 @@ class MMTMModel(IntermediateFusionModel):
 
 class CentralNetModel(IntermediateFusionModel):
     """
-    A central network beside the encoders, whose every layer reads a learned weighted sum of the layer before it and of
-    the encoders' feature maps there (Vielzeuf et al., "CentralNet: a Multilayer Approach for Multimodal Fusion", ECCV
-    workshops 2018, Eq. 1). It alone classifies; the encoders' own losses, which that paper adds, are left out, so that
-    the joint baseline has one loss.
+    A central network runs beside the encoders and classifies. Each of its layers reads a learned weighted sum of its
+    previous layer and of the encoders' feature maps at that stage (Vielzeuf et al., "CentralNet: a Multilayer Approach
+    for Multimodal Fusion", ECCV workshops 2018, Eq. 1).
+
+    Deviation: that paper also trains the encoders with losses of their own. They are left out here, so that the joint
+    baseline has one loss.
     """
 
     def __init__(self, config: IntermediateFusionConfig):
         super().__init__(config)
         self.central = CGMNISTModel(CGMNISTConfig(hidden_size=config.hidden_size))
-        # (stages + 1, 3): of the central network and of both encoders after each stage, and of the embeddings
+        # (stages + 1, 3): weights of the central network and both encoders, after each stage and at the embeddings
         self.weights = nn.Parameter(torch.full((len(CHANNELS) + 1, 3), 1 / 3))
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        # What reads pictures: the central network begins with the encoders' first feature maps.
+        # The central network starts from the encoders' first feature maps, so it needs no layers that read pictures.
         self.central.norm = nn.Identity()
         self.central.convolutions[0] = nn.Identity()
         self.post_init()
@@ -150,10 +154,12 @@ MODELS = {"mmtm": MMTMModel, "centralnet": CentralNetModel}
 class ScriptArguments:
     """Arguments of this script."""
 
-    fusion: str = field(default="mmtm", metadata={"help": "Where and how to fuse.", "choices": list(MODELS)})
-    method: str = field(default="pmr", metadata={"help": "'joint' is alpha = mu = 0.", "choices": ["pmr", "joint"]})
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the raw MNIST files; else digits."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Keep that many training samples."})
+    fusion: str = field(default="mmtm", metadata={"help": "Fusion model.", "choices": list(MODELS)})
+    method: str = field(default="pmr", metadata={"help": "'joint' sets alpha = mu = 0.", "choices": ["pmr", "joint"]})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the raw MNIST files; by default, digits of scikit-learn."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on at most this many samples."})
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from .data.collator import MultimodalCollator
 from .inference.export import ExportableModel
 from .inference.pipeline import MultimodalPipeline
+from .methods import METHODS
 from .methods.acc import GradientBoostTrainer
 from .methods.agm import AGMTrainer, AGMTrainingArguments
 from .methods.gblend import GradientBlendingArguments, GradientBlendingTrainer
@@ -37,6 +38,7 @@ MultimodalModel.register_for_auto_class()
 MultimodalProcessor.register_for_auto_class()
 
 __all__ = [
+    "METHODS",
     "AGMTrainer",
     "AGMTrainingArguments",
     "Accuracy",

@@ -1,8 +1,8 @@
 """
-AVE: 4,143 events of 28 kinds that are both seen and heard, in ten-second videos.
+AVE: 4,143 events of 28 categories in ten-second videos. Each event is both seen and heard.
 
-Tian et al. 2018, "Audio-Visual Event Localization in Unconstrained Videos"; one of the paper's data sets (PMR, CVPR
-2023, section 4.1).
+One of the paper's data sets (PMR, CVPR 2023, section 4.1). Source: Tian et al. 2018, "Audio-Visual Event Localization
+in Unconstrained Videos".
 """
 
 from pathlib import Path
@@ -14,59 +14,33 @@ LISTS = {"train": "trainSet.txt", "validation": "valSet.txt", "test": "testSet.t
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 URL = "https://github.com/YapengTian/AVE-ECCV18"
 
+Event = tuple[str, str, float, float]  # category, video, start and end in seconds
+
 
 def read_ave(data_dir: str | Path) -> DatasetDict:
     """
-    The official splits `train` (3,339 events), `validation` (402) and `test` (402), in the order of the lists.
+    Read the official splits `train` (3,339 events), `validation` (402) and `test` (402), in the order of their lists.
 
-    Columns: `audio` and `video` (both the absolute path of the mp4, whose sound track is the audio), `label` (the
-    categories of Annotations.txt, sorted), `start` and `end` (seconds of the event in the video).
+    Columns: `audio` and `video` (both the absolute path of the mp4 file, whose sound track is the audio), `label` (the
+    sorted categories of Annotations.txt), `start` and `end` (of the event in the video, in seconds).
 
-    A row is an event, and a line that a list repeats is one event. 45 videos hold events of several categories; 18 of
-    these are in train with one event and in validation (10) or test (8) with another. The lists are kept as they are,
-    so that results compare with published ones. The event of VWi2ENBuTbw, in train, ends where it starts, at 0.
+    Each row is an event. A line that a list repeats is one event. 45 videos have events of several categories, and 18
+    of them have one event in train and another in validation (10) or test (8). The lists stay as they are, so that
+    results compare with published ones. The event of VWi2ENBuTbw in train starts and ends at 0.
 
     Args:
         data_dir (`str`): the unpacked AVE_Dataset, with Annotations.txt, the three lists and the folder AVE.
 
     Raises:
-        FileNotFoundError: naming the files, folder or videos that are missing.
-        ValueError: for a line that is not in the format, a category that Annotations.txt lacks, or an event in two
-            splits.
+        FileNotFoundError: if files, the folder or videos are missing; the message names them.
+        ValueError: for a line in another format, a category that Annotations.txt lacks, or an event in two splits.
     """
     folder = Path(data_dir).absolute()
-    missing = [name for name in ("Annotations.txt", *LISTS.values()) if not (folder / name).is_file()]
-    missing += [] if (folder / "AVE").is_dir() else ["AVE"]
-    if missing:
-        raise FileNotFoundError(
-            f"Expected the unpacked AVE_Dataset in {folder}, but {missing} are missing there; download it from the "
-            f"link in {URL}, and give the folder that holds Annotations.txt."
-        )
+    _check_folder(folder)
     categories = sorted({category for category, *_ in _read_events(folder / "Annotations.txt")})
     splits = {split: _read_events(folder / name) for split, name in LISTS.items()}
-    seen: dict[tuple, str] = {}
-    for split, events in splits.items():
-        for event in events:
-            if event[0] not in categories:
-                raise ValueError(
-                    f"Expected the categories of Annotations.txt in {LISTS[split]}, got {event[0]!r}; take all lists "
-                    "from one download."
-                )
-            if seen.setdefault(event, split) != split:
-                raise ValueError(
-                    f"Expected each event in one split, got {event} in {LISTS[seen[event]]} and {LISTS[split]}; take "
-                    f"the lists from the link in {URL}."
-                )
-    lost = [
-        f"{video}.mp4"
-        for video in sorted({event[1] for event in seen})
-        if not (folder / "AVE" / f"{video}.mp4").is_file()
-    ]
-    if lost:
-        raise FileNotFoundError(
-            f"Expected the video of every listed event in {folder / 'AVE'}, but {len(lost)} are missing there, such as "
-            f"{lost[:3]}; unpack the download from the link in {URL} again."
-        )
+    _check_events(splits, categories)
+    _check_videos(folder / "AVE", splits)
     features = Features(
         {
             "audio": Value("string"),
@@ -93,9 +67,52 @@ def read_ave(data_dir: str | Path) -> DatasetDict:
     )
 
 
-def _read_events(file: Path) -> list[tuple[str, str, float, float]]:
-    """Category, video, start and end of each line, without repetitions."""
-    events: dict[tuple[str, str, float, float], None] = {}
+# ---- Checks ----
+
+
+def _check_folder(folder: Path) -> None:
+    missing = [name for name in ("Annotations.txt", *LISTS.values()) if not (folder / name).is_file()]
+    missing += [] if (folder / "AVE").is_dir() else ["AVE"]
+    if missing:
+        raise FileNotFoundError(
+            f"Expected the unpacked AVE_Dataset in {folder}, but {missing} are missing there; download it from the "
+            f"link in {URL}, and give the folder that holds Annotations.txt."
+        )
+
+
+def _check_events(splits: dict[str, list[Event]], categories: list[str]) -> None:
+    """Every event has a known category and is in one split only."""
+    seen: dict[Event, str] = {}
+    for split, events in splits.items():
+        for event in events:
+            if event[0] not in categories:
+                raise ValueError(
+                    f"Expected the categories of Annotations.txt in {LISTS[split]}, got {event[0]!r}; take all lists "
+                    "from one download."
+                )
+            if seen.setdefault(event, split) != split:
+                raise ValueError(
+                    f"Expected each event in one split, got {event} in {LISTS[seen[event]]} and {LISTS[split]}; take "
+                    f"the lists from the link in {URL}."
+                )
+
+
+def _check_videos(folder: Path, splits: dict[str, list[Event]]) -> None:
+    videos = sorted({event[1] for events in splits.values() for event in events})
+    lost = [f"{video}.mp4" for video in videos if not (folder / f"{video}.mp4").is_file()]
+    if lost:
+        raise FileNotFoundError(
+            f"Expected the video of every listed event in {folder}, but {len(lost)} are missing there, such as "
+            f"{lost[:3]}; unpack the download from the link in {URL} again."
+        )
+
+
+# ---- Reading ----
+
+
+def _read_events(file: Path) -> list[Event]:
+    """The event of each line, without repetitions."""
+    events: dict[Event, None] = {}
     for line in file.read_text(encoding="utf-8-sig").splitlines():
         if not line.strip() or line.strip() == HEADER:
             continue

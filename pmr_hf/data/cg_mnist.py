@@ -1,9 +1,9 @@
 """
-Colored-and-gray digits (CG-MNIST): two pictures of one digit, of which colour gives the training labels away.
+Colored-and-gray digits (CG-MNIST): two pictures of each digit, one in gray and one in a colour.
 
-The paper's data (PMR, CVPR 2023, section 4.1; the colours follow Kim et al. 2019, "Learning Not to Learn"). Modality
-"gray" is the digit, which takes long to learn and holds in the test; modality "colored" is the same digit in one
-colour, which is learned at once and, in the test, says little.
+One of the paper's data sets (PMR, CVPR 2023, section 4.1; the colours follow Kim et al. 2019, "Learning Not to Learn").
+In training, the colour gives the label away. A model learns the modality "colored" at once, but its colour says little
+about the label in the test. The modality "gray" takes longer to learn and generalises.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 
 
-# Mean colours of the ten classes, RGB.
+# Mean colours of the ten classes, RGB
 COLORS = np.array(
     [
         (220, 20, 60),
@@ -33,7 +33,7 @@ COLORS = np.array(
         (128, 0, 0),
     ]
 )
-COLOR_VARIANCE = 0.030  # of the jitter per channel, with colours in [0, 1]
+COLOR_VARIANCE = 0.030  # of the Gaussian jitter of each channel, for colours in [0, 1]
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -44,7 +44,7 @@ Digits = tuple[np.ndarray, np.ndarray]  # images (N, H, W) uint8, labels (N,)
 
 
 def read_sklearn_digits() -> dict[str, Digits]:
-    """The 1,797 real 8 x 8 digits that scikit-learn ships: `train` and, a quarter of them, `test`."""
+    """The 1,797 real 8 x 8 digits that scikit-learn ships, as `train` (three quarters) and `test` (a quarter)."""
     digits = load_digits()
     images = (digits.images * (255 / 16)).round().astype(np.uint8)
     train, test = train_test_split(np.arange(len(images)), test_size=0.25, stratify=digits.target, random_state=0)
@@ -53,10 +53,10 @@ def read_sklearn_digits() -> dict[str, Digits]:
 
 def read_mnist(data_dir: str | Path) -> dict[str, Digits]:
     """
-    The raw MNIST files, `train` (60,000) and `test` (10,000), from one folder, gzipped or not.
+    Read the raw MNIST files, `train` (60,000) and `test` (10,000), from one folder, gzipped or not.
 
     Raises:
-        FileNotFoundError: naming the files that are missing.
+        FileNotFoundError: if files are missing; the message names them.
     """
     folder = Path(data_dir)
     missing = [
@@ -83,7 +83,7 @@ def read_mnist(data_dir: str | Path) -> dict[str, Digits]:
 
 
 def read_dataset(name_or_path: str) -> dict[str, Digits]:
-    """A copy of MNIST on the Hub or in a local folder, with splits `train` and `test` and columns `image`, `label`."""
+    """Read a copy of MNIST on the Hub or in a folder, with the splits `train` and `test`, and `image` and `label`."""
     splits = load_dataset(name_or_path)
     return {
         split: (
@@ -98,12 +98,12 @@ def read_dataset(name_or_path: str) -> dict[str, Digits]:
 
 def class_colors(labels: np.ndarray, correlation: float, generator: np.random.Generator) -> np.ndarray:
     """
-    One colour per digit, (N, 3) in [0, 1]: the mean colour of a class plus Gaussian jitter.
+    Draw a colour for each digit, (N, 3) in [0, 1]: the mean colour of a class plus Gaussian jitter.
 
     Args:
         labels (`np.ndarray`): (N,) classes in 0..9.
-        correlation (`float`): share of the digits, in [0, 1], in the colour of their own class; the others take the
-            colour of a class drawn at random.
+        correlation (`float`): share of the digits, in [0, 1], in the colour of their own class. The others get the
+            colour of a random class.
         generator (`np.random.Generator`): source of all randomness.
     """
     own = generator.random(len(labels)) < correlation
@@ -115,7 +115,7 @@ def class_colors(labels: np.ndarray, correlation: float, generator: np.random.Ge
 def colored_and_gray(
     images: np.ndarray, labels: np.ndarray, correlation: float, generator: np.random.Generator, description: str = ""
 ) -> Dataset:
-    """A dataset with the columns `gray` (the digits), `colored` (each in its colour) and `label`."""
+    """A dataset with the columns `gray` (the digit), `colored` (the digit in its colour) and `label`."""
     colors = class_colors(labels, correlation, generator)
     rows = tqdm(zip(images, colors, strict=True), total=len(images), desc=f"Coloring {description}", leave=False)
     pictures = [(_png(image), _png((image[:, :, None] * color).round().astype(np.uint8))) for image, color in rows]
@@ -137,19 +137,19 @@ def cg_mnist(
     seed: int = 0,
 ) -> DatasetDict:
     """
-    Colored-and-gray `train`, `validation` and `test` splits, the same for the same seed.
+    Build the colored-and-gray splits `train`, `validation` and `test`. The same seed gives the same splits.
 
-    Training digits are in the colours of their classes. Validation digits are cut from the training digits, so that
-    the three splits share no digit, and coloured like the test: a model is selected for the case that matters.
+    Training digits have the colours of their classes. Validation digits are cut from the training digits, so the splits
+    share no digit. They are coloured like the test, so that models are selected for the test's condition.
 
     Args:
         digits (`dict[str, Digits]`): `train` and `test` digits.
         test_correlation (`float`, *optional*, defaults to `0.0`): share of the validation and test digits in the colour
-            of their own class, in [0, 1]; the others' is drawn at random, so that 0.0 leaves no correlation. The paper
-            calls its own weak and gives no number.
-        validation_size (`float | int`, *optional*, defaults to `0.1`): share or number of the training digits.
-        max_train_samples (`int`, *optional*): keep that many training digits, at least 1, drawn at random.
-        seed (`int`, *optional*, defaults to `0`): seed of the split and the colours.
+            of their own class, in [0, 1]. The others have a random colour, so that 0.0 leaves no correlation. The paper
+            calls its correlation weak and gives no number.
+        validation_size (`float | int`, *optional*, defaults to `0.1`): share or number of the training digits to cut.
+        max_train_samples (`int`, *optional*): train on at most this many digits, at least 1, drawn at random.
+        seed (`int`, *optional*, defaults to `0`): seed of the splits and the colours.
 
     Raises:
         ValueError: for a `test_correlation` outside [0, 1], or `max_train_samples` below 1.

@@ -1,0 +1,20 @@
+"""The training methods: one file each, named by the word of `--method`, and `METHODS`, which lists them all."""
+
+from ..training.prototype_trainer import PrototypeTrainer
+from .acc import GradientBoostTrainer
+from .agm import AGMTrainer
+from .gblend import GradientBlendingTrainer
+from .mmpareto import MMParetoTrainer
+from .ogm import OGMTrainer
+from .pmr import PMRTrainer
+
+
+METHODS: dict[str, type[PrototypeTrainer]] = {
+    "joint": PrototypeTrainer,  # plain training, monitored with prototypes
+    "pmr": PMRTrainer,
+    "acc": GradientBoostTrainer,
+    "agm": AGMTrainer,
+    "ogm": OGMTrainer,  # OGM-GE with --ogm_noise True
+    "gblend": GradientBlendingTrainer,
+    "mmpareto": MMParetoTrainer,
+}

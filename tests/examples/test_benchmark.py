@@ -1,4 +1,4 @@
-"""The comparison of methods, as a user starts it, and its table against numbers worked by hand."""
+"""The comparison of methods, as a user starts it."""
 
 import json
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from pmr_hf.command_line.benchmark_cells import Cell
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -165,13 +167,12 @@ def test_numbers_of_three_modalities_without_a_test_and_with_a_rate_that_diverge
 
 
 @pytest.fixture(scope="module")
-def examples():
+def script():
     sys.path.insert(0, str(EXAMPLES))
     import benchmark
-    import benchmark_report
 
     sys.path.remove(str(EXAMPLES))
-    return benchmark, benchmark_report
+    return benchmark
 
 
 @pytest.mark.parametrize(
@@ -190,32 +191,22 @@ def examples():
         ("--only_report", "Expected finished runs in "),
     ],
 )
-def test_a_mistake_stops_before_the_first_run(examples, arguments, said, tmp_path, capsys, monkeypatch):
+def test_a_mistake_stops_before_the_first_run(script, arguments, said, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--output_dir", str(tmp_path / "out"), *arguments.split()])
     with pytest.raises(SystemExit) as stopped:
-        examples[0].main()
+        script.main()
     assert said in (stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
 
-def test_arguments_go_to_the_methods_that_know_them(examples):
-    benchmark, _ = examples
-    shared = benchmark.options_of(["--pmr_alpha", "2", "--no_remove_unused_columns", "--columns", "a=x", "b=y"])
-    own = {name: benchmark.Cell(name, "sum", "1e-2", 4).arguments(shared) for name in ("joint", "pmr_hard", "ogm_ge")}
-    assert own["joint"][:4] == ["--no_remove_unused_columns", "--columns", "a=x", "b=y"]
-    assert own["pmr_hard"][:3] == ["--pmr_alpha", "2", "--no_remove_unused_columns"]
-    rest = ["--fusion", "sum", "--seed", "4", "--method", "ogm", "--ogm_noise", "True", "--learning_rate", "1e-2"]
-    assert own["ogm_ge"][4:] == rest
-
-
-def test_a_result_beside_those_of_earlier_commands(examples):
+def test_a_result_beside_those_of_earlier_commands(script):
     joint = {"method": "joint", "setting": None, "fusion": "concat"}
     first = joint | {"seed": 0, "learning_rate": 0.1, "test_accuracy": 0.1}
     second = joint | {"seed": 1, "learning_rate": 0.1, "test_accuracy": 0.2}
     others = [joint | {"fusion": "sum", "seed": 0, "learning_rate": 0.01}]
     others += [joint | {"method": "unimodal: a", "seed": 0, "learning_rate": 0.01}]
     others += [joint | {"setting": "d=1", "seed": 0, "learning_rate": 0.01}]
-    with_result = examples[0].with_result
+    with_result = script.with_result
     assert with_result(second, [first, *others]) == [first, *others, second]  # a further seed
     again = first | {"test_accuracy": 0.3}
     assert with_result(again, [first, *others, second]) == [*others, second, again]  # one line for each seed
@@ -223,13 +214,13 @@ def test_a_result_beside_those_of_earlier_commands(examples):
     assert with_result(higher, [first, *others, second]) == [*others, higher]  # a grid with a better rate
 
 
-def test_a_seed_that_diverges_is_named_and_the_others_are_reported(examples, tmp_path, monkeypatch):
+def test_a_seed_that_diverges_is_named_and_the_others_are_reported(script, tmp_path, monkeypatch):
     base = {"method": "joint", "setting": None, "fusion": "concat", "modalities": ["a"], "split": "test", "rho": None}
     base |= {"learning_rate": 0.1, "train_seconds": None, "peak_memory_mib": None, "arguments": []}
     command = ["benchmark.py", "--methods", "joint", "--learning_rates", "1e-1", "--output_dir", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", [*command, "--only_report"])
     for seed in range(3):
-        cell = examples[0].Cell("joint", "concat", "1e-1", seed)
+        cell = Cell("joint", "concat", "1e-1", seed)
         (tmp_path / cell.name).mkdir()
         trained = {"diverged": "ce_loss=nan"} if seed == 1 else {"eval_accuracy": 0.5}
         (tmp_path / cell.name / "trained.json").write_text(json.dumps(trained))
@@ -237,66 +228,7 @@ def test_a_seed_that_diverges_is_named_and_the_others_are_reported(examples, tmp
         (tmp_path / cell.name / "result.json").write_text(json.dumps(result))
         (tmp_path / cell.name / "trainer_state.json").write_text('{"log_history": [{"epoch": 1, "eval_accuracy": 1}]}')
     with pytest.raises(SystemExit) as stopped:
-        examples[0].main()
+        script.main()
     assert stopped.value.code == "Expected concat-joint-lr1e-1-seed1 to train, but it diverged: ce_loss=nan"
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["seed"] for line in lines] == [0, 2] and json.loads(lines[0])["grid"] == {"1e-1": 0.5}
-
-
-def test_the_table_by_hand(examples):
-    base = {"fusion": "concat", "setting": None, "rho": 0.5, "peak_memory_mib": 100.0, "learning_rate": 0.01}
-    base |= {"modalities": ["a"], "split": "test"}
-    results = []
-    for method, accuracies, seconds in (("joint", (0.3, 0.4, 0.5), 10.0), ("pmr", (0.5, 0.5, 0.4), 12.0)):
-        for seed, accuracy in enumerate(accuracies):
-            own = {"a_probe_accuracy": 0.25, "a_prototype_accuracy": accuracy, "a_share": 0.1 * seed}
-            own |= {"method": method, "seed": seed, "test_accuracy": accuracy, "test_macro_f1": 0.2}
-            results.append({**base, **own, "train_seconds": None if seed == 1 else seconds})
-    fused, alone = examples[1].table_of(results).strip().split("\n\n")
-    joint, pmr = ([cell.strip() for cell in line.split("|")[1:-1]] for line in fused.splitlines()[2:])
-    assert joint[:5] == ["concat", "joint", "3", "40.0 ± 10.0", ""]
-    # differences of 20, 10 and -10 points
-    assert pmr[3:5] == ["46.7 ± 5.8", "+6.7 ± 15.3 (2 of 3 ahead)"]
-    assert pmr[6:9] == ["1.20", "1.00", "0.01"]
-    assert "| concat | pmr | 46.7 ± 5.8 |  | 25.0 ± 0.0 | 0.10 | 0.50 |" in alone
-
-
-def test_a_varied_setting_is_compared_with_joint_training_in_that_setting(examples):
-    base = {"fusion": "sum", "seed": 0, "rho": None, "peak_memory_mib": None, "learning_rate": 0.01}
-    base |= {"modalities": ["a"], "split": "test", "test_macro_f1": 0.2, "train_seconds": None}
-    accuracies = {("joint", None): 0.2, ("joint", "d=1"): 0.5, ("pmr", "d=1"): 0.6, ("pmr", "d=2"): 0.3}
-    results = [
-        {**base, "method": method, "setting": setting, "test_accuracy": accuracy}
-        for (method, setting), accuracy in accuracies.items()
-    ]
-    lines = examples[1].table_of(results).splitlines()[2:6]
-    assert [line.split("|")[5].strip() for line in lines] == [
-        "",
-        "+30.0 (1 of 1 ahead)",
-        "+10.0 (1 of 1 ahead)",
-        "+10.0 (1 of 1 ahead)",
-    ]
-
-
-def test_the_plot_has_a_panel_for_each_curve_that_was_logged(examples, tmp_path):
-    """Fused, two modalities, the ratio, two cosines, in two rows of three; or fused and one modality alone."""
-    history = [{"epoch": epoch, "eval_accuracy": 0.5, "eval_a_prototype_accuracy": 0.4} for epoch in (1.0, 2.0)]
-    logged = {"epoch": 2.0, "eval_b_prototype_accuracy": 0.4, "rho": 1.0}
-    logged |= {"a_gradient_cosine": 0.1, "b_gradient_cosine": 0.2}
-    sizes = {}
-    for name, log in {"all": [*history, logged], "one": history}.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-        result = {"name": name, "method": "joint", "setting": None, "fusion": name, "seed": 0, "modalities": ["a", "b"]}
-        examples[1].plot_curves(tmp_path, name, [result])
-        sizes[name] = Image.open(tmp_path / f"curves-{name}.png").size
-    assert sizes == {"all": (3 * 473, 858), "one": (2 * 473, 462)}
-
-
-def test_the_plot_of_a_varied_argument(examples, tmp_path):
-    base = {"fusion": "sum", "rho": None, "modalities": ["a"], "a_prototype_accuracy": 0.1}
-    results = [{**base, "method": "joint", "setting": None, "seed": 0, "test_accuracy": 0.2}]
-    for value in ("1", "2"):
-        results += [{**base, "method": "pmr", "setting": f"d={value}", "seed": s, "test_accuracy": 0.5} for s in (0, 1)]
-    examples[1].plot_varied(tmp_path, "sum", "d", results)
-    assert Image.open(tmp_path / "d-sum.png").width == 2 * 473

@@ -1,6 +1,5 @@
 """The main job, as a user starts it."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from transformers import (
 )
 
 from pmr_hf import MultimodalModel, MultimodalProcessor
+from pmr_hf.command_line.arguments import ScriptArguments
+from pmr_hf.command_line.build import new_encoder
 from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
 
 
@@ -213,13 +214,9 @@ def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path)
 @pytest.mark.parametrize(("name", "frames", "width"), [("crema_d", 3, 299), ("ave", 4, 1004)])
 def test_the_papers_audio_visual_setting(name, frames, width, tmp_path):
     """Spectrograms and frames of the paper's sizes through its encoders, from a clip on disk."""
-    specification = importlib.util.spec_from_file_location("run_pmr", ROOT / "examples" / "run_pmr.py")
-    script = importlib.util.module_from_spec(specification)
-    sys.modules["run_pmr"] = script
-    specification.loader.exec_module(script)
-    args = script.ScriptArguments(dataset=name, data_dir=str(tmp_path))
+    args = ScriptArguments(dataset=name, data_dir=str(tmp_path))
     write_video(tmp_path / "a.mp4", np.zeros((10, 32, 32, 3), np.uint8), 5, wave=np.sin(np.arange(32000) / 9))
-    encoders = {modality: script.new_encoder(modality, args, None) for modality in args.columns}
+    encoders = {modality: new_encoder(modality, args, None) for modality in args.columns}
     processor = MultimodalProcessor({key: value[1] for key, value in encoders.items()}, num_frames=args.num_frames)
     model = MultimodalModel.from_backbones({key: value[0] for key, value in encoders.items()}, num_labels=6).eval()
     clips = [str(tmp_path / "a.mp4")] * 2

@@ -1,12 +1,10 @@
 """A `config.json` and a command line of any content work, or stop at once with a sentence."""
 
 import copy
-import importlib.util
 import json
 import math
 import re
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig
 
 from pmr_hf import MultimodalConfig, MultimodalModel, NumericConfig
+from pmr_hf.command_line.parse import parse_arguments
 
 
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -99,20 +98,13 @@ def test_a_file_that_is_no_config_stops(tmp_path, content):
 
 # ---- The command line ----
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def parse():
-    specification = importlib.util.spec_from_file_location("run_pmr", ROOT / "examples" / "run_pmr.py")
-    script = importlib.util.module_from_spec(specification)
-    sys.modules["run_pmr"] = script  # where a dataclass looks for its annotations
-    specification.loader.exec_module(script)
-
     def parse(arguments):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["run_pmr.py", "--use_cpu", *arguments])
-            return script.parse_arguments()
+            return parse_arguments()
 
     return parse
 

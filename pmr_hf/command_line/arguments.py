@@ -1,0 +1,205 @@
+"""The arguments of the data and the model that `examples/run_pmr.py` takes on the command line."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..data.new_encoders import NEW_ENCODERS
+from ..data.paper_sets import PAPER_SETS
+from ..methods import METHODS
+from ..model.configuration import check_fields
+from ..model.fusion import FUSIONS
+
+
+# Given as modality=value, and kept as a dict by modality
+BY_MODALITY = ("columns", "backbones", "pooling", "num_frames", "lora")
+PAIRS = {"metavar": "modality=..."}
+# Least and greatest value of a number
+RANGES = {
+    "preprocess_workers": (1, 1024),
+    "clip_seconds": (0.1, 3600),
+    "test_correlation": (0, 1),
+    "max_train_samples": (1, 10**12),
+    "max_eval_samples": (1, 10**12),
+}
+
+
+@dataclass
+class ScriptArguments:
+    """
+    Arguments of the data, the model and the method. Lists of modality=value become dicts by modality.
+
+    Raises:
+        ValueError: for a value outside its range, or modalities that do not match.
+    """
+
+    method: str = field(
+        default="pmr",
+        metadata={
+            "help": "The training method; 'joint' is plain training, monitored with prototypes.",
+            "choices": list(METHODS),
+        },
+    )
+    # The data
+    dataset: str = field(
+        default="digits",
+        metadata={
+            "help": "One of the paper's data sets, or 'digits' of scikit-learn.",
+            "choices": list(PAPER_SETS),
+        },
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Folder with the raw download of --dataset."})
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Hub name or folder of your own data (with --dataset cg_mnist: of a copy of MNIST)."},
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of --dataset_name on the Hub."}
+    )
+    train_file: str | None = field(
+        default=None, metadata={"help": "Your own data in a csv, tsv, jsonl or parquet file, in place of a name."}
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Validation table; without it, a tenth of the training rows is taken."}
+    )
+    test_file: str | None = field(default=None, metadata={"help": "Test table, evaluated once, after training."})
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Column of each modality, as in image=picture text=title vitals=age,weight", **PAIRS},
+    )
+    label_column: str = field(default="label", metadata={"help": "Column of the classes."})
+    on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "What to do with a file that cannot be read: stop, or treat the modality as missing.",
+            "choices": ["raise", "missing"],
+        },
+    )
+    preprocess: str = field(
+        default="on_the_fly",
+        metadata={"help": "Extract features batch by batch, or once to disk.", "choices": ["on_the_fly", "cached"]},
+    )
+    preprocess_workers: int | None = field(
+        default=None, metadata={"help": "Number of processes that extract features to disk."}
+    )
+    modalities: list[str] | None = field(
+        default=None, metadata={"help": "Train on these modalities only; by default on all."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on at most this many samples."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on at most this many samples."})
+    test_correlation: float = field(
+        default=0.0,
+        metadata={
+            "help": "cg_mnist and digits: share of the test digits in the colour of their class; the others get a "
+            "random colour."
+        },
+    )
+    split: str = field(
+        default="public",
+        metadata={
+            "help": "crema_d: the 'public' split, or 'speaker', where no actor is in two splits.",
+            "choices": ["public", "speaker"],
+        },
+    )
+    # The model
+    backbones: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Encoder of each modality: a Hub name, a folder, or with new weights {', '.join(NEW_ENCODERS)}.",
+            **PAIRS,
+        },
+    )
+    fusion: str = field(default="concat", metadata={"help": "Fusion head.", "choices": sorted(FUSIONS)})
+    embedding_dim: int | None = field(
+        default=None, metadata={"help": "Project the embedding of every modality to this width."}
+    )
+    pooling: list[str] | None = field(
+        default=None, metadata={"help": "Pooling of a modality: auto, cls, mean or max.", **PAIRS}
+    )
+    num_frames: list[str] | None = field(
+        default=None, metadata={"help": "Number of frames to take from each video of a modality.", **PAIRS}
+    )
+    clip_seconds: float | None = field(
+        default=None, metadata={"help": "Length of every spectrogram in seconds: 3 by default, 10 for ave."}
+    )
+    modality_dropout: float = field(
+        default=0.0, metadata={"help": "Probability of dropping a modality of a training sample."}
+    )
+    lora: list[str] | None = field(
+        default=None, metadata={"help": "Rank of the LoRA layers of a modality's encoder, as in text=8", **PAIRS}
+    )
+    channels_last: bool = field(
+        default=False,
+        metadata={"help": "Use the channels-last memory format, which speeds up convolutions in mixed precision."},
+    )
+
+    def __post_init__(self):
+        self._check_ranges()
+        for name in BY_MODALITY:
+            setattr(self, name, _by_modality(name, getattr(self, name) or []))
+        self.columns = {name: column.split(",") if "," in column else column for name, column in self.columns.items()}
+        self.num_frames = {name: _whole_number(name, value) for name, value in self.num_frames.items()}
+        self.lora = {name: {"r": _whole_number(name, value)} for name, value in self.lora.items()}
+        if not self.own_data:
+            self._take_paper_set()
+        self._check_modalities()
+        if self.modalities:
+            self._keep_modalities()
+
+    @property
+    def own_data(self) -> bool:
+        """Whether the data is the user's own, not a set of the paper."""
+        return self.train_file is not None or (self.dataset_name is not None and self.dataset != "cg_mnist")
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data for the model card: a Hub name, or a file's or folder's name without its path."""
+        name = self.dataset_name or self.train_file or self.dataset
+        return Path(name).stem if Path(name).exists() else name
+
+    def _check_ranges(self) -> None:
+        check_fields({"embedding_dim": self.embedding_dim, "modality_dropout": self.modality_dropout})
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"Expected --{name} of {least} to {most}, got {value}.")
+
+    def _take_paper_set(self) -> None:
+        """Fill in the columns, encoders and frames of a set of the paper; the user may replace the last two."""
+        paper_set = PAPER_SETS[self.dataset]
+        self.label_column = "label"
+        self.columns = paper_set.columns
+        self.backbones = paper_set.encoders | self.backbones
+        self.num_frames = paper_set.frames | self.num_frames
+
+    def _check_modalities(self) -> None:
+        if not self.backbones or self.columns.keys() != self.backbones.keys():
+            raise ValueError(
+                f"Expected --columns and --backbones for the same modalities, got columns for {list(self.columns)} and "
+                f"backbones for {list(self.backbones)}."
+            )
+        unknown = [name for name in self.modalities or [] if name not in self.columns]
+        if unknown:
+            raise ValueError(f"Expected --modalities among {list(self.columns)}, got {unknown}.")
+
+    def _keep_modalities(self) -> None:
+        """Drop what was given for other modalities than --modalities."""
+        for name in BY_MODALITY:
+            kept = {modality: value for modality, value in getattr(self, name).items() if modality in self.modalities}
+            setattr(self, name, kept)
+
+
+def _by_modality(name: str, pairs: list[str]) -> dict[str, str]:
+    """From ["image=picture", "text=title"] to {"image": "picture", "text": "title"}."""
+    wrong = [pair for pair in pairs if not all(pair.partition("="))]
+    if wrong:
+        raise ValueError(f"Expected --{name} as modality=value, got {wrong}.")
+    values = dict(pair.split("=", 1) for pair in pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"Expected each modality once in --{name}, got {pairs}.")
+    return values
+
+
+def _whole_number(modality: str, value: str) -> int:
+    if not value.isdecimal() or len(value) > 6 or int(value) < 1:
+        raise ValueError(f"Expected a whole number for {modality!r} in --num_frames or --lora, got {value!r}.")
+    return int(value)

@@ -1,0 +1,114 @@
+"""What `examples/benchmark.py` runs: cells, each with the arguments of one run of `examples/run_pmr.py`."""
+
+import argparse
+from dataclasses import fields
+from typing import NamedTuple
+
+from ..methods import METHODS
+from .arguments import ScriptArguments
+from .options import Options, flat, name_of, options_of
+
+
+# The arguments of run_pmr.py that make each method of the benchmark
+BENCHMARK_METHODS = {
+    "unimodal": ["--method", "joint"],  # a run for each modality alone
+    "joint": ["--method", "joint"],
+    "dropout": ["--method", "joint", "--modality_dropout", "0.3"],
+    "pmr": ["--method", "pmr"],
+    "pmr_without_per": ["--method", "pmr", "--pmr_mu", "0"],
+    "pmr_hard": ["--method", "pmr", "--pmr_weights", "hard"],
+    "pmr_dropout": ["--method", "pmr", "--modality_dropout", "0.3"],  # not of the paper
+    "acc": ["--method", "acc"],
+    "ogm": ["--method", "ogm"],
+    "ogm_ge": ["--method", "ogm", "--ogm_noise", "True"],
+    "agm": ["--method", "agm"],
+    "gblend": ["--method", "gblend"],
+    "mmpareto": ["--method", "mmpareto"],
+}
+# The arguments of run_pmr.py that the benchmark sets, and what sets them
+DECIDED = {
+    "method": "by --methods",
+    "fusion": "by --fusions",
+    "seed": "by --seeds",
+    "modalities": "by --methods unimodal",
+    "do_predict": "by the protocol",
+    "resume_from_checkpoint": "by the protocol",
+}
+
+
+class Cell(NamedTuple):
+    """One run: a method with a fusion head, a learning rate and a seed."""
+
+    method: str
+    fusion: str
+    rate: str | None = None  # as on the command line; `None` for the default of run_pmr.py
+    seed: int = 0
+    modality: str | None = None  # of `unimodal`
+    setting: tuple[str, str] | None = None  # a varied argument and its value
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder, such as concat-pmr-lr3e-2-seed0."""
+        rate = None if self.rate is None else f"lr{self.rate}"
+        setting = None if self.setting is None else "=".join(self.setting)
+        parts = (self.fusion, self.method, self.modality, setting, rate, f"seed{self.seed}")
+        return "-".join(part for part in parts if part is not None)
+
+    @property
+    def group(self) -> dict[str, str | None]:
+        """What the cell shares with the same method at other learning rates and seeds."""
+        method = self.method if self.modality is None else f"{self.method}: {self.modality}"
+        return {
+            "method": method,
+            "setting": None if self.setting is None else "=".join(self.setting),
+            "fusion": self.fusion,
+        }
+
+    def arguments(self, shared: Options) -> list[str]:
+        """The cell's command line for run_pmr.py. `shared` are the arguments that all runs of the benchmark get."""
+        arguments = flat(known_to(self.method, shared))
+        arguments += ["--fusion", self.fusion, "--seed", str(self.seed), *BENCHMARK_METHODS[self.method]]
+        arguments += [] if self.modality is None else ["--modalities", self.modality]
+        arguments += [] if self.setting is None else [f"--{self.setting[0]}", self.setting[1]]
+        return arguments + ([] if self.rate is None else ["--learning_rate", self.rate])
+
+
+def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
+    """A cell for each method, fusion head and setting, without learning rate and seed; method by method."""
+    groups = []
+    for method in args.methods:
+        settings: list[tuple[str, str] | None] = [(args.vary[0], value) for value in args.vary[1:]]
+        if not known_to(method, [[f"--{name}"] for name in args.vary[:1]]):
+            settings = [None]
+        if method == "unimodal":  # one modality needs no fusion
+            heads = [("concat", name) for name in modalities]
+        else:
+            heads = [(fusion, None) for fusion in args.fusions]
+        groups += [Cell(method, head, modality=name, setting=setting) for head, name in heads for setting in settings]
+    return groups
+
+
+def known_to(method: str, options: Options) -> Options:
+    """The options that run_pmr.py has for a method of the benchmark."""
+    trainer = METHODS[BENCHMARK_METHODS[method][1]]
+    names = {field.name for arguments in (ScriptArguments, trainer.args_class) for field in fields(arguments)}
+    return [option for option in options if {name_of(option), name_of(option).removeprefix("no_")} & names]
+
+
+def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
+    """A sentence if an argument is unknown or set in two places, else `None`."""
+    if len(args.vary) == 1:
+        return f"Expected an argument and at least one value in --vary, got {args.vary}."
+    decided = DECIDED | {"learning_rate": "by --learning_rates"} if args.learning_rates else DECIDED
+    decided |= {
+        name_of(option): f"by {method}" for method in args.methods for option in options_of(BENCHMARK_METHODS[method])
+    }
+    varied = [[f"--{name}"] for name in args.vary[:1]]
+    for option in [*shared, *varied]:
+        if name_of(option) in decided:
+            return f"Expected no {option[0]} here: it is set {decided[name_of(option)]}."
+        if not any(known_to(method, [option]) for method in args.methods):
+            return f"Expected arguments of run_pmr.py that {' or '.join(args.methods)} knows, got {option[0]}."
+    if varied and name_of(varied[0]) in map(name_of, shared):
+        return f"Expected {varied[0][0]} in --vary alone."
+    return None

@@ -1,0 +1,87 @@
+"""What a script trains, built from its arguments: the processor, the collator and the model."""
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedConfig
+
+from ..data.collator import MultimodalCollator
+from ..data.new_encoders import NEW_ENCODERS, EncoderInput, NewEncoder
+from ..data.paper_sets import PAPER_SETS
+from ..model.modeling import MultimodalModel
+from ..model.processor import MultimodalProcessor
+from .arguments import ScriptArguments
+
+
+def pretrained_processor(args: ScriptArguments) -> MultimodalProcessor:
+    """The processors of the pretrained encoders alone, which may be none."""
+    return MultimodalProcessor.from_backbones(
+        {name: backbone for name, backbone in args.backbones.items() if backbone not in NEW_ENCODERS}
+    )
+
+
+def new_encoder(name: str, args: ScriptArguments, train: Dataset) -> NewEncoder:
+    """Config and processor of a modality's encoder with new weights."""
+    source = EncoderInput(
+        train=train,
+        column=args.columns[name],
+        on_error=args.on_error,
+        clip_seconds=args.clip_seconds or PAPER_SETS[args.dataset].clip_seconds,
+    )
+    return NEW_ENCODERS[args.backbones[name]](source)
+
+
+def add_new_encoders(
+    args: ScriptArguments, pretrained: MultimodalProcessor, train: Dataset
+) -> tuple[dict[str, str | PreTrainedConfig], MultimodalProcessor]:
+    """
+    The encoder of each modality, by name or as the config of a new one, and the processor of them all.
+
+    Args:
+        args (`ScriptArguments`): the encoders to take.
+        pretrained (`MultimodalProcessor`): of `pretrained_processor`.
+        train (`Dataset`): the training split, whose values standardise numbers.
+    """
+    backbones: dict[str, str | PreTrainedConfig] = dict(args.backbones)
+    processors = dict(pretrained.processors)
+    for name, backbone in args.backbones.items():
+        if backbone in NEW_ENCODERS:
+            backbones[name], processors[name] = new_encoder(name, args, train)
+    in_order = {name: processors[name] for name in backbones}
+    return backbones, MultimodalProcessor(in_order, num_frames=pretrained.num_frames | args.num_frames)
+
+
+def build_collator(args: ScriptArguments, processor: MultimodalProcessor) -> MultimodalCollator:
+    return MultimodalCollator(processor, columns=args.columns, label=args.label_column, on_error=args.on_error)
+
+
+def build_model(
+    args: ScriptArguments,
+    backbones: dict[str, str | PreTrainedConfig],
+    classes: list[str],
+    unimodal_heads: bool = False,
+) -> MultimodalModel:
+    """
+    The model, with new weights where there are no pretrained ones.
+
+    Args:
+        args (`ScriptArguments`): fusion head, widths, pooling, modality dropout and LoRA.
+        backbones (`dict`): of `add_new_encoders`.
+        classes (`list[str]`): names of the classes, in the order of their ids.
+        unimodal_heads (`bool`, *optional*, defaults to `False`): whether each modality gets a linear classifier of its
+            own, which some methods train.
+    """
+    model = MultimodalModel.from_backbones(
+        backbones,
+        num_labels=len(classes),
+        id2label=dict(enumerate(classes)),
+        label2id={name: i for i, name in enumerate(classes)},
+        fusion=args.fusion,
+        embedding_dim=args.embedding_dim,
+        pooling=args.pooling,
+        modality_dropout=args.modality_dropout,
+        lora=args.lora,
+        unimodal_heads=unimodal_heads,
+    )
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return model

@@ -1,0 +1,54 @@
+"""From the command line to the arguments of the data and the model, and those of the method's trainer."""
+
+from transformers import HfArgumentParser
+
+from ..data.new_encoders import NEW_ENCODERS
+from ..data.paper_sets import PAPER_SETS
+from ..methods import METHODS
+from ..training.arguments import PrototypeTrainingArguments
+from .arguments import ScriptArguments
+from .defaults import DEFAULTS, OWN_DATA_DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments, PrototypeTrainingArguments]:
+    """
+    The arguments of a command, `sys.argv` by default. The method decides which training arguments there are, and the
+    data which defaults they have.
+
+    Raises:
+        ValueError: for an unknown argument, or a value outside its range.
+        SystemExit: of argparse, for a value of another type, and after --help.
+    """
+    script_parser = HfArgumentParser(ScriptArguments, add_help=False)
+    script_args, _ = script_parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    parser = HfArgumentParser((ScriptArguments, METHODS[script_args.method].args_class))
+    parser.set_defaults(
+        output_dir=_output_dir(script_args),
+        do_predict=True,  # evaluate on the test split once, at the end
+        **DEFAULTS,
+    )
+    if script_args.own_data:
+        parser.set_defaults(**OWN_DATA_DEFAULTS)
+    else:
+        paper_set = PAPER_SETS[script_args.dataset]
+        parser.set_defaults(**PAPER_DEFAULTS, learning_rate=paper_set.rate, num_train_epochs=paper_set.epochs)
+        if script_args.method == "pmr":
+            parser.set_defaults(pmr_alpha=PAPER_ALPHA)
+    *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")
+    return tuple(parsed)
+
+
+def lower_pretrained_rates(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> None:
+    """On a user's own data, give each pretrained encoder a tenth of the learning rate unless the command sets one."""
+    if script_args.own_data:
+        pretrained = [name for name, backbone in script_args.backbones.items() if backbone not in NEW_ENCODERS]
+        rates = dict.fromkeys(pretrained, training_args.learning_rate / 10)
+        training_args.modality_learning_rates = rates | (training_args.modality_learning_rates or {})
+
+
+def _output_dir(script_args: ScriptArguments) -> str:
+    """Such as outputs/digits-concat-pmr."""
+    parts = [script_args.data_name.replace("/", "-"), script_args.fusion, script_args.method]
+    return f"outputs/{'-'.join([*parts, *(script_args.modalities or [])])}"

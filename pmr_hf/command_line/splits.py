@@ -1,0 +1,54 @@
+"""The splits that the command line asks for: a set of the paper, or the user's own data."""
+
+from datasets import DatasetDict
+
+from ..data.paper_sets import PAPER_SETS, ReadOptions
+from ..data.tables import draw_rows, load_table
+from ..model.processor import MultimodalProcessor
+from .arguments import ScriptArguments
+
+
+def load_splits(args: ScriptArguments, processor: MultimodalProcessor, seed: int) -> DatasetDict:
+    """
+    The splits `train`, `validation` and, where there is one, `test`, of a set of the paper or of the user's own data.
+
+    Args:
+        args (`ScriptArguments`): what to read.
+        processor (`MultimodalProcessor`): the processors of at least the pretrained encoders. They tell which columns
+            of the user's own data hold paths of files.
+        seed (`int`): seed of the splits and of what is drawn.
+    """
+    if args.own_data:
+        return _load_own_data(args, processor, seed)
+    options = ReadOptions(
+        data_dir=args.data_dir,
+        dataset_name=args.dataset_name,
+        split=args.split,
+        test_correlation=args.test_correlation,
+        max_train_samples=args.max_train_samples,
+        seed=seed,
+    )
+    return PAPER_SETS[args.dataset].read(options)
+
+
+def _load_own_data(args: ScriptArguments, processor: MultimodalProcessor, seed: int) -> DatasetDict:
+    files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
+    splits = load_table(
+        args.columns,
+        label=args.label_column,
+        dataset_name=args.dataset_name,
+        config_name=args.dataset_config_name,
+        files={name: file for name, file in files.items() if file is not None},
+        files_in=[name for name in args.columns if _strings_are_paths(name, args, processor)],
+        check_files=args.on_error == "raise",
+        seed=seed,
+    )
+    splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed)
+    return splits
+
+
+def _strings_are_paths(name: str, args: ScriptArguments, processor: MultimodalProcessor) -> bool:
+    """Whether a string in a modality's column is the path of a file; text and numbers have none."""
+    if name in processor.processors:
+        return processor.kind(name).strings_are_paths
+    return args.backbones[name] != "numbers"

@@ -1,0 +1,103 @@
+"""Encoders with new weights, by the word that stands in place of a pretrained model's name in `--backbones`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+from transformers import PreTrainedConfig, ResNetConfig, ViTImageProcessor
+
+from ..model.cg_mnist_encoder import CGMNISTConfig
+from ..model.kinds import ModalityProcessor
+from ..model.media import UnreadableError, is_missing
+from ..model.numeric_encoder import NumericConfig
+from ..model.numeric_processor import NumericProcessor, as_numbers
+from ..model.spectrogram_processor import SpectrogramFeatureExtractor
+from .columns import ROW
+
+
+RESNET18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
+
+
+class EncoderInput(NamedTuple):
+    """What a new encoder will read."""
+
+    train: Dataset  # of `load_table`; only `numbers` looks at its values
+    column: str | list[str]
+    on_error: str = "raise"  # or "missing", as `MultimodalCollator` has it
+    clip_seconds: float = 3  # length of every spectrogram
+
+
+NewEncoder = tuple[PreTrainedConfig, ModalityProcessor]
+
+
+def numbers(source: EncoderInput) -> NewEncoder:
+    """
+    A small network on numbers, and a processor with the mean and deviation of each over the training rows.
+
+    Raises:
+        UnreadableError: for a value that is not a number, unless `on_error` is `"missing"`.
+    """
+    train, column = source.train, source.column
+    values = train[column] if isinstance(column, str) else zip(*(train[part] for part in column), strict=True)
+    rows = [_row_of_numbers(source, *row) for row in zip(train[ROW], values, strict=True)]
+    processor = NumericProcessor.fit([row for row in rows if row is not None])
+    return NumericConfig(num_features=len(processor.mean)), processor
+
+
+def _row_of_numbers(source: EncoderInput, place: str, value: Any) -> Any:
+    """One row's numbers; `None` if it has none, or none that can be read where that is allowed."""
+    if is_missing(value):
+        return None
+    try:
+        return as_numbers(value)
+    except UnreadableError as error:
+        if source.on_error == "missing":
+            return None
+        raise UnreadableError(
+            f"Expected numbers in {place}, column {source.column!r}, but {error}; correct it (lists need jsonl or "
+            "parquet), or set --on_error missing to train without it."
+        ) from error
+
+
+def resnet18(source: EncoderInput) -> NewEncoder:
+    """ResNet-18 on pictures or frames of 224 x 224 pixels."""
+    return ResNetConfig(**RESNET18), ViTImageProcessor()
+
+
+def spectrogram(source: EncoderInput) -> NewEncoder:
+    """ResNet-18 on the spectrogram of a sound."""
+    return ResNetConfig(num_channels=1, **RESNET18), _spectrogram_extractor(source)
+
+
+def spectrogram_small(source: EncoderInput) -> NewEncoder:
+    """The four-layer encoder of CG-MNIST on the spectrogram of a sound."""
+    return CGMNISTConfig(num_channels=1), _spectrogram_extractor(source)
+
+
+def _spectrogram_extractor(source: EncoderInput) -> SpectrogramFeatureExtractor:
+    return SpectrogramFeatureExtractor(seconds=source.clip_seconds, do_normalize=True)
+
+
+def cg_mnist(source: EncoderInput) -> NewEncoder:
+    """The paper's four-layer encoder of CG-MNIST, on colored digits."""
+    return CGMNISTConfig(num_channels=3), digit_processor(3)
+
+
+def cg_mnist_gray(source: EncoderInput) -> NewEncoder:
+    """The paper's four-layer encoder of CG-MNIST, on gray digits."""
+    return CGMNISTConfig(num_channels=1), digit_processor(1)
+
+
+def digit_processor(channels: int) -> ViTImageProcessor:
+    """Keeps the size of pictures, and scales their values by the mean and deviation of MNIST."""
+    return ViTImageProcessor(do_resize=False, image_mean=[0.1307] * channels, image_std=[0.3081] * channels)
+
+
+NEW_ENCODERS: dict[str, Callable[[EncoderInput], NewEncoder]] = {
+    "numbers": numbers,
+    "resnet18": resnet18,
+    "spectrogram": spectrogram,
+    "spectrogram_small": spectrogram_small,
+    "cg_mnist": cg_mnist,
+    "cg_mnist_gray": cg_mnist_gray,
+}

@@ -1,0 +1,116 @@
+"""The data sets of the paper, by the word of `--dataset`: how each is read, and how the paper trains on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from datasets import DatasetDict
+
+from .ave import read_ave
+from .cg_mnist import cg_mnist, read_dataset, read_mnist, read_sklearn_digits
+from .crema_d import read_crema_d
+from .tables import draw_rows
+
+
+@dataclass
+class ReadOptions:
+    """What a user may choose of a paper's set. Each set takes the options that it knows."""
+
+    data_dir: str | None = None  # folder of the raw download
+    dataset_name: str | None = None  # cg_mnist: a copy of MNIST on the Hub or in a folder, in place of `data_dir`
+    split: str = "public"  # crema_d: or "speaker"
+    test_correlation: float = 0.0  # digits and cg_mnist
+    max_train_samples: int | None = None
+    seed: int = 0
+
+
+@dataclass
+class PaperSet:
+    """One data set: how to read it, and the paper's settings for it."""
+
+    read: Callable[[ReadOptions], DatasetDict]
+    columns: dict[str, str]  # of each modality
+    encoders: dict[str, str]  # of each modality: a word of `NEW_ENCODERS`
+    rate: float  # default learning rate
+    epochs: int  # default number of epochs
+    frames: dict[str, int] = field(default_factory=dict)  # of each modality of videos: frames to take of one
+    clip_seconds: float = 3  # length of every spectrogram
+
+
+# ---- Reading ----
+
+
+def _read_digits(options: ReadOptions) -> DatasetDict:
+    return cg_mnist(
+        read_sklearn_digits(),
+        test_correlation=options.test_correlation,
+        max_train_samples=options.max_train_samples,
+        seed=options.seed,
+    )
+
+
+def _read_cg_mnist(options: ReadOptions) -> DatasetDict:
+    if options.dataset_name is not None:
+        digits = read_dataset(options.dataset_name)
+    else:
+        digits = read_mnist(_folder("cg_mnist", options))
+    return cg_mnist(
+        digits,
+        test_correlation=options.test_correlation,
+        max_train_samples=options.max_train_samples,
+        seed=options.seed,
+    )
+
+
+def _read_crema_d(options: ReadOptions) -> DatasetDict:
+    splits = read_crema_d(_folder("crema_d", options), split=options.split, seed=options.seed)
+    splits["train"] = draw_rows(splits["train"], options.max_train_samples, options.seed)
+    return splits
+
+
+def _read_ave(options: ReadOptions) -> DatasetDict:
+    splits = read_ave(_folder("ave", options))
+    splits["train"] = draw_rows(splits["train"], options.max_train_samples, options.seed)
+    return splits
+
+
+def _folder(dataset: str, options: ReadOptions) -> str:
+    if options.data_dir is None:
+        raise ValueError(f"Expected --data_dir with --dataset {dataset}; give the folder of its raw download.")
+    return options.data_dir
+
+
+# ---- The table ----
+
+PAPER_SETS = {
+    "digits": PaperSet(  # CG-MNIST of the small digits that scikit-learn ships, which need no download
+        read=_read_digits,
+        columns={"gray": "gray", "colored": "colored"},
+        encoders={"gray": "cg_mnist_gray", "colored": "cg_mnist"},
+        rate=3e-2,
+        epochs=60,
+    ),
+    "cg_mnist": PaperSet(
+        read=_read_cg_mnist,
+        columns={"gray": "gray", "colored": "colored"},
+        encoders={"gray": "cg_mnist_gray", "colored": "cg_mnist"},
+        rate=3e-2,
+        epochs=60,
+    ),
+    "crema_d": PaperSet(
+        read=_read_crema_d,
+        columns={"audio": "audio", "visual": "video"},
+        encoders={"audio": "spectrogram", "visual": "resnet18"},
+        rate=1e-3,
+        epochs=130,
+        frames={"visual": 3},
+    ),
+    "ave": PaperSet(
+        read=_read_ave,
+        columns={"audio": "audio", "visual": "video"},
+        encoders={"audio": "spectrogram", "visual": "resnet18"},
+        rate=1e-3,
+        epochs=130,
+        frames={"visual": 4},
+        clip_seconds=10,
+    ),
+}

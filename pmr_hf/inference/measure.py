@@ -1,0 +1,142 @@
+"""What a trained model knows: its accuracy, that of each modality alone, and each modality's share of the answer."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..equations import true_class_probability
+from ..model.modeling import MultimodalModel
+from .shapley import shapley_values
+
+
+PROBE_ROWS = 10_000  # at most so many training rows fit a linear probe
+
+Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]  # such as `MultimodalCollator`
+
+
+class Embedded(NamedTuple):
+    """The embeddings of a whole data set, N rows."""
+
+    embeddings: dict[str, torch.Tensor]  # (N, D_m) of each modality
+    present: dict[str, torch.Tensor]  # (N,) of each modality, bool
+    labels: torch.Tensor  # (N,)
+
+
+@torch.inference_mode()
+def measure(
+    model: MultimodalModel, collator: Collator, splits: dict[str, Dataset], batch_size: int, seed: int = 0
+) -> dict[str, Any]:
+    """
+    Accuracies and shares of a trained model on the `test` split, or on `validation` where there is no test.
+
+    Args:
+        model (`MultimodalModel`): the model, in evaluation mode, on the device to use.
+        collator (`MultimodalCollator`): turns rows into batches.
+        splits (`dict[str, Dataset]`): `train`, and `validation` or `test`.
+        batch_size (`int`): rows to embed at a time.
+        seed (`int`, *optional*, defaults to `0`): seed of the draw of the rows that the linear probes are fitted to.
+
+    Returns:
+        `dict[str, Any]`: `split` and `modalities`; `test_accuracy` and `test_macro_f1` of the fused answer; and of each
+        modality m, with accuracies in [0, 1]:
+
+        * `m_prototype_accuracy`, of its prototypes,
+        * `m_head_accuracy`, of its part of a fusion head that splits by modality,
+        * `m_probe_accuracy`, of a linear probe: logistic regression on its embeddings,
+        * `m_share`, its mean Shapley value for the fused probability of the true class, in [-1, 1].
+
+        Accuracies are over the rows that have the modality, and left out if there are none. The probe is left out
+        where the training rows with the modality are all of one class, and the share with a single modality.
+    """
+    split = "test" if "test" in splits else "validation"
+    train = splits["train"].shuffle(seed=seed).select(range(min(PROBE_ROWS, len(splits["train"]))))
+    fitted = embed(model, train, collator, batch_size, "Embedding training rows")
+    tested = embed(model, splits[split], collator, batch_size, f"Embedding {split} rows")
+    guesses = model.fuse(tested.embeddings, tested.present).argmax(1)
+    result = {
+        "split": split,
+        "modalities": list(tested.embeddings),
+        "test_accuracy": share_right(guesses, tested.labels),
+        "test_macro_f1": f1_score(tested.labels.cpu(), guesses.cpu(), average="macro", zero_division=0),
+    }
+    prototypes, heads, shares = (
+        model.prototypes(tested.embeddings),
+        head_logits(model, tested),
+        shares_of(model, tested),
+    )
+    for name, present in tested.present.items():
+        if present.any():
+            labels = tested.labels[present]
+            result[f"{name}_prototype_accuracy"] = share_right(prototypes[name].argmax(1)[present], labels)
+            if name in heads:
+                result[f"{name}_head_accuracy"] = share_right(heads[name].argmax(1)[present], labels)
+            if len(fitted.labels[fitted.present[name]].unique()) > 1:
+                result[f"{name}_probe_accuracy"] = probe_accuracy(name, fitted, tested)
+        if name in shares:
+            result[f"{name}_share"] = shares[name]
+    return result
+
+
+def head_logits(model: MultimodalModel, tested: Embedded) -> dict[str, torch.Tensor]:
+    """Logits (N, K) of each modality's part of the fusion head; none if it does not split, or has one modality."""
+    if not model.fusion.splits_by_modality or len(tested.embeddings) == 1:
+        return {}
+    return model.modality_logits(tested.embeddings, tested.present)
+
+
+def probe_accuracy(name: str, fitted: Embedded, tested: Embedded) -> float:
+    """Accuracy of logistic regression on the standardised embeddings of one modality, where it is present."""
+
+    def rows(data: Embedded) -> tuple[Any, Any]:
+        present = data.present[name]
+        return data.embeddings[name][present].float().cpu().numpy(), data.labels[present].cpu().numpy()
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return probe.fit(*rows(fitted)).score(*rows(tested))
+
+
+def shares_of(model: MultimodalModel, tested: Embedded) -> dict[str, float]:
+    """Mean Shapley value of each modality for the fused probability of the true class; none for one modality."""
+    names = list(tested.embeddings)
+    if len(names) == 1:
+        return {}
+
+    def true_class_score(taking_part: tuple[bool, ...]) -> torch.Tensor:
+        some = {name: tested.present[name] & takes for name, takes in zip(names, taking_part, strict=True)}
+        logits = model.fuse(tested.embeddings, some).float()
+        return true_class_probability(F.cross_entropy(logits, tested.labels, reduction="none"))
+
+    shares = shapley_values(true_class_score, len(names)).mean(1)
+    return dict(zip(names, shares.tolist(), strict=True))
+
+
+def embed(model: MultimodalModel, rows: Dataset, collator: Collator, batch_size: int, description: str) -> Embedded:
+    """Run a model over all rows and keep the embeddings on its device. `description` labels the progress bar."""
+    embeddings: dict[str, list[torch.Tensor]] = {name: [] for name in model.config.modalities}
+    present: dict[str, list[torch.Tensor]] = {name: [] for name in model.config.modalities}
+    labels = []
+    for batch in tqdm(DataLoader(rows, batch_size, collate_fn=collator), desc=description, leave=False):
+        labels.append(batch.pop("labels").to(model.device))
+        output = model(**{name: {key: v.to(model.device) for key, v in part.items()} for name, part in batch.items()})
+        full = torch.ones_like(labels[-1], dtype=torch.bool)
+        for name, embedding in output.embeddings.items():
+            embeddings[name].append(embedding)
+            present[name].append(full if output.present is None else output.present[name])
+    return Embedded(
+        {name: torch.cat(parts) for name, parts in embeddings.items()},
+        {name: torch.cat(parts) for name, parts in present.items()},
+        torch.cat(labels),
+    )
+
+
+def share_right(guesses: torch.Tensor, labels: torch.Tensor) -> float:
+    return (guesses == labels).double().mean().item()

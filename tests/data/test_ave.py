@@ -2,8 +2,8 @@ from pathlib import Path
 
 import av
 import pytest
-from media_files import AVE_LINES as LINES
-from media_files import write_ave
+from helpers.media_files import AVE_LINES as LINES
+from helpers.media_files import write_ave
 
 from pmr_hf.data.ave import HEADER, read_ave
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_files import write_video, write_wav
+from helpers.media_files import write_video, write_wav
 
 from pmr_hf.data.crema_d import read_crema_d
 

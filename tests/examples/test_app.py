@@ -8,7 +8,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from media_files import write_video, write_wav
+from helpers.media_files import write_video, write_wav
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from transformers import ViTImageProcessor

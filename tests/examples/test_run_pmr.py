@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import WORDS
-from media_files import write_video, write_wav
+from helpers.media_files import write_video, write_wav
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits

@@ -1,9 +1,9 @@
 import math
 
-import oracle
 import pytest
 import torch
-from mean_terms import prototypical_cross_entropy, prototypical_entropy, true_class_probability
+from helpers import oracle
+from helpers.mean_terms import prototypical_cross_entropy, prototypical_entropy, true_class_probability
 
 from pmr_hf.model.distance import prototype_logits
 from pmr_hf.model.equations import imbalance_ratio, rebalance_weights

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import TOKEN, Hub
+from helpers.hub_server import TOKEN, Hub
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Audio, Dataset, Video
-from media_files import write_video, write_wav
+from helpers.media_files import write_video, write_wav
 from PIL import Image
 
 from pmr_hf.model.media import UnreadableError, evenly, is_missing, read_audio, read_frames, read_image

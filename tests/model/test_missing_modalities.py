@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle import prototypes
+from helpers.oracle import prototypes
 from torch.nn import functional as F
 
 from pmr_hf import MultimodalModel, PMRTrainer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import WORDS
 from datasets import Array3D, Dataset, Features
-from media_files import write_video, write_wav
+from helpers.media_files import write_video, write_wav
 from PIL import Image as PILImage
 from transformers import (
     AutoTokenizer,

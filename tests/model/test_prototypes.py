@@ -1,6 +1,6 @@
-import oracle
 import pytest
 import torch
+from helpers import oracle
 from torch import nn
 
 from pmr_hf import Prototypes, attach_prototypes, load_prototypes

@@ -116,11 +116,11 @@ def runs(tmp_path_factory, make_model, processor, digits):
     }
     scenarios = {name: {"batch": 8} | scenario for name, scenario in scenarios.items()}
     (folder / "scenarios.json").write_text(json.dumps(scenarios))
-    launch("--cpu", script="train_scenarios.py", arguments=[folder, folder / "one"])
+    launch("--cpu", script="helpers/train_scenarios.py", arguments=[folder, folder / "one"])
     whole = [name for name in scenarios if "sharded" not in name]
-    launch(*TWO, script="train_scenarios.py", arguments=[folder, folder / "two", *whole])
+    launch(*TWO, script="helpers/train_scenarios.py", arguments=[folder, folder / "two", *whole])
     sharded = [name for name in scenarios if "sharded" in name]
-    launch(*TWO, script="train_scenarios.py", arguments=[folder, folder / "two", *sharded], attempts=4)
+    launch(*TWO, script="helpers/train_scenarios.py", arguments=[folder, folder / "two", *sharded], attempts=4)
     return folder / "one", folder / "two"
 
 

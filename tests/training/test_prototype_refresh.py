@@ -1,10 +1,10 @@
 """When the prototypes are refreshed, and from what."""
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from conftest import NUM_LABELS, assert_equal, state
+from helpers import oracle
 from transformers import TrainerCallback
 
 from pmr_hf import PMRTrainer

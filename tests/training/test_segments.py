@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from media_files import write_ave
+from helpers.media_files import write_ave
 from torch import nn
 from torch.nn import functional as F
 from transformers import set_seed

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mean_terms import prototypical_cross_entropy, prototypical_entropy
+from helpers.mean_terms import prototypical_cross_entropy, prototypical_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 

@@ -2,10 +2,10 @@ import inspect
 import random
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from conftest import NUM_LABELS, assert_equal
+from helpers import oracle
 from PIL import Image as PILImage
 from torch.utils.data import Dataset as TorchDataset
 from transformers import (

@@ -4,13 +4,13 @@ import math
 from itertools import pairwise
 
 import numpy as np
-import oracle
 import pytest
 import torch
+from helpers import oracle
+from helpers.mean_terms import prototypical_cross_entropy, prototypical_entropy, true_class_probability
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from mean_terms import prototypical_cross_entropy, prototypical_entropy, true_class_probability
 from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 

@@ -1,7 +1,7 @@
 """
 Kill a training run with SIGKILL again and again, and let it resume each time; test_killed.py runs it.
 
-    killed_run.py FOLDER KILLS
+    kill_and_resume.py FOLDER KILLS
 
 FOLDER has the model, the processor and the data. A run is killed at a random moment, or right after it has begun to
 write a checkpoint or to refresh the prototypes. The last line is a JSON object: how many kills hit which phase, after

@@ -26,7 +26,7 @@ from pmr_hf import (
 from pmr_hf.model.backbones import pool
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 NAMES = ["a.b", "", "2d", "two words", "class", "_hidden", "keys", "type", "train", "training", "forward"]

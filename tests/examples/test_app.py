@@ -1,13 +1,12 @@
 """The demo in a real browser: what a person gives and sees."""
 
 import shutil
-import sys
-from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import pytest
 import torch
+from helpers.examples import load_example
 from helpers.media_files import write_video, write_wav
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -29,12 +28,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 @pytest.fixture(scope="module")
 def app():
-    folder = str(Path(__file__).parents[2] / "examples")
-    sys.path.insert(0, folder)
-    import app
-
-    sys.path.remove(folder)
-    return app
+    return load_example("app")
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.examples import EXAMPLES, load_example
 from PIL import Image
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = ["--max_train_samples", "96", "--num_train_epochs", "2", "--use_cpu"]
 
 
@@ -166,12 +166,7 @@ def test_numbers_of_three_modalities_without_a_test_and_with_a_rate_that_diverge
 
 @pytest.fixture(scope="module")
 def examples():
-    sys.path.insert(0, str(EXAMPLES))
-    import benchmark
-    import benchmark_report
-
-    sys.path.remove(str(EXAMPLES))
-    return benchmark, benchmark_report
+    return load_example("benchmark"), load_example("benchmark_report")
 
 
 @pytest.mark.parametrize(

@@ -2,25 +2,18 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.examples import load_example
 from transformers import set_seed
 
 from pmr_hf import PMRTrainer, attach_prototypes
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(EXAMPLES))
-    import intermediate_fusion
-
-    sys.path.remove(str(EXAMPLES))
-    return intermediate_fusion
+    return load_example("intermediate_fusion")
 
 
 @pytest.fixture

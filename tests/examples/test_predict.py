@@ -3,19 +3,18 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers.examples import EXAMPLES
 
 from pmr_hf import MultimodalPipeline
 
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "predict.py"
-
-
 def predict(*arguments):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / "predict.py"), *map(str, arguments)], capture_output=True, text=True
+    )
 
 
 @pytest.fixture(scope="module")

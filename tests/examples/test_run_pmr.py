@@ -1,16 +1,15 @@
 """The main job, as a user starts it."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import WORDS
+from helpers.digits import WORDS
+from helpers.examples import EXAMPLES, load_example
 from helpers.media_files import write_video, write_wav
 from PIL import Image
 from safetensors.torch import load_file
@@ -30,11 +29,8 @@ from pmr_hf import MultimodalModel, MultimodalProcessor
 from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
 
 
-ROOT = Path(__file__).parents[2]
-
-
 def run_pmr(folder, *arguments):
-    command = ["-m", "accelerate.commands.launch", str(ROOT / "examples" / "run_pmr.py"), *arguments]
+    command = ["-m", "accelerate.commands.launch", str(EXAMPLES / "run_pmr.py"), *arguments]
     run = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout
@@ -193,7 +189,7 @@ def test_a_dataset_of_ones_own_cached_and_on_the_fly(own_data, tmp_path):
 
 @pytest.mark.slow
 def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path):
-    script = [sys.executable, str(ROOT / "examples" / "run_pmr.py"), "--dataset_name", str(own_data)]
+    script = [sys.executable, str(EXAMPLES / "run_pmr.py"), "--dataset_name", str(own_data)]
     for arguments, message in [
         (["--columns", "image"], "Expected --columns as modality=value, got ['image']"),
         (["--columns", "image=scan", "--backbones", "text=x"], "Expected --columns and --backbones for the same"),
@@ -213,10 +209,7 @@ def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path)
 @pytest.mark.parametrize(("name", "frames", "width"), [("crema_d", 3, 299), ("ave", 4, 1004)])
 def test_the_papers_audio_visual_setting(name, frames, width, tmp_path):
     """Spectrograms and frames of the paper's sizes through its encoders, from a clip on disk."""
-    specification = importlib.util.spec_from_file_location("run_pmr", ROOT / "examples" / "run_pmr.py")
-    script = importlib.util.module_from_spec(specification)
-    sys.modules["run_pmr"] = script
-    specification.loader.exec_module(script)
+    script = load_example("run_pmr")
     args = script.ScriptArguments(dataset=name, data_dir=str(tmp_path))
     write_video(tmp_path / "a.mp4", np.zeros((10, 32, 32, 3), np.uint8), 5, wave=np.sin(np.arange(32000) / 9))
     encoders = {modality: script.new_encoder(modality, args, None) for modality in args.columns}

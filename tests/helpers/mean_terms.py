@@ -7,6 +7,10 @@ def true_class_probability(logits, labels):
     return equations.true_class_probability(logits.log_softmax(-1), labels)
 
 
+def masked_score(logits, labels, mask):
+    return equations.masked_mean(true_class_probability(logits, labels), mask)
+
+
 def prototypical_cross_entropy(logits, labels, mask=None):
     return equations.masked_mean(equations.prototypical_cross_entropy(logits.log_softmax(-1), labels), mask)
 

@@ -5,6 +5,7 @@ prototype is `None`.
 """
 
 import math
+import statistics
 
 
 def distance(z, c):
@@ -96,3 +97,8 @@ def rebalance_loss(embeddings, all_prototypes, labels, alpha, mu, entropy_active
         if entropy_active:
             loss -= mu * e * entropy(z, c, labels)
     return loss
+
+
+def mean_probability(logits, labels):
+    rows = [[math.exp(value) for value in row] for row in logits.tolist()]
+    return statistics.mean(row[label] / sum(row) for row, label in zip(rows, labels.tolist(), strict=True))

@@ -3,7 +3,6 @@
 import functools
 import http.server
 import io
-import itertools
 import statistics
 import threading
 import time
@@ -15,7 +14,6 @@ import torch
 from PIL import Image as PILImage
 
 from pmr_hf import MultimodalPipeline, MultimodalProcessor, NumericConfig, NumericProcessor
-from pmr_hf.inference.shapley import shapley_values
 from pmr_hf.model.media import UnreadableError
 
 
@@ -147,21 +145,6 @@ def test_explaining(model, processor, digits):
 
 
 SOURCES = (("image", "picture"), ("text", "caption"))
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_shapley_values_are_the_mean_over_all_orders(count):
-    random = np.random.default_rng(count)
-    game = {subset: random.normal() for subset in itertools.product([False, True], repeat=count)}
-    found = shapley_values(lambda subset: torch.tensor([game[subset]]), count)[:, 0]
-    added = {m: [] for m in range(count)}
-    for order in itertools.permutations(range(count)):
-        joined = [False] * count
-        for m in order:
-            before = game[tuple(joined)]
-            joined[m] = True
-            added[m].append(game[tuple(joined)] - before)
-    assert found.tolist() == pytest.approx([statistics.mean(added[m]) for m in range(count)])
 
 
 def test_a_stream_is_read_a_batch_at_a_time(pipe):

@@ -1,5 +1,6 @@
 """A saved model and processor load where pmr_hf is not installed, from the code that is saved with them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, ViTImageProcessor
 
-from pmr_hf import CGMNISTConfig, MultimodalModel, MultimodalProcessor, NumericConfig, NumericProcessor
+from pmr_hf import (
+    CGMNISTConfig,
+    MultimodalModel,
+    MultimodalProcessor,
+    NumericConfig,
+    NumericProcessor,
+)
 
 
 # Run without pmr_hf: for each folder, the model's outputs for what its processor makes of the raw values.
@@ -104,3 +111,61 @@ def test_the_code_of_a_users_subclass_stays_at_home(tmp_path):
 def test_they_load_by_the_auto_classes_with_the_package(saved):
     model, processor = AutoModel.from_pretrained(saved[0]), AutoProcessor.from_pretrained(saved[0])
     assert type(model) is MultimodalModel and type(processor) is MultimodalProcessor
+
+
+CODE = """
+from pathlib import Path
+Path({marker!r}).touch()
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, ViTImageProcessor
+class CustomConfig(BertConfig):
+    model_type = "custom"
+class CustomModel(BertModel):
+    config_class = CustomConfig
+class CustomTokenizer(PreTrainedTokenizerFast):
+    pass
+class CustomImageProcessor(ViTImageProcessor):
+    pass
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path, processor, monkeypatch):
+    """A saved encoder and processor whose files name code of their own, and a user at the keyboard who says yes."""
+    folder, marker = tmp_path / "foreign", tmp_path / "marker"
+    processor.save_pretrained(folder)
+    (folder / "config.json").write_text(
+        json.dumps(
+            {"model_type": "custom", "auto_map": {"AutoConfig": "code.CustomConfig", "AutoModel": "code.CustomModel"}}
+        )
+    )
+    for name, key, cls in [
+        ("text/tokenizer_config.json", "AutoTokenizer", ["code.CustomTokenizer", "code.CustomTokenizer"]),
+        ("image/preprocessor_config.json", "AutoImageProcessor", "code.CustomImageProcessor"),
+    ]:
+        saved = json.loads((folder / name).read_text())
+        kind = "tokenizer_class" if key == "AutoTokenizer" else "image_processor_type"
+        (folder / name).write_text(json.dumps(saved | {"auto_map": {key: cls}, kind: "Custom"}))
+    for place in (folder, folder / "text", folder / "image"):
+        (place / "code.py").write_text(CODE.format(marker=str(marker)))
+    monkeypatch.setattr("builtins.input", lambda prompt="": "y")
+    yield folder
+    assert not marker.exists()
+
+
+def test_code_that_comes_with_a_backbone_is_not_run(foreign):
+    for from_backbones in (
+        lambda names: MultimodalModel.from_backbones(names, num_labels=2),
+        MultimodalProcessor.from_backbones,
+    ):
+        with pytest.raises(ValueError, match=r"Expected a backbone of transformers itself for 'text', but .*foreign"):
+            from_backbones({"text": foreign})
+        with pytest.raises(ValueError, match=r"Expected a backbone of transformers itself for 'text', but .*foreign"):
+            from_backbones({"text": str(foreign)})
+
+
+def test_code_that_comes_with_a_processor_is_not_run(foreign):
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        MultimodalProcessor.from_pretrained(foreign)
+    for part in ("text", "image"):
+        with pytest.raises((ValueError, OSError)):
+            MultimodalProcessor.from_backbones({part: foreign / part})

@@ -1,8 +1,13 @@
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig
 
-from pmr_hf import Fusion, MultimodalModel, register_fusion
+from pmr_hf import (
+    Fusion,
+    MultimodalModel,
+    register_fusion,
+)
 from pmr_hf.model.fusion import FUSIONS, build_fusion
 
 
@@ -100,3 +105,15 @@ def test_a_users_head_is_one_class_and_loads_where_it_is_registered(product_head
     FUSIONS.pop("product")
     with pytest.raises(ValueError, match=r'import the module that defines it with `@register_fusion\("product"\)`'):
         MultimodalModel.from_pretrained(tmp_path)
+
+
+def test_unknown_fusion(make_model):
+    with pytest.raises(ValueError, match=r"one of \['concat', 'film', 'gated', 'sum'.*got 'nope'"):
+        make_model(fusion="nope")
+
+
+def test_conditioned_fusion_of_one_modality(make_model):
+    with pytest.raises(ValueError, match="at least two modalities"):
+        make_model(
+            fusion="film", backbones={"text": BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1)}
+        )

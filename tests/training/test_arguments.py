@@ -4,7 +4,11 @@ import re
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
-from pmr_hf import MultimodalTrainingArguments, PMRTrainingArguments, PrototypeTrainingArguments
+from pmr_hf import (
+    MultimodalTrainingArguments,
+    PMRTrainingArguments,
+    PrototypeTrainingArguments,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,3 +39,41 @@ def test_the_command_line(tmp_path):
     )
     assert (args.pmr_alpha, args.pmr_weights, args.prototype_fraction) == (2.0, "hard", 0.5)
     assert args.label_names == ["labels"] and args.remove_unused_columns is False
+
+
+@pytest.mark.parametrize("option", [{"batch_eval_metrics": True}, {"eval_do_concat_batches": False}])
+def test_evaluation_options_without_all_predictions(make_args, option):
+    with pytest.raises(ValueError, match="need all predictions at once"):
+        make_args(**option)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prototype_fraction", 0.0),
+        ("prototype_fraction", 1.01),
+        ("prototype_fraction", float("nan")),
+        ("prototype_momentum", 1.0),
+        ("prototype_momentum", -0.1),
+        ("pmr_alpha", -1.0),
+        ("pmr_mu", -1e-3),
+        ("pmr_mu", float("inf")),
+        ("pmr_entropy_epochs", -1.0),
+        ("pmr_epochs", -1.0),
+        ("pmr_weights", "soft"),
+        ("prototype_source", "all"),
+        ("prototype_refresh_steps", 0),
+    ],
+)
+def test_arguments_outside_their_range(name, value, tmp_path):
+    with pytest.raises(ValueError, match=rf"Expected `{name}`.*got "):
+        PMRTrainingArguments(str(tmp_path), **{name: value})
+
+
+def test_arguments_that_would_remove_the_columns(tmp_path):
+    with pytest.raises(ValueError, match="remove_unused_columns=False"):
+        MultimodalTrainingArguments(str(tmp_path), remove_unused_columns=True)
+
+
+def test_the_filter_of_trainer_that_logs_zero_for_nan_is_off(make_args):
+    assert make_args().logging_nan_inf_filter is False

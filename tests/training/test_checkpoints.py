@@ -5,8 +5,8 @@ import shutil
 import signal
 
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, Features, Value
+from helpers.snapshots import changed, snapshot
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import get_worker_info
 from transformers import TrainerCallback
@@ -23,7 +23,7 @@ def trained(make_trainer):
     """A run of 16 steps with a checkpoint every 4; it has been cut back to the first two."""
     trainer = make_trainer(**SETTINGS)
     trainer.train()
-    trainer.weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.weights = snapshot(trainer.model)
     for step in (12, 16):
         shutil.rmtree(f"{trainer.args.output_dir}/checkpoint-{step}")
     return trainer
@@ -77,9 +77,7 @@ def test_without_a_complete_checkpoint_training_begins_anew(trained, make_traine
     assert newest_complete_checkpoint(folder) is None
     anew = make_trainer(**SETTINGS)
     anew.train(resume_from_checkpoint=True)
-    assert not [
-        name for name, value in anew.model.state_dict().items() if not torch.equal(value, trained.weights[name])
-    ]
+    assert not changed(trained.weights, anew.model)
 
 
 def test_checkpoints_that_were_saved_without_the_optimizer(make_trainer):
@@ -110,8 +108,7 @@ def test_a_full_disk(trained, make_trainer):
     os.remove(f"{folder}/checkpoint-12/optimizer.pt")
     resumed = make_trainer(**SETTINGS)
     resumed.train(resume_from_checkpoint=True)
-    weights = resumed.model.state_dict()
-    assert not [key for key, value in weights.items() if not torch.equal(value, trained.weights[key])]
+    assert not changed(trained.weights, resumed.model)
 
 
 def test_an_output_dir_that_cannot_be_written_to(make_trainer, tmp_path):

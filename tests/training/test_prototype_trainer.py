@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from helpers.digits import batch_of
+from helpers.oracle_inputs import class_means
+from helpers.snapshots import assert_equal_tensors
 from torch import nn
-from transformers import EarlyStoppingCallback
+from transformers import (
+    EarlyStoppingCallback,
+)
 
 from pmr_hf import MultimodalModel, PMRTrainer
 
@@ -12,41 +17,6 @@ def prototypes_of(trainer):
     """The prototypes of the trained encoders, taken once more."""
     trainer.refresh_prototypes(momentum=0.0)
     return {name: trainer.prototypes.mean(name).clone() for name in trainer.prototypes.widths}
-
-
-def test_compiled_training_is_uncompiled_training(make_trainer, make_model, tmp_path):
-    settings = {"num_train_epochs": 2, "eval_strategy": "epoch", "optim": "sgd"}
-    eager = make_trainer(make_model(), **settings)
-    eager.train()
-    compiled = make_trainer(make_model(), torch_compile=True, torch_compile_backend="aot_eager", **settings)
-    compiled.train()
-    assert isinstance(compiled.model_wrapped, torch._dynamo.OptimizedModule)
-    for (name, a), b in zip(eager.model.state_dict().items(), compiled.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(a.float(), b.float(), atol=1e-5, rtol=1e-4, msg=name)
-    for a, b in zip(eager.state.log_history, compiled.state.log_history, strict=True):
-        assert a.keys() == b.keys()
-        assert a.get("rho", 0) == pytest.approx(b.get("rho", 0), rel=1e-3)
-    compiled.save_model(str(tmp_path / "saved"))
-    loaded = MultimodalModel.from_pretrained(tmp_path / "saved")
-    assert torch.equal(loaded.prototypes.mean("image"), compiled.prototypes.mean("image"))
-
-
-def test_length_grouped_sampling(make_trainer, digits):
-    with pytest.raises(ValueError, match="a column 'length' to sample by"):
-        make_trainer(train_sampling_strategy="group_by_length")
-    lengths = [len(caption.split()) + i % 7 for i, caption in enumerate(digits["caption"])]
-    seen = []
-    trainer = make_trainer(
-        train_dataset=digits.add_column("length", lengths),
-        train_sampling_strategy="group_by_length",
-        prototype_source="online",
-        num_train_epochs=1,
-    )
-    collate = trainer.data_collator
-    trainer.data_collator = lambda rows: seen.append([row["length"] for row in rows]) or collate(rows)
-    trainer.train()
-    assert all(batch == sorted(batch, reverse=True) for batch in seen) and len(seen) == 8
-    assert trainer.prototypes.count("text").sum() == 64
 
 
 @pytest.mark.slow
@@ -141,3 +111,30 @@ def test_ddp_sends_no_prototypes(make_trainer, tmp_path):
         assert sent.isdisjoint(map(id, trainer.prototypes.buffers()))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_no_prototype_accuracy_before_there_are_prototypes(make_trainer):
+    assert "eval_image_prototype_accuracy" not in make_trainer().evaluate()
+
+
+def test_saved_prototypes_belong_to_the_saved_encoders(make_trainer, tmp_path):
+    from transformers import AutoModel
+
+    trainer = make_trainer(prototype_fraction=1.0, prototype_momentum=0.9)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    for name, means in class_means(trainer, range(64)).items():
+        torch.testing.assert_close(trainer.prototypes.mean(name), torch.tensor(means), atol=1e-5, rtol=1e-5)
+    loaded = AutoModel.from_pretrained(tmp_path / "saved")
+    assert_equal_tensors(trainer.model.state_dict(), loaded.state_dict())
+
+
+def test_a_batch_without_labels(make_trainer, digits, processor):
+    from pmr_hf import MultimodalCollator
+
+    trainer = make_trainer()
+    trainer.data_collator = MultimodalCollator(processor, {"image": "picture", "text": "caption"}, label=None)
+    with pytest.raises(ValueError, match="Expected a batch with `labels`"):
+        trainer.train()
+    with pytest.raises(ValueError, match="Expected a batch with `labels`"):
+        trainer.compute_loss(trainer.model, batch_of(trainer, range(8)))

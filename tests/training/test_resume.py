@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import assert_equal, state
+from helpers.snapshots import assert_equal_tensors, snapshot, weights_of
 from transformers import Trainer, TrainingArguments
 
 
@@ -22,7 +22,7 @@ def test_resumed_weights_and_prototypes_are_the_uninterrupted_ones(make_trainer,
     for step in (4, 8, 12, 16, 20, 24):
         resumed = make_trainer(make_model(seed=OTHER_SEED, dropout=0.2), **settings)
         resumed.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
-        assert_equal(state(resumed), state(uninterrupted))
+        assert_equal_tensors(snapshot(resumed.model), snapshot(uninterrupted.model))
 
 
 def test_resume_in_the_middle_of_gradient_accumulation_epochs(make_trainer, make_model):
@@ -32,7 +32,7 @@ def test_resume_in_the_middle_of_gradient_accumulation_epochs(make_trainer, make
     for step in (2, 6, 8):
         resumed = make_trainer(make_model(seed=OTHER_SEED, dropout=0.2), **settings)
         resumed.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-{step}")
-        assert_equal(state(resumed), state(trainer))
+        assert_equal_tensors(snapshot(resumed.model), snapshot(trainer.model))
 
 
 def test_plain_trainer_resumes_to_the_bit_too(make_model, make_args, digits, collator):
@@ -46,7 +46,7 @@ def test_plain_trainer_resumes_to_the_bit_too(make_model, make_args, digits, col
     trainer.train()
     resumed = trainer_of(make_model(seed=OTHER_SEED, dropout=0.2))
     resumed.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-12")
-    assert_equal(state(resumed), state(trainer))
+    assert_equal_tensors(snapshot(resumed.model), snapshot(trainer.model))
 
 
 def test_the_best_model_is_loaded_whole_also_after_resuming(make_trainer, make_model, tmp_path):
@@ -65,12 +65,12 @@ def test_the_best_model_is_loaded_whole_also_after_resuming(make_trainer, make_m
     from pmr_hf import MultimodalModel
 
     saved = MultimodalModel.from_pretrained(best).state_dict()
-    weights = {name: value for name, value in state(trainer).items() if not name.startswith("prototypes.")}
-    assert_equal(weights, {name: saved[name] for name in weights})
+    weights = weights_of(trainer.model)
+    assert_equal_tensors(weights, {name: saved[name] for name in weights})
     # ... and the prototypes are those of the best encoders, not of the last ones
     assert not torch.equal(trainer.prototypes.mean("image"), saved["prototypes.image_mean"])
 
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     resumed = make_trainer(make_model(seed=OTHER_SEED, dropout=0.2), output_dir=str(tmp_path / "second"), **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "second" / "checkpoint-8"))
-    assert_equal(state(resumed), state(trainer))
+    assert_equal_tensors(snapshot(resumed.model), snapshot(trainer.model))

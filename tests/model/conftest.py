@@ -1,0 +1,21 @@
+"""Fixtures of the tests of the equations and of the distance."""
+
+import pytest
+import torch
+
+
+BATCH, CLASSES, WIDTH = 12, 5, 7
+UNSEEN = 3
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def case(request):
+    """Embeddings, prototypes, a mask with one class never seen, and labels that name that class too."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(BATCH, WIDTH, generator=generator).to(request.param)
+    prototypes = torch.randn(CLASSES, WIDTH, generator=generator)
+    prototypes[UNSEEN] = 0
+    seen = torch.ones(CLASSES, dtype=torch.bool)
+    seen[UNSEEN] = False
+    labels = torch.arange(BATCH) % CLASSES
+    return embeddings, prototypes, seen, labels

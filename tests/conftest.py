@@ -10,7 +10,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
-from helpers.all_methods import HEADS
+from helpers.all_methods import WITH_HEADS
 from helpers.digits import NUM_LABELS, WORDS, batch_of
 from helpers.media_files import write_video, write_wav
 from hypothesis import HealthCheck, settings
@@ -140,7 +140,7 @@ def make_args(tmp_path):
 
 @pytest.fixture
 def make_trainer(make_model, make_args, digits, processor, collator):
-    """A PMRTrainer on the digits; keyword arguments of `PMRTrainingArguments`, and `model`, `cls` or a dataset."""
+    """A function that makes a PMRTrainer on the digits; its other keyword arguments are training arguments."""
 
     def make(model=None, cls=PMRTrainer, train_dataset=digits, eval_dataset=digits, trainer_kwargs=None, **kwargs):
         return cls(
@@ -158,10 +158,10 @@ def make_trainer(make_model, make_args, digits, processor, collator):
 
 @pytest.fixture
 def prepared(make_trainer, make_model):
-    """A trainer whose prototypes are taken and whose model has been trained a little, and a batch."""
+    """A trainer of a model that has been trained for one epoch and has prototypes, and a batch."""
 
     def make(cls, batch_size=16, fusion="concat", **kwargs):
-        model = make_model(fusion=fusion, unimodal_heads=cls in HEADS)
+        model = make_model(fusion=fusion, unimodal_heads=cls in WITH_HEADS)
         warm = make_trainer(model, cls=PrototypeTrainer, num_train_epochs=1, prototype_fraction=1.0)
         warm.train()
         trainer = make_trainer(warm.model, cls=cls, **kwargs)
@@ -173,7 +173,7 @@ def prepared(make_trainer, make_model):
 
 @pytest.fixture
 def media(tmp_path, processor):
-    """Rows of every kind, on disk, with holes; and a collator for them."""
+    """A dataset with every kind of modality, on disk, with missing values, and a collator for it."""
     generator = np.random.default_rng(0)
     rows = []
     for i in range(6):

@@ -1,4 +1,4 @@
-"""A `config.json` and a command line of any content work, or stop at once with a sentence."""
+"""A command line with any content is parsed, or stops at once with one sentence."""
 
 import math
 import re
@@ -43,13 +43,13 @@ VALUES += ['{"a": 1}', '{"a": true}', '{"a": NaN}', '{"a": "x"}', '{"a": -1}', '
 
 
 def stops(parse, arguments):
-    """Whether these arguments are refused, by argparse or with a sentence; or else what they mean."""
+    """Whether argparse or a sentence refuses these arguments, and the parsed arguments if not."""
     try:
         return None, parse(arguments)
     except SystemExit as stop:
         assert stop.code == 2
     except ValueError as error:
-        assert re.match("Expected |logging strategy", str(error)), error  # the second is of transformers
+        assert re.match("Expected |logging strategy", str(error)), error  # transformers raises the second
     return True, None
 
 

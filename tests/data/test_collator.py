@@ -1,4 +1,4 @@
-"""Properties of the losses, the prototypes and the collator that hold for any numbers, shapes, labels and rows."""
+"""From rows of a dataset to a batch: every kind of modality, missing and unreadable values."""
 
 import math
 
@@ -10,15 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
-from transformers import (
-    Wav2Vec2FeatureExtractor,
-)
+from transformers import Wav2Vec2FeatureExtractor
 
-from pmr_hf import (
-    MultimodalCollator,
-    MultimodalProcessor,
-    NumericProcessor,
-)
+from pmr_hf import MultimodalCollator, MultimodalProcessor, NumericProcessor
 from pmr_hf.model.media import UnreadableError
 
 
@@ -123,7 +117,7 @@ def test_every_kind_in_one_batch(media):
         "spectrum": {"pixel_values": (6, 1, 33, 49)},
         "vitals": {"values": (6, 2)},
     }
-    # 8 kHz clips at the extractor's 16 kHz
+    # clips of 8 kHz, at the 16 kHz of the extractor
     assert batch["speech"]["attention_mask"].sum(1).tolist() == [800 + 200 * i for i in range(6)]
     assert batch["vitals"]["values"][4].tolist() == [1.5, 0.0]
 

@@ -1,4 +1,4 @@
-"""Features that are extracted once and read from disk after that."""
+"""Cached features: extracted once, then read from disk."""
 
 import os
 

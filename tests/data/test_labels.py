@@ -1,4 +1,4 @@
-"""Labels of samples (B,) and of segments (B, T): what is taken and what stops with a sentence."""
+"""Labels of samples (B,) and of segments (B, T): which are accepted, and the error for the others."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,7 @@ from helpers.strategies import JUNK, LABELS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmr_hf import (
-    MultimodalCollator,
-)
+from pmr_hf import MultimodalCollator
 from pmr_hf.data.collator import integer_labels
 
 
@@ -36,7 +34,7 @@ def test_labels_are_integers_of_the_classes_or_stop_with_a_sentence(labels, num_
         ([[[0]], [[1]]], "integer labels"),
     ],
 )
-def test_labels_that_are_none_of_segments(labels, message):
+def test_labels_of_segments_that_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         integer_labels(labels, 4, segments=True)
 

@@ -1,11 +1,11 @@
-"""The demo in a real browser: what a person gives and sees."""
+"""The demo in a real browser: what a person enters and sees."""
 
 import shutil
 
 import gradio as gr
 import numpy as np
 import pytest
-import torch
+from helpers.digits import take_prototypes
 from helpers.examples import load_example
 from helpers.media_files import write_video, write_wav
 from PIL import Image
@@ -34,16 +34,13 @@ def app():
 @pytest.fixture(scope="module")
 def pipe(make_model, processor, digits):
     model = make_model(id2label={0: "zero", 1: "<one>", 2: "two", 3: "three"}).eval()
-    with torch.no_grad():
-        embeddings = model(**processor(image=digits["picture"], text=digits["caption"])).embeddings
-        sums = model.prototypes.class_sums(embeddings, torch.tensor(digits["label"]))
-        model.prototypes.momentum_update(sums, 0.0)
+    take_prototypes(model, processor, digits)
     return MultimodalPipeline(model, processor)
 
 
 @pytest.fixture
 def opened(app):
-    """Serve the page of a pipeline on this machine; its address."""
+    """A function that serves the page of a pipeline on localhost and returns its address."""
     pages = []
 
     def open_page(pipe):
@@ -91,7 +88,7 @@ def test_a_person_gives_a_sample_and_sees_who_said_what(app, pipe, opened, brows
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     shown = Image.open(tmp_path / "page.png").convert("RGB")
     assert shown.width == 1280 and len(shown.getcolors(maxcolors=2**20)) > 100
-    # what is shown is all on the page: no box is wider than it
+    # no box is wider than the page
     assert all(
         box["x"] + box["width"] <= 1280 for box in (each.bounding_box() for each in page.locator(".pmr section").all())
     )

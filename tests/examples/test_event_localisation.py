@@ -1,4 +1,4 @@
-"""Audio-visual event localisation: the example's model by hand, its data, and its script as a user starts it."""
+"""Audio-visual event localisation: the model against one worked segment by segment, the data, and the script."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def test_the_model_segment_by_segment(script):
 
 def test_a_spectrogram_is_cut_along_time(script):
     spectrogram = torch.arange(24.0).view(1, 1, 2, 12)
-    found = script.cut(spectrogram, 5)  # two steps each, the last two are left over
+    found = script.cut(spectrogram, 5)  # two steps each; the last two steps are left over
     assert found.shape == (1, 5, 1, 2, 2)
     assert found[0, 1, 0].tolist() == [[2.0, 3.0], [14.0, 15.0]]
 
@@ -50,7 +50,7 @@ def test_events_are_digits_in_their_colour_between_background(script):
         assert row["label"][first : first + len(events)] == events  # in one piece
         gray, colored = torch.tensor(row["gray"]).double(), torch.tensor(row["colored"]).double()
         assert gray.shape == (10, 8, 8, 1) and colored.shape == (10, 8, 8, 3)
-        color = colored.sum((1, 2)) / gray.sum((1, 2))  # (10, 3), what each picture was multiplied by
+        color = colored.sum((1, 2)) / gray.sum((1, 2))  # (10, 3): the color of each picture
         means += [(events[0], color[t]) for t in range(first, first + len(events))]
     colors = torch.tensor(COLORS / 255)
     nearest = [(colors - color).norm(dim=1).argmin().item() for _, color in means]

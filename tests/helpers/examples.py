@@ -1,4 +1,4 @@
-"""The scripts of `examples/`, as modules and as files to start."""
+"""The scripts in `examples/`: the folder, to start them, and their modules, to call their functions."""
 
 import importlib
 import sys
@@ -9,7 +9,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def load_example(name):
-    """The module of an example, which finds its neighbours as it does when it is started."""
+    """Import an example as a module; it can import the other examples, as it can when it is run."""
     sys.path.insert(0, str(EXAMPLES))
     try:
         return importlib.import_module(name)

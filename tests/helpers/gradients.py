@@ -1,18 +1,15 @@
-"""Gradients of a model: as they lie there, of its plain loss, and of one step of a trainer."""
+"""Gradients of a model, by parameter name."""
 
 import copy
 
-import torch
-
-from helpers.digits import NUM_LABELS
-
 
 def gradients(model):
+    """Copies of the gradients that the parameters hold now."""
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def plain_gradients(model, loss_of, batch):
-    """Of a loss of the outputs, on a copy of the model without any hook of a trainer."""
+    """The gradients of `loss_of(outputs)`, from a copy of the model without the hooks of a trainer."""
     plain = copy.deepcopy(model)
     for module in plain.modules():
         module._forward_pre_hooks.clear()
@@ -21,16 +18,9 @@ def plain_gradients(model, loss_of, batch):
     return gradients(plain)
 
 
-def stepped(trainer, batch):
+def gradients_of_step(trainer, batch):
+    """The gradients that the trainer's own loss and hooks give, in one step without the update."""
     trainer.model.zero_grad()
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
     return gradients(trainer.model)
-
-
-def batch_of_three(seed):
-    """Eight samples, of which `b` is there for three."""
-    generator = torch.Generator().manual_seed(seed)
-    batch = {name: {"values": torch.randn(8, 3, generator=generator)} for name in ("a", "b", "c")}
-    batch["b"]["present"] = torch.arange(8) < 3
-    return batch | {"labels": torch.arange(8) % NUM_LABELS}

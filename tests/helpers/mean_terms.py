@@ -1,4 +1,4 @@
-"""The terms of PMR as means over a batch, from the logits of one prototype classifier, by the package's equations."""
+"""The terms of PMR as means over a batch, computed by the package from the logits of one prototype classifier."""
 
 from pmr_hf.model import equations
 

@@ -1,4 +1,4 @@
-"""A trainer's embeddings and prototypes as the nested lists that the oracle takes."""
+"""Tensors of a trainer or a test as the nested lists that the oracle takes."""
 
 import torch
 

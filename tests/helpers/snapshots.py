@@ -1,4 +1,4 @@
-"""Copies of a model's tensors, to see what a run changed and whether two runs gave the same, bit for bit."""
+"""Copies of a model's tensors, to see what a run changed and whether two runs are equal to the bit."""
 
 import torch
 

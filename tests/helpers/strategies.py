@@ -18,7 +18,7 @@ MODERATE = st.integers(-80, 80).map(lambda value: value / 8)  # exact in every d
 
 
 def tensors(*shape, elements=EXTREME):
-    """A tensor of fp64; numpy's `fill` repeats one element, so that duplicates are common."""
+    """Tensors of fp64. numpy's `fill` repeats one element, so that duplicates are common."""
     return arrays(np.float64, shape, elements=elements, fill=elements).map(torch.from_numpy)
 
 
@@ -28,13 +28,13 @@ def cast(tensor, dtype):
 
 @st.composite
 def classifiers(draw, elements=EXTREME):
-    """Embeddings (B, D), prototypes (K, D), which classes are seen (K,), and labels (B,), at times all of one class."""
+    """Embeddings (B, D), prototypes (K, D), the seen classes (K,), and labels (B,), sometimes all of one class."""
     size, classes, width = draw(st.integers(1, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
     embeddings, prototypes = (
         draw(tensors(size, width, elements=elements)),
         draw(tensors(classes, width, elements=elements)),
     )
-    if draw(st.booleans()):  # a sample that is its class's prototype
+    if draw(st.booleans()):  # a sample at the place of a prototype
         embeddings[0] = prototypes[0]
     seen = torch.tensor(draw(st.lists(st.booleans(), min_size=classes, max_size=classes)))
     one = st.integers(0, classes - 1)

@@ -1,4 +1,4 @@
-"""A tiny config of each family of encoders, inputs for it, and a model of it alone."""
+"""Each family of encoders: a tiny config, inputs for it, and a model with this encoder alone."""
 
 import torch
 from transformers import (
@@ -62,7 +62,9 @@ IMAGES = {
     "timm_vit": TimmWrapperConfig(
         architecture="vit_tiny_patch16_224", model_args={"img_size": 32, "embed_dim": 12, "depth": 1, "num_heads": 2}
     ),
-    "timm_mobilenet": TimmWrapperConfig(architecture="mobilenetv3_small_050"),  # pooled wider than its feature map
+    "timm_mobilenet": TimmWrapperConfig(
+        architecture="mobilenetv3_small_050"
+    ),  # its pooled output is wider than its feature map
 }
 TEXTS = {
     "bert": BertConfig(**TEXT),

@@ -1,4 +1,4 @@
-"""Shapley values against the mean over all orders."""
+"""Shapley values against the mean over all orders of joining."""
 
 import itertools
 import statistics

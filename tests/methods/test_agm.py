@@ -1,22 +1,21 @@
-"""AGM: the responses of each modality and the scales that follow, by explicit loops."""
+"""AGM: the response of each modality, and the scales that follow from it, against explicit loops."""
 
 import itertools
 import math
 
 import pytest
 import torch
+from helpers.all_methods import batch_of_three
 from helpers.digits import batch_of
-from helpers.gradients import batch_of_three, plain_gradients, stepped
+from helpers.gradients import gradients_of_step, plain_gradients
 from torch.nn import functional as F
 
-from pmr_hf import (
-    AGMTrainer,
-)
+from pmr_hf import AGMTrainer
 from pmr_hf.methods.agm import agm_scales
 
 
 def test_agm_scales_by_the_lead_over_the_average_lead(prepared):
-    """In the third batch; the responses of two modalities by hand."""
+    """In the third batch, with the responses of the two modalities worked by hand."""
     trainer, _ = prepared(AGMTrainer, fusion="film", agm_alpha=4.0)
     parts = (range(8), range(20, 30), range(30, 46))
     batches = [batch_of(trainer, rows) for rows in parts]
@@ -31,7 +30,7 @@ def test_agm_scales_by_the_lead_over_the_average_lead(prepared):
         own = {"image": (image + both - text) / 2, "text": (text + both - image) / 2}
         losses.append({name: F.cross_entropy(value, batch["labels"]).item() for name, value in own.items()})
     plain = plain_gradients(trainer.model, lambda outputs: outputs.loss, batches[2])
-    found = [stepped(trainer, batch) for batch in batches][2]
+    found = [gradients_of_step(trainer, batch) for batch in batches][2]
     expected = {}
     average = {name: (losses[0][name] + losses[1][name]) / 2 for name in losses[0]}
     for name, other in (("image", "text"), ("text", "image")):
@@ -63,9 +62,9 @@ def test_agm_scales_of_three_modalities_and_of_absent_ones():
     assert wild.isfinite().all() and (wild >= 0).all()
 
 
-def test_agm_of_three_modalities_of_which_some_are_missing(make_args, three):
-    """In the second batch; each response is the mean over the orders in which the modalities may join."""
-    model = three(fusion="gated")
+def test_agm_of_three_modalities_of_which_some_are_missing(make_args, make_model_of_three):
+    """In the second batch. Each response is the mean over the orders in which the modalities can join."""
+    model = make_model_of_three(fusion="gated")
     trainer = AGMTrainer(model=model, args=make_args(AGMTrainer.args_class, agm_alpha=4.0))
     batches, losses = [batch_of_three(0), batch_of_three(1)], []
     model.train()
@@ -87,7 +86,7 @@ def test_agm_of_three_modalities_of_which_some_are_missing(make_args, three):
                     own[name] = own[name] + (fused(order[: place + 1]) - fused(order[:place])) / 6
         losses.append({m: F.cross_entropy(own[m][has[m]], labels[has[m]]).item() for m in "abc"})
     plain = plain_gradients(model, lambda outputs: outputs.loss, batches[1])
-    found = [stepped(trainer, batch) for batch in batches][1]
+    found = [gradients_of_step(trainer, batch) for batch in batches][1]
     expected = {}
     for m in "abc":
         now, before = (math.exp(sum(s[o] for o in "abc" if o != m) / 2 - s[m]) for s in (losses[1], losses[0]))

@@ -1,19 +1,19 @@
-"""The methods that PMR is compared with, each against explicit loops or gradients taken one by one."""
+"""Every method that PMR is compared with trains, resumes to the bit, and takes samples that lack a modality."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.all_methods import ALL, HEADS, IDS
-from helpers.gradients import batch_of_three, gradients, plain_gradients
+from helpers.all_methods import METHOD_CASES, METHOD_IDS, WITH_HEADS, batch_of_three
+from helpers.gradients import gradients, plain_gradients
 from helpers.snapshots import assert_equal_tensors, changed, snapshot
 from torch.nn import functional as F
 
 
-@pytest.mark.parametrize(("cls", "options"), ALL, ids=IDS)
+@pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
 def test_a_killed_run_resumes_to_the_bit(make_trainer, make_model, cls, options, tmp_path):
     def make(folder):
-        model = make_model(dropout=0.2, unimodal_heads=cls in HEADS)
+        model = make_model(dropout=0.2, unimodal_heads=cls in WITH_HEADS)
         return make_trainer(
             model, cls=cls, output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=5, **options
         )
@@ -26,9 +26,9 @@ def test_a_killed_run_resumes_to_the_bit(make_trainer, make_model, cls, options,
     assert_equal_tensors(snapshot(whole.model), snapshot(again.model))
 
 
-@pytest.mark.parametrize(("cls", "options"), ALL, ids=IDS)
+@pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
 def test_training_by_each_method(make_trainer, make_model, digits, cls, options):
-    trainer = make_trainer(make_model(unimodal_heads=cls in HEADS), cls=cls, eval_strategy="epoch", **options)
+    trainer = make_trainer(make_model(unimodal_heads=cls in WITH_HEADS), cls=cls, eval_strategy="epoch", **options)
     before = snapshot(trainer.model)
     trainer.train()
     metrics = trainer.evaluate()
@@ -38,8 +38,8 @@ def test_training_by_each_method(make_trainer, make_model, digits, cls, options)
     assert {"eval_image_prototype_accuracy", "eval_text_accuracy"} <= metrics.keys()
     log = next(entry for entry in trainer.state.log_history if "ce_loss" in entry)
     assert "rho" in log
-    assert (cls in HEADS) == ("eval_image_unimodal_accuracy" in metrics)
-    # what scaled gradients in training leaves the model alone after it
+    assert (cls in WITH_HEADS) == ("eval_image_unimodal_accuracy" in metrics)
+    # the hooks that scale gradients in training do nothing after it
     batch = trainer.data_collator([digits[i] for i in range(8)])
     plain = plain_gradients(trainer.model, lambda outputs: outputs.loss, batch)
     trainer.model.zero_grad()
@@ -50,12 +50,12 @@ def test_training_by_each_method(make_trainer, make_model, digits, cls, options)
     assert trainer.description in card and trainer.citation in card
 
 
-@pytest.mark.parametrize(("cls", "options"), ALL, ids=IDS)
-def test_three_modalities_of_which_some_are_missing(make_args, three, cls, options):
+@pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
+def test_three_modalities_of_which_some_are_missing(make_args, make_model_of_three, cls, options):
     options = (
         {"blend_weights": dict.fromkeys(("a", "b", "c", "fused"), 0.25)} if "blend_weights" in options else options
     )
-    model = three(unimodal_heads=cls in HEADS)
+    model = make_model_of_three(unimodal_heads=cls in WITH_HEADS)
     trainer = cls(model=model, args=make_args(cls.args_class, **options))
     batch = batch_of_three(0)
     batch["c"]["present"] = torch.zeros(8, dtype=torch.bool)

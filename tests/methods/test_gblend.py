@@ -6,19 +6,16 @@ import re
 
 import pytest
 import torch
-from helpers.all_methods import GIVEN
+from helpers.all_methods import BLEND_WEIGHTS
 from helpers.snapshots import assert_equal_tensors, snapshot
 from torch.nn import functional as F
 
-from pmr_hf import (
-    GradientBlendingTrainer,
-    MultimodalTrainer,
-)
+from pmr_hf import GradientBlendingTrainer, MultimodalTrainer
 from pmr_hf.methods.gblend import LOSSES_NAME, blend_weights
 
 
 def test_the_blended_loss_is_the_weighted_sum(prepared):
-    trainer, batch = prepared(GradientBlendingTrainer, **GIVEN)
+    trainer, batch = prepared(GradientBlendingTrainer, **BLEND_WEIGHTS)
     loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
     own = {name: F.cross_entropy(logits, batch["labels"]) for name, logits in outputs.unimodal_logits.items()}
     assert loss.item() == pytest.approx((0.3 * outputs.loss + 0.2 * own["image"] + 0.5 * own["text"]).item(), abs=1e-6)
@@ -28,7 +25,7 @@ def test_the_blended_loss_is_the_weighted_sum(prepared):
 
 
 def test_blend_weights_by_hand():
-    """G = 1, 0.5, -0.1 and O = 0.5, 1, 1: weights 4 to 0.5 to 0."""
+    """G = 1, 0.5, -0.1 and O = 0.5, 1, 1 give weights in the ratio 4 : 0.5 : 0."""
     losses = torch.tensor([[2.0, 2.0, 0.5, 1.0], [2.0, 2.0, 0.5, 1.5], [2.0, 2.0, 1.1, 2.1]])
     assert blend_weights(losses).tolist() == pytest.approx([8 / 9, 1 / 9, 0])
     assert blend_weights(torch.tensor([[1.0, 1.0, 1.0, 2.0]] * 4)).tolist() == [0.25] * 4
@@ -36,7 +33,7 @@ def test_blend_weights_by_hand():
 
 
 def test_estimated_weights_are_those_of_training_by_each_loss(make_trainer, make_model, digits, tmp_path):
-    """The fused loss against joint training of the same rows, and all of it again from the file when resumed."""
+    """The measured losses are those of joint training, and of training by one loss alone, on the same rows."""
     settings = {"num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.3}
     trainer = make_trainer(make_model(unimodal_heads=True), cls=GradientBlendingTrainer, blend_holdout=0.25, **settings)
     measured = []
@@ -105,7 +102,7 @@ def test_the_estimation_refuses_what_it_cannot_repeat(make_trainer, make_model):
     ]:
         with pytest.raises(ValueError, match=re.escape(said)):
             make_trainer(model, cls=GradientBlendingTrainer, **settings)
-    make_trainer(model, cls=GradientBlendingTrainer, trainer_kwargs={"optimizers": (sgd, None)}, **GIVEN)
+    make_trainer(model, cls=GradientBlendingTrainer, trainer_kwargs={"optimizers": (sgd, None)}, **BLEND_WEIGHTS)
 
 
 def test_the_estimation_has_the_optimizer_class_of_the_user(make_trainer, make_model):
@@ -114,7 +111,7 @@ def test_the_estimation_has_the_optimizer_class_of_the_user(make_trainer, make_m
     assert isinstance(trainer._estimator("fused", trainer.train_dataset).create_optimizer(), torch.optim.Adagrad)
 
 
-def test_the_estimation_samples_by_length_and_is_done_anew_by_the_next_training(make_trainer, make_model, digits):
+def test_the_estimation_samples_by_length_and_is_repeated_by_the_next_training(make_trainer, make_model, digits):
     trainer = make_trainer(
         make_model(unimodal_heads=True),
         cls=GradientBlendingTrainer,
@@ -141,7 +138,7 @@ def test_a_resumed_run_keeps_its_weights(make_trainer, make_model, tmp_path):
     second.train(resume_from_checkpoint=True)
     assert second.args.blend_weights == weights and second.state.global_step == 16
 
-    # Killed while the second of three losses was measured: the first is kept, the others are measured anew
+    # Killed while the second of three losses was measured: the first is kept, the others are measured again
     losses["image"][2] += 0.5
     file.write_text(json.dumps({"image": losses["image"]}))
     again = make_trainer(make_model(unimodal_heads=True), **settings)

@@ -1,4 +1,4 @@
-"""MMPareto: the blend of the fused and the unimodal gradient, against a search over all blends."""
+"""MMPareto: the blend of the fused and the unimodal gradient against a search over all blends."""
 
 import math
 from functools import partial
@@ -6,12 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers.gradients import plain_gradients, stepped
+from helpers.gradients import gradients_of_step, plain_gradients
 from torch.nn import functional as F
 
-from pmr_hf import (
-    MMParetoTrainer,
-)
+from pmr_hf import MMParetoTrainer
 from pmr_hf.methods.mmpareto import pareto_weights
 
 
@@ -24,7 +22,7 @@ def test_mmpareto_blends_the_gradients_of_each_encoder(prepared):
         return F.cross_entropy(outputs.unimodal_logits[name], labels)
 
     unimodal = {name: plain_gradients(model, partial(own_loss, name=name), batch) for name in ("image", "text")}
-    found = stepped(trainer, batch)
+    found = gradients_of_step(trainer, batch)
     for modality, own in unimodal.items():
         names = [name for name in fused if name.startswith(f"backbones.{modality}.") and name in own]
         f, u = (np.concatenate([part[name].numpy().ravel() for name in names]) for part in (fused, own))
@@ -43,14 +41,14 @@ def test_mmpareto_blends_the_gradients_of_each_encoder(prepared):
 
 @pytest.mark.parametrize("angle", [30, 89, 91, 120, 175, 180])
 @pytest.mark.parametrize("length", [0.1, 1.0, 10.0])
-def test_pareto_weights_of_two_arrows(angle, length):
+def test_pareto_weights_of_two_vectors(angle, length):
     f, u = np.array([1.0, 0.0]), length * np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle))])
     weight, factor = (value.item() for value in pareto_weights(torch.tensor([[f @ f, u @ u, f @ u]])))
     blend = weight * f + (1 - weight) * u
     if angle < 90:
         assert weight == 0.5 and factor == pytest.approx(1.5)
         return
-    # The blend of least length goes against neither of the two.
+    # The shortest blend opposes neither gradient.
     assert blend @ f >= -1e-6 and blend @ u >= -1e-6
     others = [np.linalg.norm(w * f + (1 - w) * u) for w in np.linspace(0, 1, 1001)]
     assert np.linalg.norm(blend) <= min(others) + 1e-6
@@ -60,7 +58,7 @@ def test_pareto_weights_of_two_arrows(angle, length):
 
 
 def test_pareto_weights_where_a_gradient_is_zero_or_both_cancel():
-    """|g^f|^2, |g^u|^2, g^f . g^u: the one that is there counts once, times 1.5."""
+    """The arguments are |g^f|^2, |g^u|^2 and g^f . g^u. A gradient beside one of zero counts once, times 1.5."""
     weight, factor = pareto_weights(torch.tensor([[0.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
     assert (2 * weight).tolist() == [1, 1, 1] and factor.tolist() == pytest.approx([1.5, 1.5, 1.5])
     for length in (1.0, 3.0, 10.0):

@@ -5,13 +5,11 @@ import statistics
 
 import pytest
 import torch
-from helpers.gradients import plain_gradients, stepped
+from helpers.gradients import gradients_of_step, plain_gradients
 from helpers.oracle import mean_probability
 from helpers.snapshots import assert_equal_tensors, snapshot
 
-from pmr_hf import (
-    OGMTrainer,
-)
+from pmr_hf import OGMTrainer
 from pmr_hf.methods.ogm import ogm_scales
 
 
@@ -31,7 +29,7 @@ def test_ogm_scales_the_gradient_of_the_dominant_encoder_alone(prepared, fusion)
         expected[name] = 1 - math.tanh(0.7 * ratio) if ratio > 1 else 1.0
     assert sorted(expected.values())[0] < 0.9 and sorted(expected.values())[1] == 1
     plain = plain_gradients(trainer.model, lambda outputs: outputs.loss, batch)
-    found = stepped(trainer, batch)
+    found = gradients_of_step(trainer, batch)
     assert found.keys() == plain.keys()
     for name, gradient in found.items():
         modality = name.split(".")[1] if name.startswith("backbones.") else None
@@ -51,7 +49,7 @@ def test_ogm_scales_of_three_modalities_and_of_absent_ones():
 
 @pytest.mark.parametrize("alpha", [0.0, 4.0])
 def test_the_noise_has_the_deviation_of_the_gradient_and_is_the_same_in_each_run(make_trainer, make_model, alpha):
-    """Of the gradient before it is scaled; one step of SGD, so that the weights show the gradient that was applied."""
+    """The deviation is that before scaling. After one step of SGD, the weights show the gradient that was applied."""
 
     def train(noise, seed=42, alpha=alpha):
         trainer = make_trainer(

@@ -1,3 +1,5 @@
+"""PMR: the loss against the oracle, also under accumulation and autocast; without its terms, plain `Trainer`."""
+
 import inspect
 
 import numpy as np
@@ -7,11 +9,7 @@ from helpers import oracle
 from helpers.digits import NUM_LABELS, batch_of
 from helpers.oracle_inputs import class_means, oracle_inputs
 from helpers.snapshots import assert_equal_tensors, weights_of
-from transformers import (
-    BertConfig,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import BertConfig, Trainer, TrainingArguments
 
 from pmr_hf import MultimodalTrainer, PMRTrainer, PrototypeTrainer
 
@@ -87,12 +85,12 @@ def test_every_trainable_parameter_moves(make_trainer):
     trainer.train()
     still = [name for name, parameter in trainer.model.named_parameters() if torch.equal(parameter, before[name])]
     still = [name for name in still if not name.startswith("absent.")]  # no sample lacks a modality here
-    # A key's bias adds the same to all of a query's scores: softmax gives it no gradient, in plain training neither.
+    # The bias of a key adds the same to all scores of a query, so softmax gives it no gradient, also in plain training.
     assert all(name.endswith(("key.bias", "k_proj.bias")) for name in still), still
 
 
 def test_without_its_terms_pmr_is_plain_trainer_to_the_bit(make_trainer, make_model, make_args, digits, collator):
-    """With dropout, so that a random number drawn by the refresh would show."""
+    """With dropout: a random number that the refresh draws would change the result."""
     plain = Trainer(
         model=make_model(dropout=0.2),
         args=make_args(TrainingArguments, remove_unused_columns=False),
@@ -130,7 +128,7 @@ def test_bf16_autocast_keeps_the_prototypes_and_their_distances_in_fp32(make_tra
 @pytest.mark.parametrize("forced", [None, ([0.0, 0.8], [0.8, 0.0])], ids=["alpha = mu = 0", "forced weights"])
 @pytest.mark.parametrize("own_loss", [False, True], ids=["model's loss", "compute_loss_func"])
 def test_accumulation_equals_a_large_batch(make_trainer, digits, monkeypatch, forced, own_loss):
-    """Batch 2 x accumulation 4 against 8 x 1, with weights that do not depend on the batch."""
+    """Batch 2 with 4 accumulation steps equals batch 8 with 1, if the weights do not depend on the batch."""
     if forced is not None:
         pair = tuple(map(torch.tensor, forced))
         monkeypatch.setattr("pmr_hf.training.prototype_trainer.rebalance_weights", lambda scores, present: pair)
@@ -161,7 +159,7 @@ def test_accumulation_equals_a_large_batch(make_trainer, digits, monkeypatch, fo
 
 
 def test_live_weights_are_those_of_each_micro_batch(make_trainer):
-    """The logged weights of one step over two micro-batches are the mean of the oracle's for each of them."""
+    """The logged weights of a step with two micro-batches are the mean of the oracle's weights for each of them."""
     trainer = make_trainer(gradient_accumulation_steps=2, num_train_epochs=1, max_steps=1, prototype_fraction=1.0)
     seen = []
     compute_loss = trainer.compute_loss
@@ -182,7 +180,7 @@ def test_live_weights_are_those_of_each_micro_batch(make_trainer):
     assert pce.max() > 0
     assert [log["image_pce_weight"], log["text_pce_weight"]] == pytest.approx(pce.tolist(), abs=1e-5)
     assert [log["image_per_weight"], log["text_per_weight"]] == pytest.approx(per.tolist(), abs=1e-5)
-    # rho is Eq. 8 of the window's sums, not a mean of ratios
+    # rho is Eq. 8 with the sums over the window, not a mean of ratios
     sums = np.sum(scores, axis=0)
     assert log["rho"] == pytest.approx(sums[0] / sums[1], abs=1e-5)
     assert [log["image_score"], log["text_score"]] == pytest.approx((sums / 2).tolist(), abs=1e-5)

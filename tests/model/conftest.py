@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the equations and of the distance."""
+"""The classifier that the tests of the equations and of the distance share."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ UNSEEN = 3
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def case(request):
-    """Embeddings, prototypes, a mask with one class never seen, and labels that name that class too."""
+    """Embeddings (12, 7), prototypes (5, 7), the seen classes (5,), of which one is unseen, and labels of all five."""
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(BATCH, WIDTH, generator=generator).to(request.param)
     prototypes = torch.randn(CLASSES, WIDTH, generator=generator)

@@ -1,4 +1,4 @@
-"""Each family of encoders from a tiny config: its embedding, under padding too, and saved and loaded again."""
+"""Each family of encoders from a tiny config: its embedding, and how it is built, saved and loaded."""
 
 import numpy as np
 import pytest
@@ -22,13 +22,11 @@ from transformers import (
     set_seed,
 )
 
-from pmr_hf import (
-    MultimodalModel,
-)
+from pmr_hf import MultimodalModel
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_embedding_that_survives_saving(family, tmp_path):
+def test_each_family_gives_an_embedding_that_survives_saving(family, tmp_path):
     model = build(FAMILIES[family])
     inputs = inputs_for(family)
     output = model(one=inputs)
@@ -85,7 +83,7 @@ def test_a_model_that_automodel_does_not_know():
 
 
 @pytest.mark.parametrize("fusion", ["concat", "sum", "film", "gated"])
-def test_six_unequal_widths_fuse_at_one(fusion):
+def test_six_modalities_of_unequal_widths_are_fused(fusion):
     widths = np.arange(6) * 2 + 8
     backbones = {f"view{i}": BertConfig(**{**TEXT, "hidden_size": int(width)}) for i, width in enumerate(widths)}
     inputs = {name: inputs_for("bert") for name in backbones}

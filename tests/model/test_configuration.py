@@ -1,4 +1,4 @@
-"""The configuration: what it keeps when saved, and that one of any content loads or stops at once with a sentence."""
+"""The configuration: what it keeps when it is saved, and what it refuses."""
 
 import copy
 import json
@@ -6,19 +6,9 @@ import json
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import (
-    AutoConfig,
-    BertConfig,
-    TimmWrapperConfig,
-    ViTConfig,
-)
+from transformers import AutoConfig, BertConfig, TimmWrapperConfig, ViTConfig
 
-from pmr_hf import (
-    MultimodalConfig,
-    MultimodalModel,
-    MultimodalProcessor,
-    NumericConfig,
-)
+from pmr_hf import MultimodalConfig, MultimodalModel, MultimodalProcessor, NumericConfig
 
 
 NAMES = ["a.b", "", "2d", "two words", "class", "_hidden", "keys", "type", "train", "training", "forward"]
@@ -73,7 +63,7 @@ NONSENSE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=6,
 )
-# Numbers of the encoders themselves are for transformers to check.
+# The numbers of the encoders' own configs are left to transformers.
 PLACES = [(key,) for key in [*VALID, "num_labels", "extra"]]
 PLACES += [(field, name) for field in ("backbones", "pooling", "lora") for name in ("stats", "text", "x")]
 PLACES += [
@@ -123,7 +113,7 @@ def test_any_config_loads_or_stops_with_a_sentence(config_folder, changes):
 @pytest.mark.parametrize("content", ["", "[]", "3", "null", '{"a": ', "\0", '"text"'])
 def test_a_file_that_is_no_config_stops(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises((OSError, TypeError)):  # of transformers
+    with pytest.raises((OSError, TypeError)):  # raised by transformers
         MultimodalConfig.from_pretrained(tmp_path)
 
 

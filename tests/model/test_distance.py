@@ -1,4 +1,4 @@
-"""Prototype logits (Eq. 7's negative distances) against the oracle, in fp32 at any magnitude, and their gradients."""
+"""Prototype logits (the negative distances of Eq. 7) and their gradients: against the oracle, and at any magnitude."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_terms_and_gradients_are_finite_and_in_range_at_any_magnitude(case, dtyp
 
 @given(classifiers(), DTYPES)
 def test_distances_equal_the_oracle_as_far_as_fp32_has_digits(case, dtype):
-    """The square loses digits next to the largest of the terms that it is expanded into."""
+    """The expanded square loses the digits that are small beside its largest term."""
     embeddings, prototypes, seen, _ = case
     assume(seen.any())
     embeddings, prototypes = cast(embeddings, dtype).float(), cast(prototypes, dtype).float()
@@ -95,7 +95,7 @@ def test_an_embedding_equal_to_a_prototype():
     loss = prototypical_cross_entropy(logits, torch.tensor([1, 0, 3])) - prototypical_entropy(logits)
     loss.backward()
     assert embeddings.grad.isfinite().all()
-    assert embeddings.grad[1].norm() > 0  # towards its own class, though it sits on another's prototype
+    assert embeddings.grad[1].norm() > 0  # towards its own class, from the place of another class's prototype
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1e4])
@@ -120,7 +120,7 @@ def test_distances_stay_fp32_under_autocast():
 
 
 def test_an_unseen_class_never_wins_and_gives_no_nan():
-    embeddings = torch.zeros(2, 3, requires_grad=True)  # the unseen class's zero row is the nearest of all
+    embeddings = torch.zeros(2, 3, requires_grad=True)  # the zero row of the unseen class is the nearest
     prototypes = torch.tensor([[9.0, 9, 9], [0, 0, 0], [8, 8, 8]])
     for seen in ([True, False, True], [False, False, True]):
         logits = prototype_logits(embeddings, prototypes, torch.tensor(seen))

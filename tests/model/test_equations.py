@@ -1,3 +1,5 @@
+"""The terms of PMR (Eqs. 8-13) and their weights: against the oracle and numbers worked by hand, at any magnitude."""
+
 import math
 
 import numpy as np
@@ -39,7 +41,7 @@ def test_terms_without_a_mask_equal_the_oracle(case):
     assert prototypical_entropy(logits).item() == pytest.approx(oracle.entropy(*lists), abs=1e-5)
 
 
-def test_a_hand_worked_classifier():
+def test_a_classifier_worked_by_hand():
     # Distances 3 and 4 to the two prototypes: p = (1, e^-1) / (1 + e^-1).
     logits = prototype_logits(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
     torch.testing.assert_close(logits, torch.tensor([[-3.0, -4.0]]))
@@ -74,7 +76,7 @@ def test_no_class_seen_at_all():
         ([0.6, 0.5, 0.4], [0.0, 0.2, 0.5], [0.5, 0.25, 0.0]),
     ],
 )
-def test_hand_worked_weights(scores, pce_weights, per_weights):
+def test_weights_worked_by_hand(scores, pce_weights, per_weights):
     pce, per = rebalance_weights(torch.tensor(scores))
     torch.testing.assert_close(pce, torch.tensor(pce_weights))
     torch.testing.assert_close(per, torch.tensor(per_weights))
@@ -110,7 +112,7 @@ def test_imbalance_ratio():
 
 
 def test_no_host_synchronisation_and_nothing_of_samples_by_classes_by_width():
-    """Every operation of the terms, watched: no scalar is read, and nothing grows with B x K x D."""
+    """No operation of the terms reads a scalar or makes a tensor that grows with B x K x D."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Watch(TorchDispatchMode):
@@ -142,7 +144,7 @@ def test_terms_of_any_classifier_equal_the_oracle(case, dtype):
     logits = prototype_logits(embeddings, prototypes, seen)
     lists = as_lists(embeddings, prototypes, seen, labels)
     score = masked_score(logits, labels, mask)
-    # Of two prototypes at one place, one takes the exact distance and the other loses digits: 1e-3 of a distance of 30
+    # Of two prototypes at one place, one gets the exact distance, and the other loses digits: 1e-3 at a distance of 30.
     assert score == pytest.approx(oracle.score(*lists), abs=2e-3)
     assert prototypical_cross_entropy(logits, labels, mask) == pytest.approx(oracle.cross_entropy(*lists), abs=5e-3)
     assert prototypical_entropy(logits, mask) == pytest.approx(oracle.entropy(*lists), abs=5e-3)
@@ -173,12 +175,12 @@ def test_weights_of_any_scores_are_in_range_and_equal_the_oracle(modalities, ran
         assert pce[present].tolist() == pytest.approx(expected[0], abs=1e-6)
         assert per[present].tolist() == pytest.approx(expected[1], abs=1e-6)
         assert pce[present][scores[present].argmax()] == 0  # the dominant one is not accelerated
-        assert per[present][scores[present].argmin()] == 0  # nor the slow one held back
+        assert per[present][scores[present].argmin()] == 0  # and the slow one is not held back
     order = list(range(len(scores)))
     random.shuffle(order)
     shuffled = rebalance_weights(scores[order], present[order])
     assert torch.equal(shuffled[0], pce[order]) and torch.equal(shuffled[1], per[order])
-    # An absent modality weighs on no other, whatever its score.
+    # The score of an absent modality changes no other weight.
     other = rebalance_weights(torch.where(present, scores, 0.5), present)
     assert torch.equal(other[0], pce) and torch.equal(other[1], per)
 

@@ -1,13 +1,11 @@
+"""Fusion heads: built-in ones against the paper's formulas, and one of a user."""
+
 import pytest
 import torch
 from torch import nn
 from transformers import BertConfig
 
-from pmr_hf import (
-    Fusion,
-    MultimodalModel,
-    register_fusion,
-)
+from pmr_hf import Fusion, MultimodalModel, register_fusion
 from pmr_hf.model.fusion import FUSIONS, build_fusion
 
 
@@ -22,7 +20,7 @@ def embeddings_of(names, batch=6):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("names", [["image", "text"], ["image", "text", "audio"]])
-def test_shape_and_every_embedding_counts(head, names):
+def test_logits_have_their_shape_and_depend_on_every_embedding(head, names):
     fusion = build_fusion(head, {name: WIDTHS[name] for name in names}, num_labels=7)
     embeddings = {name: values.requires_grad_() for name, values in embeddings_of(names).items()}
     logits = fusion(embeddings)
@@ -38,7 +36,7 @@ def parameters(fusion):
     return {name: value.detach() for name, value in fusion.named_parameters()}
 
 
-def test_the_papers_forms_for_two_modalities():
+def test_fusion_of_two_modalities_as_in_the_paper():
     widths = {"image": 3, "text": 5}
     z0, z1 = embeddings_of(widths).values()
 

@@ -1,4 +1,4 @@
-"""LoRA on single encoders: what is trained, saved, resumed and loaded."""
+"""LoRA on single encoders: what it trains, and that it is saved, resumed and loaded."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_bad_lora(make_model):
 
 
 def test_gradient_checkpointing_changes_nothing(make_trainer, make_model):
-    """Beside LoRA and a frozen encoder, whose inputs carry no gradient."""
+    """With LoRA and with a frozen encoder, whose inputs need no gradient."""
     weights = {}
     for checkpointing in (False, True):
         trainer = make_trainer(

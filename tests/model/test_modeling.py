@@ -1,3 +1,5 @@
+"""The model: forward, loss, precision, and weights that survive building, saving and loading."""
+
 import pytest
 import torch
 from helpers.digits import NUM_LABELS
@@ -18,14 +20,7 @@ from transformers import (
     ViTConfig,
 )
 
-from pmr_hf import (
-    CGMNISTConfig,
-    CGMNISTModel,
-    Fusion,
-    MultimodalModel,
-    NumericConfig,
-    register_fusion,
-)
+from pmr_hf import CGMNISTConfig, CGMNISTModel, Fusion, MultimodalModel, NumericConfig, register_fusion
 from pmr_hf.model.fusion import FUSIONS
 
 
@@ -130,7 +125,7 @@ def test_prototypes_stay_fp32_when_the_weights_are_loaded_in_bf16(make_model, tm
 
 
 def test_weights_that_are_given_are_kept(make_model):
-    """Those of a module put into an encoder, and those that a head of the user's sets itself."""
+    """Weights of a module that replaces one of an encoder, and weights that a user's head initialises."""
     text = AutoModel.from_config(BACKBONES["bert"])
     text.pooler.dense = torch.nn.Linear(16, 16)
     expected = text.pooler.dense.weight.clone()
@@ -154,7 +149,7 @@ def test_weights_that_are_given_are_kept(make_model):
 def test_a_head_in_fp32_over_an_encoder_stored_in_bf16(tmp_path):
     AutoModel.from_config(BACKBONES["bert"]).to(torch.bfloat16).save_pretrained(tmp_path)
     by_name = MultimodalModel.from_backbones({"text": tmp_path}, num_labels=3)
-    assert {parameter.dtype for parameter in by_name.parameters()} == {torch.float32}  # to be trained
+    assert {parameter.dtype for parameter in by_name.parameters()} == {torch.float32}  # for training
     text = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     model = MultimodalModel.from_backbones({"text": text, "image": BACKBONES["vit"]}, num_labels=3)
     assert model.backbones["text"].dtype == torch.bfloat16 and model.fusion.classifier.weight.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The encoder of vectors of numbers, and of sequences of them."""
+"""The encoder of vectors of numbers and of sequences of them."""
 
 import numpy as np
 import torch

@@ -1,3 +1,5 @@
+"""The processor of numbers: standardisation, missing numbers, and errors."""
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,10 @@ from pmr_hf import NumericProcessor
 from pmr_hf.model.media import UnreadableError
 
 
-def test_it_standardises_as_scikit_learn_does(tmp_path):
+def test_numbers_are_standardised_as_scikit_learn_does(tmp_path):
     generator = np.random.default_rng(0)
     train, test = generator.normal(5, 3, (20, 4)), generator.normal(5, 3, (6, 4))
-    train[:, 2] = 0.1  # never varies
+    train[:, 2] = 0.1  # constant
     processor = NumericProcessor.fit(train.tolist())
     processor.save_pretrained(tmp_path)
     expected = StandardScaler().fit(train).transform(test)

@@ -1,15 +1,9 @@
-"""From an encoder's output to one embedding per sample: every kind of pooling, which leaves out the padding."""
+"""From the output of an encoder to one embedding per sample: each kind of pooling, without the padding."""
 
 import pytest
 import torch
 from helpers.tiny_encoders import FAMILIES, IMAGES, SPEECH, SPEECHES, TEXTS, WHISPER, build, inputs_for
-from transformers import (
-    AutoModel,
-    Data2VecAudioConfig,
-    SEWConfig,
-    Wav2Vec2Config,
-    Wav2Vec2ConformerConfig,
-)
+from transformers import AutoModel, Data2VecAudioConfig, SEWConfig, Wav2Vec2Config, Wav2Vec2ConformerConfig
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, MaskedLMOutput
 
 from pmr_hf import MultimodalModel

@@ -1,3 +1,5 @@
+"""The processor: raw values of each modality to model inputs, saved and loaded."""
+
 import copy
 
 import numpy as np
@@ -20,9 +22,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from pmr_hf import (
-    MultimodalProcessor,
-)
+from pmr_hf import MultimodalProcessor
 from pmr_hf.model.processor import limit_tokens
 
 
@@ -49,11 +49,11 @@ def test_audio_is_padded(three):
     assert batch["attention_mask"].sum(1).tolist() == [500, 800, 200]  # at least 25 ms, at 8 kHz
 
 
-def test_one_folder_each_and_back(three, tmp_path, digits):
+def test_each_processor_is_saved_in_its_own_folder_and_loaded(three, tmp_path, digits):
     three.save_pretrained(tmp_path)
-    saved = {path.name for path in tmp_path.iterdir() if path.suffix != ".py"}  # beside the code that loads it
+    saved = {path.name for path in tmp_path.iterdir() if path.suffix != ".py"}  # apart from the code that loads it
     assert saved == {"text", "audio", "image", "processor_config.json"}
-    AutoTokenizer.from_pretrained(tmp_path / "text")  # each folder is what its own class saves
+    AutoTokenizer.from_pretrained(tmp_path / "text")  # each folder is in the format of its own class
     loaded = MultimodalProcessor.from_pretrained(tmp_path)
     assert list(loaded.processors) == ["text", "audio", "image"]
     raw = {"text": ["the digit two"], "image": [digits[0]["picture"]], "audio": [np.ones(20, dtype=np.float32)]}
@@ -106,11 +106,11 @@ def test_num_frames_is_saved_and_checked(media, tmp_path):
 
 
 def test_processors_of_encoders_by_name(processor, tmp_path):
-    """A video encoder's frames, an encoder's longest text, and the pictures' part of CLIP's processor."""
+    """They take the number of frames, the longest text, and the image part of CLIP's processor from the encoders."""
     VideoMAEConfig(num_frames=6).save_pretrained(tmp_path / "video")
     VideoMAEImageProcessor().save_pretrained(tmp_path / "video")
     text = copy.deepcopy(processor.processors["text"])
-    text.model_max_length = 10**30  # what a tokenizer says that was never told
+    text.model_max_length = 10**30  # the value of a tokenizer that was never given a length
     BertConfig(max_position_embeddings=5).save_pretrained(tmp_path / "text")
     text.save_pretrained(tmp_path / "text")
     CLIPConfig().save_pretrained(tmp_path / "clip")
@@ -122,7 +122,7 @@ def test_processors_of_encoders_by_name(processor, tmp_path):
 
 
 def test_the_processor_of_a_timm_model_is_saved(tmp_path):
-    """`TimmWrapperImageProcessor.save_pretrained` alone writes nothing."""
+    """By our own code: `TimmWrapperImageProcessor.save_pretrained` writes nothing."""
     config = {"input_size": [3, 20, 20], "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "crop_pct": 0.8}
     processor = MultimodalProcessor({"image": TimmWrapperImageProcessor(config, architecture="resnet10t")})
     picture = PILImage.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
@@ -136,7 +136,7 @@ def test_the_processor_of_a_timm_model_is_saved(tmp_path):
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 5), (4, 7), (3, 200)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tiny_pictures_are_not_turned(shape, channels):
-    """Every pixel of a picture of stripes keeps its row, whatever its height."""
+    """Each pixel of a striped picture keeps its row, for any height."""
     stripes = (np.arange(shape[0]) * 60 + 10).astype(np.uint8)[:, None].repeat(shape[1], 1)
     size = {"height": shape[0] * 2, "width": shape[1] * 2}
     image = ViTImageProcessor(size=size, resample=0, image_mean=[0.0] * channels, image_std=[1.0] * channels)
@@ -179,7 +179,7 @@ def test_the_trainer_tells_a_tokenizer_how_much_its_encoder_reads(make_trainer, 
     tokenizer = copy.deepcopy(trainer.processing_class.processors["text"])
     tokenizer.model_max_length = 10**30
     limit_tokens(tokenizer, config)
-    assert tokenizer.model_max_length == 8  # positions start after the padding's
+    assert tokenizer.model_max_length == 8  # positions start after the padding id
 
 
 def test_pictures_of_unequal_sizes_without_resizing(processor):

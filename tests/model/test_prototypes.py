@@ -1,3 +1,5 @@
+"""Prototypes: class sums, momentum, logits, and how they are attached to a model and saved."""
+
 from itertools import pairwise
 
 import pytest
@@ -9,11 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from pmr_hf import (
-    Prototypes,
-    attach_prototypes,
-    load_prototypes,
-)
+from pmr_hf import Prototypes, attach_prototypes, load_prototypes
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ WIDTHS = {"image": 3, "text": 2}
 
 @st.composite
 def batches(draw, elements=EXTREME, dtypes=DTYPES):
-    """Embeddings of two modalities, labels, at times all of one class, and masks of what is present, or `None`."""
+    """Embeddings of two modalities, labels, sometimes all of one class, and presence masks or `None`."""
     size, classes, dtype = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(dtypes)
     embeddings = {name: cast(draw(tensors(size, width, elements=elements)), dtype) for name, width in WIDTHS.items()}
     one = st.integers(0, classes - 1)
@@ -99,7 +97,7 @@ def test_buffers_are_persistent_fp32_and_not_trained():
 @pytest.mark.parametrize("stacked", [0, 2**21])
 @pytest.mark.parametrize("width", [4, 6])
 def test_forward_gives_the_logits_of_each_modality(batch, width, stacked, monkeypatch):
-    """Also with modalities of one width, which are computed together, and with classes that only one has seen."""
+    """Also for modalities of one width, which are computed together, and for classes that one modality has not seen."""
     monkeypatch.setattr("pmr_hf.model.prototypes.STACKED", stacked)
     embeddings, labels = batch
     embeddings["text"] = torch.randn(10, width, generator=torch.Generator().manual_seed(1))

@@ -1,3 +1,5 @@
+"""The model card and the plot of training."""
+
 import copy
 import re
 

@@ -1,14 +1,12 @@
+"""Training arguments: their help, their docstrings, their ranges."""
+
 import dataclasses
 import re
 
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
-from pmr_hf import (
-    MultimodalTrainingArguments,
-    PMRTrainingArguments,
-    PrototypeTrainingArguments,
-)
+from pmr_hf import MultimodalTrainingArguments, PMRTrainingArguments, PrototypeTrainingArguments
 
 
 @pytest.mark.parametrize(
@@ -32,7 +30,7 @@ def test_each_field_has_help_and_stands_in_the_docstring_with_its_default(cls, b
         assert re.search(pattern, cls.__doc__), f"{field.name}: no {pattern!r} in the docstring"
 
 
-def test_the_command_line(tmp_path):
+def test_arguments_are_parsed_from_the_command_line(tmp_path):
     parser = HfArgumentParser(PMRTrainingArguments)
     (args,) = parser.parse_args_into_dataclasses(
         ["--output_dir", str(tmp_path), "--pmr_alpha", "2", "--pmr_weights", "hard", "--prototype_fraction", "0.5"]

@@ -1,4 +1,4 @@
-"""Each mistake stops with one sentence: what was expected, what was found, what to do."""
+"""Each mistake stops with one sentence that says what was expected, what was found and what to do."""
 
 import os
 import subprocess
@@ -11,9 +11,7 @@ from datasets import ClassLabel, DatasetDict, IterableDataset, Value
 from helpers.digits import NUM_LABELS
 from transformers import BertConfig, TrainingArguments
 
-from pmr_hf import (
-    PMRTrainer,
-)
+from pmr_hf import PMRTrainer
 
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +74,7 @@ def test_labels_outside_the_classes(make_trainer, digits, bad):
         make_trainer(train_dataset=list(data))
 
     class Lazy(torch.utils.data.Dataset):
-        """Read batch by batch; a batch is refused before it is trained on."""
+        """A dataset whose labels are not known before training; its bad batch is refused before a step."""
 
         def __len__(self):
             return 8
@@ -122,7 +120,7 @@ def test_prototypes_of_other_widths(make_trainer):
 
 
 def test_processes_that_are_not_connected(tmp_path):
-    """`accelerate launch` of two processes on a machine without GPUs, without `--use_cpu`."""
+    """This happens with `accelerate launch` of two processes on a machine without GPUs, without `--use_cpu`."""
     command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "examples/run_pmr.py"]
     run = subprocess.run(
         [sys.executable, *command, "--output_dir", str(tmp_path / "out")],

@@ -1,22 +1,16 @@
-"""PMR on models that this package did not build: CLIP, and a ViT of one modality."""
+"""PMR on models that this package did not build: CLIP, and a ViT with one modality."""
 
 import pytest
 import torch
 from helpers.digits import NUM_LABELS, batch_of
 from helpers.snapshots import assert_equal_tensors
-from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    ViTConfig,
-    ViTForImageClassification,
-    set_seed,
-)
+from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassification, set_seed
 
 from pmr_hf import PMRTrainer, attach_prototypes, load_prototypes
 
 
 class CLIPCollator:
-    """Rows to the flat batch that `CLIPModel` takes."""
+    """Turns rows into the flat batch that `CLIPModel` takes."""
 
     def __init__(self, processor):
         self.processor = processor
@@ -113,7 +107,7 @@ def test_a_foreign_vit_resumes_though_its_class_saves_legacy_names(make_args, di
     trainer.train()
     resumed.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-8")
     assert_equal_tensors(resumed.model.state_dict(), trainer.model.state_dict())
-    assert "rho" not in trainer.state.log_history[0]  # one modality is in balance with itself
+    assert "rho" not in trainer.state.log_history[0]  # a ratio needs two modalities
     assert {"eval_accuracy", "eval_image_prototype_accuracy"} <= trainer.evaluate().keys()
 
 
@@ -127,7 +121,7 @@ def test_a_foreign_model_without_embeddings_fn_is_told_what_to_do(make_args, dig
 
 
 def test_labels_of_a_users_own_collator(make_args, digits, processor):
-    """Nothing is known of its columns, so the first batches of the prototypes are looked at."""
+    """Its columns are unknown, so the first batches of the prototypes are checked."""
     model = tiny_clip()
     attach_prototypes(model, {"image": 8, "text": 8}, num_labels=NUM_LABELS - 1)
     trainer = PMRTrainer(

@@ -1,17 +1,14 @@
-"""The cosine between fused and unimodal gradients (the paper's Fig. 2c)."""
+"""The cosine between the fused and the unimodal gradient (the paper's Fig. 2c)."""
 
 from functools import partial
 
 import numpy as np
 import pytest
-from helpers.gradients import plain_gradients, stepped
+from helpers.gradients import gradients_of_step, plain_gradients
 from helpers.snapshots import assert_equal_tensors, snapshot
 from torch.nn import functional as F
 
-from pmr_hf import (
-    MMParetoTrainer,
-    PrototypeTrainer,
-)
+from pmr_hf import MMParetoTrainer, PrototypeTrainer
 
 
 def test_gradient_cosines_against_gradients_taken_one_by_one(prepared):
@@ -21,7 +18,7 @@ def test_gradient_cosines_against_gradients_taken_one_by_one(prepared):
         return F.cross_entropy(trainer.prototypes(outputs.embeddings)[name], batch["labels"])
 
     fused = plain_gradients(trainer.model, lambda outputs: outputs.loss, batch)
-    stepped(trainer, batch)
+    gradients_of_step(trainer, batch)
     logs = trainer.summarize(trainer._window_sums())
     for modality in ("image", "text"):
         own = plain_gradients(trainer.model, partial(own_loss, name=modality), batch)

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments, and going on."""
+"""A run that is killed with `kill -9` at random moments, and resumed."""
 
 import json
 import subprocess

@@ -1,14 +1,11 @@
-"""What a trainer of this package shares with plain `Trainer`, and the metrics that it adds."""
+"""What the trainers share with plain `Trainer`, and the metrics that they add."""
 
 import numpy as np
 import pytest
 import torch
 from helpers.digits import NUM_LABELS, batch_of
 from helpers.snapshots import assert_equal_tensors, weights_of
-from transformers import (
-    Trainer,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainingArguments
 
 from pmr_hf import MultimodalModel
 

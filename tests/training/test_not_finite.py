@@ -1,4 +1,4 @@
-"""Losses and weights that are NaN or infinite stop a run."""
+"""A run stops when its loss or its weights are NaN or infinite."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from helpers.snapshots import snapshot
 
 
 def poison_after(trainer, step):
-    """Make a weight NaN when the given step is done."""
+    """Set a weight to NaN at the end of the given step."""
     from transformers import TrainerCallback
 
     class Poison(TrainerCallback):
@@ -29,7 +29,7 @@ def test_a_loss_that_is_not_finite_stops_at_the_next_log_and_names_the_terms(mak
 
 @pytest.mark.parametrize("poisoned", [6, 7])
 def test_no_checkpoint_that_is_not_finite_is_written(make_trainer, make_model, poisoned):
-    """Without any log: after the 7th step the loss was NaN already; after the 8th only the weights are."""
+    """Without logs. If step 7 breaks the weights, the loss of step 8 is NaN; if step 8 does, only the weights are."""
     settings = {"logging_strategy": "no", "save_strategy": "steps", "save_steps": 4, "pmr_alpha": 0.5}
     trainer = make_trainer(**settings)
     poison_after(trainer, poisoned + 1)

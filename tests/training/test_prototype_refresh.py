@@ -1,4 +1,4 @@
-"""When the prototypes are refreshed, and from what."""
+"""When the prototypes are refreshed, from which samples, and what a refresh leaves unchanged."""
 
 import random
 
@@ -11,26 +11,21 @@ from helpers.oracle_inputs import class_means
 from helpers.snapshots import assert_equal_tensors, snapshot, weights_of
 from PIL import Image as PILImage
 from torch.utils.data import Dataset as TorchDataset
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pmr_hf import PMRTrainer
 
 
 class Recording(PMRTrainer):
-    """Notes the step of each refresh."""
+    """Records the step of each refresh."""
 
     def refresh_prototypes(self, momentum=None):
         self.moments = [*getattr(self, "moments", []), self.state.global_step]
         super().refresh_prototypes(momentum)
 
 
-class Watched(TorchDataset):
-    """The digits with random noise in every item, from all three global generators; notes which rows are read."""
+class RecordedDigits(TorchDataset):
+    """The digits with noise from all three global random generators. Records which rows are read."""
 
     def __init__(self, rows):
         self.rows, self.read = rows, []
@@ -50,18 +45,18 @@ class Watched(TorchDataset):
     [
         ("subset", None, [0, 8, 16]),  # before each epoch of 8 steps, and after training
         ("subset", 5, [0, 5, 10, 15, 16]),
-        ("online", None, [8, 16, 16]),  # after each epoch; the last one finds nothing new
+        ("online", None, [8, 16, 16]),  # after each epoch; the last refresh finds nothing new
         ("online", 5, [5, 10, 15, 16]),
     ],
 )
-def test_the_moments_of_a_refresh(make_trainer, source, steps, expected):
+def test_the_steps_at_which_prototypes_are_refreshed(make_trainer, source, steps, expected):
     trainer = make_trainer(cls=Recording, prototype_source=source, prototype_refresh_steps=steps)
     trainer.train()
     assert trainer.moments == expected
 
 
 def test_online_prototypes_are_the_means_of_the_training_embeddings(make_trainer):
-    """By Eq. 12 over two epochs, from what the model gives in the training steps themselves, and without other ones."""
+    """By Eq. 12 over two epochs, from the outputs of the training steps and without a further forward pass."""
     trainer = make_trainer(prototype_source="online", prototype_momentum=0.3, num_train_epochs=2)
     steps = []
     hook = trainer.model.register_forward_hook(
@@ -87,7 +82,7 @@ def test_online_terms_begin_with_the_first_refresh(make_trainer):
     scores = [entry["step"] for entry in trainer.state.log_history if "image_score" in entry]
     assert scores == list(range(9, 17))
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    assert all("eval_image_prototype_accuracy" in entry for entry in evaluations)  # of the epoch behind it
+    assert all("eval_image_prototype_accuracy" in entry for entry in evaluations)  # from the epoch that has just ended
 
 
 def test_before_the_first_refresh_online_is_plain_training_to_the_bit(make_trainer, make_model):
@@ -117,7 +112,7 @@ def test_a_stream_is_refreshed_every_100_steps_by_default(make_trainer, digits):
     trainer = make_trainer(train_dataset=digits.to_iterable_dataset(), prototype_source="online", max_steps=8)
     assert trainer.refresh_steps == 100
     trainer.train()
-    assert trainer.prototypes.seen("image").all()  # from the rest, after training
+    assert trainer.prototypes.seen("image").all()  # from the remaining steps, after training
 
 
 def test_a_stream_without_max_steps_is_told_so(make_trainer, digits):
@@ -155,7 +150,7 @@ def test_the_first_refresh_gives_class_means_and_the_next_moves_them(make_traine
 
 
 def test_the_subset_is_drawn_from_seed_and_epoch(make_trainer, digits):
-    data = Watched(digits)
+    data = RecordedDigits(digits)
     trainer = make_trainer(train_dataset=data, prototype_fraction=0.25)
 
     def refreshed(epoch):
@@ -172,7 +167,7 @@ def test_the_subset_is_drawn_from_seed_and_epoch(make_trainer, digits):
 
 
 def test_refresh_restores_every_random_state_and_the_mode(make_trainer, digits):
-    trainer = make_trainer(train_dataset=Watched(digits))
+    trainer = make_trainer(train_dataset=RecordedDigits(digits))
     set_seed(3)
     expected = (random.random(), np.random.rand(), torch.rand(()).item())
     set_seed(3)
@@ -186,11 +181,11 @@ def test_an_augmenting_dataset_trains_as_with_plain_trainer(make_trainer, make_m
     plain = Trainer(
         model=make_model(),
         args=make_args(TrainingArguments, remove_unused_columns=False),
-        train_dataset=Watched(digits),
+        train_dataset=RecordedDigits(digits),
         data_collator=collator,
     )
     plain.train()
-    trainer = make_trainer(train_dataset=Watched(digits), pmr_alpha=0.0, pmr_mu=0.0)
+    trainer = make_trainer(train_dataset=RecordedDigits(digits), pmr_alpha=0.0, pmr_mu=0.0)
     trainer.train()
     assert_equal_tensors(weights_of(trainer.model), weights_of(plain.model))
 
@@ -209,7 +204,7 @@ def test_classes_without_a_prototype_are_named(make_trainer, digits, monkeypatch
 
 
 def test_prototypes_never_see_evaluation_data(make_trainer, digits):
-    train, held_out = Watched(digits.select(range(40))), Watched(digits.select(range(40, 64)))
+    train, held_out = RecordedDigits(digits.select(range(40))), RecordedDigits(digits.select(range(40, 64)))
     trainer = make_trainer(train_dataset=train, eval_dataset=held_out, prototype_fraction=1.0)
     trainer.train()
     assert not held_out.read

@@ -1,4 +1,4 @@
-"""Options of `Trainer` that could lose or falsify the prototypes."""
+"""Prototypes are kept, saved and restored with the model under each option of `Trainer`."""
 
 import pytest
 import torch
@@ -6,22 +6,20 @@ from helpers.digits import batch_of
 from helpers.oracle_inputs import class_means
 from helpers.snapshots import assert_equal_tensors
 from torch import nn
-from transformers import (
-    EarlyStoppingCallback,
-)
+from transformers import EarlyStoppingCallback
 
 from pmr_hf import MultimodalModel, PMRTrainer
 
 
 def prototypes_of(trainer):
-    """The prototypes of the trained encoders, taken once more."""
+    """The prototypes of the trained encoders, computed once more."""
     trainer.refresh_prototypes(momentum=0.0)
     return {name: trainer.prototypes.mean(name).clone() for name in trainer.prototypes.widths}
 
 
 @pytest.mark.slow
 def test_finding_a_batch_size(make_trainer, make_model):
-    """A forward pass of more than five samples is out of memory, in a refresh as in a step."""
+    """A forward pass with more than five samples runs out of memory, in a refresh and in a step."""
 
     class Small(PMRTrainer):
         def run_model(self, model, inputs):
@@ -47,7 +45,7 @@ def test_finding_a_batch_size(make_trainer, make_model):
             num_train_epochs=2,
         )
         trainer.train()
-        if source == "online":  # the first steps have no terms, and the attempts that failed are forgotten
+        if source == "online":  # the first steps have no terms, and failed attempts leave no traces
             logged = trainer.state.log_history[0]
             assert logged["ce_loss"] == pytest.approx(logged["loss"], abs=1e-6)
         assert trainer.state.train_batch_size == 5 and trainer.state.global_step == 26
@@ -60,7 +58,7 @@ def test_early_stopping_keeps_the_prototypes_of_the_best_model(make_trainer):
     trainer = make_trainer(
         num_train_epochs=20,
         prototype_fraction=1.0,
-        learning_rate=0.0,  # nothing ever gets better than after the first epoch
+        learning_rate=0.0,  # nothing improves after the first epoch
         eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,
@@ -94,14 +92,14 @@ def test_the_best_of_checkpoints_without_optimizer_has_its_prototypes(make_train
     for name, value in weights.items():
         assert torch.equal(trainer.model.state_dict()[name], value), name
     after = {name: trainer.prototypes.mean(name).clone() for name in trainer.prototypes.widths}
-    if source == "online":  # those of the epoch that ended with these weights
+    if source == "online":  # the prototypes of the epoch that ended with these weights
         assert all(torch.equal(after[name], best.prototypes.mean(name)) for name in after)
-    else:  # taken anew by these weights
+    else:  # computed again with these weights
         assert all(torch.equal(after[name], value) for name, value in prototypes_of(trainer).items())
 
 
 def test_ddp_sends_no_prototypes(make_trainer, tmp_path):
-    """They are the same in every process, and may be large."""
+    """They are equal in every process, and can be large."""
     trainer = make_trainer()
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)

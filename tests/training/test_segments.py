@@ -1,4 +1,4 @@
-"""Labels of segments (B, T): each labelled one is to the method what a sample is; and the example that has them."""
+"""Labels of segments (B, T): the method treats each labelled segment as it treats a sample."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ WIDTHS = {"a": 5, "b": 7}
 
 
 class Linear(nn.Module):
-    """Encoders that see each segment, or each sample, by itself."""
+    """A model whose encoders read each segment, or each sample, on its own."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Linear(nn.Module):
 
 
 def collate(rows):
-    """Batches whose shorter sequences are filled up."""
+    """Stack rows; pad the shorter sequences, and their labels with -100."""
     parts = {key: [torch.as_tensor(row[key]) for row in rows] for key in rows[0]}
     if parts["labels"][0].dim() == 0:
         return {key: torch.stack(values) for key, values in parts.items()}
@@ -43,7 +43,7 @@ def collate(rows):
 
 @pytest.fixture(scope="module")
 def sequences():
-    """Sequences of three segments, of which one, a different one each time, has no label."""
+    """Sequences of three segments; in each, one segment in turn has no label."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for i in range(SEQUENCES):
@@ -83,10 +83,10 @@ def test_training_on_segments_is_training_on_each_labelled_one(make_args, sequen
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-6)
     logs = [[entry for entry in trainer.state.log_history if "ce_loss" in entry] for trainer in trainers]
-    assert any(entry.get("a_pce_weight", 0) > 0 for entry in logs[0])  # so that the terms had a part in the weights
+    assert any(entry.get("a_pce_weight", 0) > 0 for entry in logs[0])  # so the terms changed the weights
     for one, other in zip(*logs, strict=True):
         for key in ("ce_loss", "rho", "a_score", "b_score", "a_pce_loss", "b_entropy", "a_pce_weight"):
-            assert (key in one) == (key in other)  # online has no terms in the first epoch
+            assert (key in one) == (key in other)  # with "online" there are no terms in the first epoch
             assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-4), key
     metrics = [trainer.evaluate() for trainer in trainers]
     for key in ("eval_accuracy", "eval_macro_f1", "eval_a_prototype_accuracy", "eval_b_prototype_accuracy"):
@@ -119,7 +119,7 @@ def test_a_list_of_labels_for_a_model_of_whole_samples_stops_before_training(mak
 
 @pytest.mark.parametrize(("embedding", "labels"), [((4, 3, 5), (4,)), ((4, 5), (4, 3)), ((4, 2, 5), (4, 3))])
 def test_embeddings_that_are_not_one_for_each_label(embedding, labels):
-    """Of tokens beside labels of samples, of samples beside one-hot labels, of other segments."""
+    """Token embeddings with sample labels, sample embeddings with one-hot labels, and another number of segments."""
     with pytest.raises(ValueError, match=r"got embeddings {'a': .*} and labels .*; pool embeddings of tokens"):
         by_segment({"a": torch.zeros(embedding)}, torch.zeros(labels, dtype=torch.long), None)
 

@@ -1,4 +1,4 @@
-"""Training single modalities apart: frozen encoders, learning rates of their own, LoRA, gradient checkpointing."""
+"""Options for single encoders in training: freezing, and a learning rate of its own."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ class Rates(TrainerCallback):
 
 
 def test_each_encoder_learns_at_its_own_rate(make_trainer, make_model):
-    """One SGD step without momentum moves weights by rate x gradient."""
+    """A step of SGD without momentum moves the weights by rate x gradient."""
     kwargs = {"optim": "sgd", "max_steps": 1, "max_grad_norm": 0.0, "weight_decay": 0.0, "learning_rate": 0.1}
     steps = {}
     for name, rates in {"plain": None, "own": {"text": 0.4}}.items():
@@ -85,7 +85,7 @@ def test_the_schedule_scales_all_rates_alike_and_every_weight_has_one(make_train
     assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.1}
 
 
-def test_bad_rates(make_args, make_trainer):
+def test_bad_learning_rates_are_refused(make_args, make_trainer):
     for wrong in ({"text": -1.0}, {"text": "fast"}, "[1]"):
         with pytest.raises(ValueError, match="Expected `modality_learning_rates` to map"):
             make_args(modality_learning_rates=wrong)

@@ -1,7 +1,10 @@
-"""The classifier that the tests of the equations and of the distance share."""
+"""A classifier for the tests of the equations and the distance, and a processor of three modalities."""
 
 import pytest
 import torch
+from transformers import Wav2Vec2FeatureExtractor
+
+from pmr_hf import MultimodalProcessor
 
 
 BATCH, CLASSES, WIDTH = 12, 5, 7
@@ -19,3 +22,12 @@ def case(request):
     seen[UNSEEN] = False
     labels = torch.arange(BATCH) % CLASSES
     return embeddings, prototypes, seen, labels
+
+
+@pytest.fixture
+def three(processor):
+    """A processor of text, audio and image, in this order."""
+    audio = Wav2Vec2FeatureExtractor(feature_size=1, sampling_rate=8000, return_attention_mask=True)
+    return MultimodalProcessor(
+        {"text": processor.processors["text"], "audio": audio, "image": processor.processors["image"]}
+    )

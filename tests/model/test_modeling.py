@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.digits import NUM_LABELS
+from helpers.snapshots import changed, snapshot
 from helpers.strategies import NAMES, SHAPES
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -232,3 +233,17 @@ def test_a_model_given_other_inputs_stops_with_a_sentence(model, inputs, labels)
         else:
             assert labels is None or (dtype == torch.long and (output.loss.isfinite() or len(labels) == 0))
             assert output.logits.isfinite().all()
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode():
+    model = MultimodalModel.from_backbones(
+        {"gray": CGMNISTConfig(num_channels=1), "colored": CGMNISTConfig()}, num_labels=2
+    )
+    model.freeze(["gray"])
+    before = snapshot(model)
+    model.train()(**{name: {"pixel_values": torch.rand(4, c, 8, 8)} for name, c in (("gray", 1), ("colored", 3))})
+    assert changed(before, model) == {f"backbones.colored.norm.{key}" for key in ("running_mean", "running_var")} | {
+        "backbones.colored.norm.num_batches_tracked"
+    }
+    with pytest.raises(ValueError, match=r"Expected `freeze` to name modalities among \['gray', 'colored'\]"):
+        model.freeze(["sound"])

@@ -1,50 +1,11 @@
-"""Options for single encoders in training: freezing, and a learning rate of its own."""
+"""Learning rates of single encoders."""
 
 import pytest
 import torch
-from helpers.snapshots import changed, snapshot
+from helpers.snapshots import snapshot
 from transformers import TrainerCallback
 
-from pmr_hf import CGMNISTConfig, MultimodalModel, MultimodalTrainer, PMRTrainer
-
-
-@pytest.mark.parametrize("cls", [MultimodalTrainer, PMRTrainer])
-def test_a_frozen_encoder_does_not_move_and_the_rest_does(make_trainer, cls):
-    trainer = make_trainer(cls=cls, freeze=["text"], num_train_epochs=1)
-    before = snapshot(trainer.model)
-    trainer.train()
-    moved = changed(before, trainer.model)
-    assert not any(name.startswith("backbones.text") for name in moved)
-    assert any(name.startswith("backbones.image") for name in moved) and "fusion.classifier.weight" in moved
-
-
-def test_a_frozen_encoder_stays_in_evaluation_mode():
-    model = MultimodalModel.from_backbones(
-        {"gray": CGMNISTConfig(num_channels=1), "colored": CGMNISTConfig()}, num_labels=2
-    )
-    model.freeze(["gray"])
-    before = snapshot(model)
-    model.train()(**{name: {"pixel_values": torch.rand(4, c, 8, 8)} for name, c in (("gray", 1), ("colored", 3))})
-    assert changed(before, model) == {f"backbones.colored.norm.{key}" for key in ("running_mean", "running_var")} | {
-        "backbones.colored.norm.num_batches_tracked"
-    }
-    with pytest.raises(ValueError, match=r"Expected `freeze` to name modalities among \['gray', 'colored'\]"):
-        model.freeze(["sound"])
-
-
-def test_freezing_works_with_model_init(make_args, make_model, digits, collator):
-    trainer = MultimodalTrainer(
-        model_init=lambda: make_model(),
-        args=make_args(MultimodalTrainer.args_class, freeze=["image"], num_train_epochs=1),
-        train_dataset=digits,
-        data_collator=collator,
-    )
-    trainer.train()
-    assert not any(p.requires_grad for p in trainer.model.backbones["image"].parameters())
-    fresh = make_model()
-    assert torch.equal(
-        trainer.model.backbones["image"].embeddings.cls_token, fresh.backbones["image"].embeddings.cls_token
-    )
+from pmr_hf import MultimodalTrainer
 
 
 class Rates(TrainerCallback):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.digits import NUM_LABELS, batch_of
-from helpers.snapshots import assert_equal_tensors, weights_of
+from helpers.snapshots import assert_equal_tensors, changed, snapshot, weights_of
 from transformers import Trainer, TrainingArguments
 
-from pmr_hf import MultimodalModel
+from pmr_hf import MultimodalModel, MultimodalTrainer, PMRTrainer
 
 
 def test_label_smoothing_is_that_of_plain_trainer(make_trainer, make_model, make_args, digits, collator):
@@ -159,3 +159,28 @@ def test_length_grouped_sampling(make_trainer, digits):
     trainer.train()
     assert all(batch == sorted(batch, reverse=True) for batch in seen) and len(seen) == 8
     assert trainer.prototypes.count("text").sum() == 64
+
+
+@pytest.mark.parametrize("cls", [MultimodalTrainer, PMRTrainer])
+def test_a_frozen_encoder_does_not_move_and_the_rest_does(make_trainer, cls):
+    trainer = make_trainer(cls=cls, freeze=["text"], num_train_epochs=1)
+    before = snapshot(trainer.model)
+    trainer.train()
+    moved = changed(before, trainer.model)
+    assert not any(name.startswith("backbones.text") for name in moved)
+    assert any(name.startswith("backbones.image") for name in moved) and "fusion.classifier.weight" in moved
+
+
+def test_freezing_works_with_model_init(make_args, make_model, digits, collator):
+    trainer = MultimodalTrainer(
+        model_init=lambda: make_model(),
+        args=make_args(MultimodalTrainer.args_class, freeze=["image"], num_train_epochs=1),
+        train_dataset=digits,
+        data_collator=collator,
+    )
+    trainer.train()
+    assert not any(p.requires_grad for p in trainer.model.backbones["image"].parameters())
+    fresh = make_model()
+    assert torch.equal(
+        trainer.model.backbones["image"].embeddings.cls_token, fresh.backbones["image"].embeddings.cls_token
+    )

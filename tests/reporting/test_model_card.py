@@ -1,5 +1,3 @@
-"""The model card and the plot of training."""
-
 import copy
 import re
 

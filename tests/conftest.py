@@ -7,28 +7,48 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # models this small are slower on two threads
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import numpy as np
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from helpers.all_methods import WITH_HEADS
+from helpers.digits import NUM_LABELS, WORDS, batch_of
+from helpers.media_files import write_video, write_wav
+from hypothesis import HealthCheck, settings
+from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, PreTrainedTokenizerFast, ViTConfig, ViTImageProcessor, set_seed
+from transformers import (
+    BertConfig,
+    PreTrainedTokenizerFast,
+    VideoMAEImageProcessor,
+    ViTConfig,
+    ViTImageProcessor,
+    Wav2Vec2FeatureExtractor,
+    set_seed,
+)
 
-from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, PMRTrainer, PMRTrainingArguments
+from pmr_hf import (
+    MultimodalCollator,
+    MultimodalModel,
+    MultimodalProcessor,
+    NumericProcessor,
+    PMRTrainer,
+    PMRTrainingArguments,
+    PrototypeTrainer,
+    SpectrogramFeatureExtractor,
+)
 
 
-WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-NUM_LABELS = 4
-
-
-def state(trainer):
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-def assert_equal(left, right):
-    assert left.keys() == right.keys()
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert not different, different
+# Derandomized: the same examples in every run. Fixtures of one test are fine: no example changes them.
+settings.register_profile(
+    "pmr_hf",
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("pmr_hf")
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +67,6 @@ def processor():
 @pytest.fixture(scope="session")
 def digits():
     """64 rows of the digits 0 to 3: `picture`, `caption`, `label`."""
-    from PIL import Image as PILImage
-
     scans = load_digits(n_class=NUM_LABELS)
     labels = scans.target[:64].tolist()
     features = Features({"picture": Image(), "caption": Value("string"), "label": ClassLabel(names=WORDS[:NUM_LABELS])})
@@ -122,7 +140,7 @@ def make_args(tmp_path):
 
 @pytest.fixture
 def make_trainer(make_model, make_args, digits, processor, collator):
-    """A PMRTrainer on the digits; keyword arguments of `PMRTrainingArguments`, and `model`, `cls` or a dataset."""
+    """A function that makes a PMRTrainer on the digits; its other keyword arguments are training arguments."""
 
     def make(model=None, cls=PMRTrainer, train_dataset=digits, eval_dataset=digits, trainer_kwargs=None, **kwargs):
         return cls(
@@ -136,3 +154,66 @@ def make_trainer(make_model, make_args, digits, processor, collator):
         )
 
     return make
+
+
+@pytest.fixture
+def prepared(make_trainer, make_model):
+    """A trainer of a model that has been trained for one epoch and has prototypes, and a batch."""
+
+    def make(cls, batch_size=16, fusion="concat", **kwargs):
+        model = make_model(fusion=fusion, unimodal_heads=cls in WITH_HEADS)
+        warm = make_trainer(model, cls=PrototypeTrainer, num_train_epochs=1, prototype_fraction=1.0)
+        warm.train()
+        trainer = make_trainer(warm.model, cls=cls, **kwargs)
+        trainer.model.train()
+        return trainer, batch_of(trainer, range(batch_size))
+
+    return make
+
+
+@pytest.fixture
+def media(tmp_path, processor):
+    """A dataset with every kind of modality, on disk, with missing values, and a collator for it."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for i in range(6):
+        PILImage.fromarray(generator.integers(0, 256, (9, 7 + i, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        write_wav(tmp_path / f"{i}.wav", generator.normal(0, 0.1, 400 + 100 * i), 8000)
+        write_video(tmp_path / f"{i}.mp4", generator.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8), 5)
+        rows.append(
+            {
+                "img": str(tmp_path / f"{i}.png") if i else None,
+                "clip": str(tmp_path / f"{i}.mp4"),
+                "caption": f"the digit {WORDS[i]}" if i % 2 else "",
+                "speech": str(tmp_path / f"{i}.wav"),
+                "age": float(i),
+                "weight": None if i == 4 else 2.0 * i,
+                "label": i % 3,
+            }
+        )
+    small = {"size": {"height": 8, "width": 8}}
+    audio = Wav2Vec2FeatureExtractor(feature_size=1, sampling_rate=16000)
+    collator = MultimodalCollator(
+        MultimodalProcessor(
+            {
+                "image": ViTImageProcessor(**small),
+                "frames": ViTImageProcessor(**small),
+                "video": VideoMAEImageProcessor(size={"shortest_edge": 8}, crop_size=8),
+                "text": processor.processors["text"],
+                "speech": audio,
+                "spectrum": SpectrogramFeatureExtractor(seconds=0.1, window=64, overlap=32),
+                "vitals": NumericProcessor([1.0, 2.0], [2.0, 1.0]),
+            },
+            num_frames={"frames": 3, "video": 4},
+        ),
+        {
+            "image": "img",
+            "frames": "clip",
+            "video": "clip",
+            "text": "caption",
+            "speech": "speech",
+            "spectrum": "speech",
+            "vitals": ["age", "weight"],
+        },
+    )
+    return Dataset.from_list(rows), collator

@@ -1,44 +1,23 @@
+"""The terms of PMR (Eqs. 8-13) and their weights: against the oracle and numbers worked by hand, at any magnitude."""
+
 import math
 
-import oracle
+import numpy as np
 import pytest
 import torch
-from mean_terms import prototypical_cross_entropy, prototypical_entropy, true_class_probability
+from helpers import oracle
+from helpers.mean_terms import masked_score, prototypical_cross_entropy, prototypical_entropy, true_class_probability
+from helpers.oracle_inputs import as_lists
+from helpers.strategies import DTYPES, EPS, EXTREME, MODERATE, cast, classifiers
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from pmr_hf.equations import imbalance_ratio, rebalance_weights
+from pmr_hf.equations import imbalance_ratio, masked_mean, rebalance_weights
 from pmr_hf.model.distance import prototype_logits
 
 
-BATCH, CLASSES, WIDTH = 12, 5, 7
-UNSEEN = 3
-
-
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def case(request):
-    """Embeddings, prototypes, a mask with one class never seen, and labels that name that class too."""
-    generator = torch.Generator().manual_seed(0)
-    embeddings = torch.randn(BATCH, WIDTH, generator=generator).to(request.param)
-    prototypes = torch.randn(CLASSES, WIDTH, generator=generator)
-    prototypes[UNSEEN] = 0
-    seen = torch.ones(CLASSES, dtype=torch.bool)
-    seen[UNSEEN] = False
-    labels = torch.arange(BATCH) % CLASSES
-    return embeddings, prototypes, seen, labels
-
-
-def as_lists(embeddings, prototypes, seen, labels):
-    rows = [row if ok else None for row, ok in zip(prototypes.tolist(), seen.tolist(), strict=True)]
-    return embeddings.tolist(), rows, labels.tolist()
-
-
-def test_prototype_logits_equal_the_oracle(case):
-    embeddings, prototypes, seen, _ = case
-    logits = prototype_logits(embeddings, prototypes, seen)
-    assert logits.dtype == torch.float32 and logits.shape == (BATCH, CLASSES)
-    expected = torch.tensor([oracle.probabilities(z, as_lists(*case)[1]) for z in embeddings.tolist()])
-    torch.testing.assert_close(logits.softmax(1), expected, atol=1e-5, rtol=1e-5)
-    distances = torch.tensor([[oracle.distance(z, c) for c in prototypes.tolist()] for z in embeddings.tolist()])
-    torch.testing.assert_close(-logits[:, seen], distances[:, seen], atol=1e-5, rtol=1e-5)
+SCORES = st.floats(0, 1, width=32) | st.sampled_from([0.0, 1e-45, 1e-38, 1e-15, 1.0])
 
 
 def test_terms_equal_the_oracle(case):
@@ -62,7 +41,7 @@ def test_terms_without_a_mask_equal_the_oracle(case):
     assert prototypical_entropy(logits).item() == pytest.approx(oracle.entropy(*lists), abs=1e-5)
 
 
-def test_a_hand_worked_classifier():
+def test_a_classifier_worked_by_hand():
     # Distances 3 and 4 to the two prototypes: p = (1, e^-1) / (1 + e^-1).
     logits = prototype_logits(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
     torch.testing.assert_close(logits, torch.tensor([[-3.0, -4.0]]))
@@ -72,65 +51,6 @@ def test_a_hand_worked_classifier():
     assert prototypical_entropy(logits).item() == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p))
 
 
-def test_gradients_equal_those_of_the_exact_distance(case):
-    embeddings, prototypes, seen, labels = case
-    ours = embeddings.float().requires_grad_()
-    logits = prototype_logits(ours, prototypes, seen)
-    (prototypical_cross_entropy(logits, labels, seen[labels]) - prototypical_entropy(logits, seen[labels])).backward()
-    exact = embeddings.float().requires_grad_()
-    logits = -(exact[:, None] - prototypes[seen][None]).norm(dim=2)
-    renumbered = torch.cumsum(seen.long(), 0) - 1
-    mask = seen[labels]
-    log_p = logits[mask].log_softmax(1)
-    pce = -log_p[torch.arange(int(mask.sum())), renumbered[labels[mask]]].mean()
-    (pce + (log_p.exp() * log_p).sum(1).mean()).backward()
-    torch.testing.assert_close(ours.grad, exact.grad, atol=1e-5, rtol=1e-4)
-
-
-def test_an_embedding_equal_to_a_prototype():
-    prototypes = 20 * torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
-    embeddings = prototypes[[1, 1, 2]].clone().requires_grad_()
-    logits = prototype_logits(embeddings, prototypes)
-    torch.testing.assert_close(logits[[0, 1, 2], [1, 1, 2]], torch.full((3,), -1e-6))
-    loss = prototypical_cross_entropy(logits, torch.tensor([1, 0, 3])) - prototypical_entropy(logits)
-    loss.backward()
-    assert embeddings.grad.isfinite().all()
-    assert embeddings.grad[1].norm() > 0  # towards its own class, though it sits on another's prototype
-
-
-@pytest.mark.parametrize("offset", [0.0, 100.0, 1e4])
-def test_accuracy_far_from_the_origin(offset):
-    generator = torch.Generator().manual_seed(2)
-    embeddings = (torch.randn(64, 512, generator=generator) + offset).float()
-    prototypes = (torch.randn(30, 512, generator=generator) + offset).float()
-    seen = torch.arange(30) != 7
-    prototypes[7] = 0  # an unseen class must not pull the center
-    exact = -(embeddings.double()[:, None] - prototypes.double()[None]).norm(dim=2)
-    torch.testing.assert_close(
-        prototype_logits(embeddings, prototypes, seen)[:, seen].double(), exact[:, seen], atol=1e-4, rtol=0
-    )
-
-
-def test_distances_stay_fp32_under_autocast():
-    generator = torch.Generator().manual_seed(3)
-    embeddings, prototypes = torch.randn(8, 32, generator=generator), torch.randn(4, 32, generator=generator)
-    expected = prototype_logits(embeddings, prototypes)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(prototype_logits(embeddings, prototypes), expected)
-
-
-def test_an_unseen_class_never_wins_and_gives_no_nan():
-    embeddings = torch.zeros(2, 3, requires_grad=True)  # the unseen class's zero row is the nearest of all
-    prototypes = torch.tensor([[9.0, 9, 9], [0, 0, 0], [8, 8, 8]])
-    for seen in ([True, False, True], [False, False, True]):
-        logits = prototype_logits(embeddings, prototypes, torch.tensor(seen))
-        assert logits.isfinite().all() and not (logits.argmax(1) == 1).any()
-        assert logits.softmax(1)[:, 1].tolist() == [0, 0]
-        entropy, pce = prototypical_entropy(logits), prototypical_cross_entropy(logits, torch.tensor([2, 2]))
-        (gradient,) = torch.autograd.grad(entropy + pce, embeddings)
-        assert entropy.isfinite() and pce.isfinite() and gradient.isfinite().all()
-
-
 def test_no_class_seen_at_all():
     embeddings, labels = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 1, 0])
     seen = torch.zeros(2, dtype=torch.bool)
@@ -138,17 +58,6 @@ def test_no_class_seen_at_all():
     loss = prototypical_cross_entropy(logits, labels, seen[labels]) + prototypical_entropy(logits, seen[labels])
     loss.backward()
     assert loss.item() == 0 and embeddings.grad.abs().max() == 0
-
-
-@pytest.mark.parametrize("scale", [1e-15, 1e15])
-def test_extreme_magnitudes_stay_finite(scale):
-    generator = torch.Generator().manual_seed(4)
-    embeddings = (scale * torch.randn(6, 16, generator=generator)).requires_grad_()
-    prototypes = scale * torch.randn(3, 16, generator=generator)
-    logits = prototype_logits(embeddings, prototypes)
-    loss = prototypical_cross_entropy(logits, torch.tensor([0, 1, 2, 0, 1, 2])) - prototypical_entropy(logits)
-    loss.backward()
-    assert loss.isfinite() and embeddings.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +76,7 @@ def test_extreme_magnitudes_stay_finite(scale):
         ([0.6, 0.5, 0.4], [0.0, 0.2, 0.5], [0.5, 0.25, 0.0]),
     ],
 )
-def test_hand_worked_weights(scores, pce_weights, per_weights):
+def test_weights_worked_by_hand(scores, pce_weights, per_weights):
     pce, per = rebalance_weights(torch.tensor(scores))
     torch.testing.assert_close(pce, torch.tensor(pce_weights))
     torch.testing.assert_close(per, torch.tensor(per_weights))
@@ -203,7 +112,7 @@ def test_imbalance_ratio():
 
 
 def test_no_host_synchronisation_and_nothing_of_samples_by_classes_by_width():
-    """Every operation of the terms, watched: no scalar is read, and nothing grows with B x K x D."""
+    """No operation of the terms reads a scalar or makes a tensor that grows with B x K x D."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Watch(TorchDispatchMode):
@@ -224,3 +133,71 @@ def test_no_host_synchronisation_and_nothing_of_samples_by_classes_by_width():
         imbalance_ratio(scores)
         loss = pce_weights[0] * prototypical_cross_entropy(logits, labels, mask)
         (loss - per_weights[0] * prototypical_entropy(logits, mask)).backward()
+
+
+@given(classifiers(MODERATE), DTYPES)
+def test_terms_of_any_classifier_equal_the_oracle(case, dtype):
+    embeddings, prototypes, seen, labels = case
+    mask = seen[labels]
+    assume(mask.any())
+    embeddings, prototypes = cast(embeddings, dtype), cast(prototypes, dtype)
+    logits = prototype_logits(embeddings, prototypes, seen)
+    lists = as_lists(embeddings, prototypes, seen, labels)
+    score = masked_score(logits, labels, mask)
+    # Of two prototypes at one place, one gets the exact distance, and the other loses digits: 1e-3 at a distance of 30.
+    assert score == pytest.approx(oracle.score(*lists), abs=2e-3)
+    assert prototypical_cross_entropy(logits, labels, mask) == pytest.approx(oracle.cross_entropy(*lists), abs=5e-3)
+    assert prototypical_entropy(logits, mask) == pytest.approx(oracle.entropy(*lists), abs=5e-3)
+
+
+@given(classifiers(), st.integers(2, 3))
+def test_a_batch_given_twice_has_the_same_terms(case, times):
+    embeddings, prototypes, seen, labels = case
+    found = []
+    for count in (1, times):
+        y = labels.repeat(count)
+        logits = prototype_logits(embeddings.repeat(count, 1), prototypes, seen)
+        terms = (term(logits, y, seen[y]) for term in (masked_score, prototypical_cross_entropy))
+        found.append([*terms, prototypical_entropy(logits, seen[y])])
+    torch.testing.assert_close(found[1], found[0])
+
+
+@given(st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_weights_of_any_scores_are_in_range_and_equal_the_oracle(modalities, random):
+    scores, present = (torch.tensor(column) for column in zip(*modalities, strict=True))
+    pce, per = rebalance_weights(scores, present)
+    for weights in (pce, per):
+        assert weights.shape == scores.shape and ((weights >= 0) & (weights <= 1)).all()
+        assert not weights[~present].any()
+    floored = scores.double().clamp(min=torch.finfo(torch.float32).tiny)[present].tolist()
+    if floored:
+        expected = oracle.weights(floored)
+        assert pce[present].tolist() == pytest.approx(expected[0], abs=1e-6)
+        assert per[present].tolist() == pytest.approx(expected[1], abs=1e-6)
+        assert pce[present][scores[present].argmax()] == 0  # the dominant one is not accelerated
+        assert per[present][scores[present].argmin()] == 0  # and the slow one is not held back
+    order = list(range(len(scores)))
+    random.shuffle(order)
+    shuffled = rebalance_weights(scores[order], present[order])
+    assert torch.equal(shuffled[0], pce[order]) and torch.equal(shuffled[1], per[order])
+    # The score of an absent modality changes no other weight.
+    other = rebalance_weights(torch.where(present, scores, 0.5), present)
+    assert torch.equal(other[0], pce) and torch.equal(other[1], per)
+
+
+@given(st.lists(SCORES, min_size=1, max_size=5))
+def test_ratios_are_finite_and_at_least_1(scores):
+    ratios = imbalance_ratio(torch.tensor(scores))
+    assert ratios.isfinite().all() and ratios.min() == 1
+    assert ratios[torch.tensor(scores).argmax()] == ratios.max()
+
+
+@given(arrays(np.float64, 4, elements=EXTREME), st.lists(st.booleans(), min_size=4, max_size=4))
+def test_a_masked_mean_lies_between_what_it_keeps_and_reads_nothing_else(values, mask):
+    values, mask = torch.tensor(values, dtype=torch.float32), torch.tensor(mask)
+    mean = masked_mean(torch.where(mask, values, torch.nan), mask)
+    if not mask.any():
+        assert mean == 0
+    else:
+        slack = 4 * EPS * values[mask].abs().max()
+        assert values[mask].min() - slack <= mean <= values[mask].max() + slack

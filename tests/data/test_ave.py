@@ -1,9 +1,11 @@
+"""The reader of AVE, on a folder of tiny videos laid out as the official download."""
+
 from pathlib import Path
 
 import av
 import pytest
-from media_files import AVE_LINES as LINES
-from media_files import write_ave
+from helpers.media_files import AVE_LINES as LINES
+from helpers.media_files import write_ave
 
 from pmr_hf.data.ave import HEADER, read_ave
 
@@ -46,7 +48,7 @@ def test_a_repeated_line_is_one_event(download):
 
 def test_annotations_without_their_header(download):
     file = download / "Annotations.txt"
-    file.write_text(file.read_text().removeprefix(HEADER + "\n"))  # as in the repository's own copy
+    file.write_text(file.read_text().removeprefix(HEADER + "\n"))  # as in the copy in the repository
     assert len(read_ave(download)["train"].features["label"].names) == 5
 
 

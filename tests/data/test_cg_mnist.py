@@ -1,3 +1,5 @@
+"""Colored-and-gray MNIST: its splits and its colors, made from scikit-learn's digits."""
+
 import gzip
 import struct
 
@@ -38,7 +40,7 @@ def test_three_disjoint_splits_of_real_digits(digits, splits):
     assert not rows["train"] & rows["validation"]
     assert not rows["train"] & rows["test"]
     assert not rows["validation"] & rows["test"]
-    # they are scikit-learn's scans, with their own labels
+    # they are the scans of scikit-learn, with their labels
     scans = {
         (scan * 255 / 16).round().astype(np.uint8).tobytes(): y
         for scan, y in zip(*load_digits(return_X_y=True), strict=True)
@@ -67,8 +69,8 @@ def test_colors_follow_the_class_as_often_as_asked(correlation):
     labels = np.repeat(np.arange(10), 2000)
     colors = class_colors(labels, correlation, np.random.default_rng(0))
     assert colors.min() >= 0 and colors.max() <= 1
-    # The class whose mean colour is nearest: of its own with the share asked, and a tenth of the rest by chance. Jitter
-    # confuses some neighbours, so it is compared with the same rule on colours that always follow the class.
+    # How often the nearest mean color is that of the class: `correlation` of the time, and for a tenth of the rest by
+    # chance. Jitter confuses some neighbors, so the same rule on colors that always follow the class is the reference.
     nearest = ((colors[:, None] - COLORS[None] / 255) ** 2).sum(2).argmin(1) == labels
     sure = class_colors(labels, 1.0, np.random.default_rng(1))
     recognised = (((sure[:, None] - COLORS[None] / 255) ** 2).sum(2).argmin(1) == labels).mean()
@@ -77,7 +79,7 @@ def test_colors_follow_the_class_as_often_as_asked(correlation):
 
 
 def test_jitter_has_the_papers_variance():
-    # Class 1's green and blue, 128, are far from the clipping bounds of a normal of deviation 0.17.
+    # Green and blue of class 1 are 128, far from where a normal distribution of deviation 0.17 is clipped.
     colors = class_colors(np.ones(20000, dtype=int), 1.0, np.random.default_rng(0))
     assert colors[:, 1].mean() == pytest.approx(128 / 255, abs=0.01)
     assert colors[:, 1].var() == pytest.approx(COLOR_VARIANCE, rel=0.05)

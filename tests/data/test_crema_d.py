@@ -1,10 +1,12 @@
+"""The reader of CREMA-D, on a folder of tiny clips laid out as the public repository."""
+
 from collections import Counter
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from media_files import write_video, write_wav
+from helpers.media_files import write_video, write_wav
 
 from pmr_hf.data.crema_d import read_crema_d
 
@@ -25,7 +27,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture
 def repository(clips, tmp_path):
-    """20 actors who speak a sentence in each emotion, and the public lists: sentence TIE of each is the test."""
+    """20 actors who speak two sentences in each emotion, and the public lists: the test is sentence TIE."""
     for folder in ("AudioWAV", "VideoFlash"):
         (tmp_path / folder).mkdir()
     lists = {"train": [], "test": []}
@@ -39,7 +41,7 @@ def repository(clips, tmp_path):
     for name, lines in lists.items():
         (tmp_path / f"{name}.csv").write_bytes(
             "".join(f"{line}\r\n" for line in lines).encode()
-        )  # as they are published
+        )  # the published files end lines like this
     return tmp_path
 
 
@@ -65,7 +67,7 @@ def test_a_repeated_line_is_one_clip(repository):
 
 
 @pytest.mark.parametrize("split", ["public", "speaker"])
-def test_rows(repository, split):
+def test_each_row_has_its_label_speaker_and_files(repository, split):
     for rows in read_crema_d(repository, split).values():
         assert rows.features["label"].names == ["anger", "disgust", "fear", "happy", "neutral", "sad"]
         for row, name in zip(rows, names(rows), strict=True):

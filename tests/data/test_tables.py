@@ -1,3 +1,5 @@
+"""Tables in files and folders: splits, labels, paths, and the errors for bad ones."""
+
 import json
 from pathlib import Path
 
@@ -16,7 +18,7 @@ COLUMNS = {"image": "img", "text": "caption"}
 
 @pytest.fixture
 def table(tmp_path):
-    """40 rows with pictures on disk, of the classes cat, dog and, once, eel."""
+    """40 rows with pictures on disk, of the classes cat and dog, and one row of the class eel."""
     (tmp_path / "pictures").mkdir()
     rows = []
     for i in range(40):
@@ -125,7 +127,7 @@ def test_a_class_that_training_lacks(table, tmp_path):
         load_table(COLUMNS, label="kind", files=files)
 
 
-def test_what_is_not_there(table, tmp_path):
+def test_tables_and_splits_that_are_not_there(table, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Expected a table .*none.csv, found none"):
         load_table(COLUMNS, files={"train": str(tmp_path / "none.csv")})
     (tmp_path / "a.txt").write_text("hello")
@@ -138,7 +140,7 @@ def test_what_is_not_there(table, tmp_path):
 
 
 def test_missing_values_stay(table, tmp_path):
-    """A hole in a column of paths, and a file that is not there where that is allowed."""
+    """A missing path, and a file that does not exist where `check_files` allows it."""
     table.loc[2, "img"] = None
     table.loc[3, "img"] = "gone.png"
     file = write(table, tmp_path / "a.jsonl")
@@ -158,7 +160,7 @@ def test_sound_and_video_columns_need_no_decoder(tmp_path):
 
 
 def test_each_splits_class_ids_are_its_own(tmp_path):
-    """A ClassLabel of other names in one split, plain strings or ids in another."""
+    """One split has a ClassLabel with other names, another has plain strings or ids."""
     names = {"train": ["cat", "dog", "owl"], "validation": ["dog", "owl"]}
     rows = {"train": [0, 1, 2] * 4, "validation": [0, 1]}
     for split, ids in rows.items():

@@ -1,14 +1,13 @@
-"""The demo in a real browser: what a person gives and sees."""
+"""The demo in a real browser: what a person enters and sees."""
 
 import shutil
-import sys
-from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import pytest
-import torch
-from media_files import write_video, write_wav
+from helpers.digits import take_prototypes
+from helpers.examples import load_example
+from helpers.media_files import write_video, write_wav
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from transformers import ViTImageProcessor
@@ -29,27 +28,19 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 @pytest.fixture(scope="module")
 def app():
-    folder = str(Path(__file__).parents[2] / "examples")
-    sys.path.insert(0, folder)
-    import app
-
-    sys.path.remove(folder)
-    return app
+    return load_example("app")
 
 
 @pytest.fixture(scope="module")
 def pipe(make_model, processor, digits):
     model = make_model(id2label={0: "zero", 1: "<one>", 2: "two", 3: "three"}).eval()
-    with torch.no_grad():
-        embeddings = model(**processor(image=digits["picture"], text=digits["caption"])).embeddings
-        sums = model.prototypes.class_sums(embeddings, torch.tensor(digits["label"]))
-        model.prototypes.momentum_update(sums, 0.0)
+    take_prototypes(model, processor, digits)
     return MultimodalPipeline(model, processor)
 
 
 @pytest.fixture
 def opened(app):
-    """Serve the page of a pipeline on this machine; its address."""
+    """A function that serves the page of a pipeline on localhost and returns its address."""
     pages = []
 
     def open_page(pipe):
@@ -97,7 +88,7 @@ def test_a_person_gives_a_sample_and_sees_who_said_what(app, pipe, opened, brows
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     shown = Image.open(tmp_path / "page.png").convert("RGB")
     assert shown.width == 1280 and len(shown.getcolors(maxcolors=2**20)) > 100
-    # what is shown is all on the page: no box is wider than it
+    # no box is wider than the page
     assert all(
         box["x"] + box["width"] <= 1280 for box in (each.bounding_box() for each in page.locator(".pmr section").all())
     )

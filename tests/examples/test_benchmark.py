@@ -1,4 +1,4 @@
-"""The comparison of methods, as a user starts it."""
+"""The comparison of methods, run as a user runs it."""
 
 import json
 import os
@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.examples import EXAMPLES, load_example
 from PIL import Image
 
 from pmr_hf.command_line.benchmark_cells import Cell
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = ["--max_train_samples", "96", "--num_train_epochs", "2", "--use_cpu"]
 
 
@@ -37,7 +37,7 @@ def test_the_rate_is_chosen_on_validation_and_the_test_is_touched_once(finished)
         rate: json.loads((finished / f"concat-pmr-lr{rate}-seed3" / "trained.json").read_text())["eval_accuracy"]
         for rate in ("1e-6", "3e-2")
     }
-    best = max(accuracies, key=accuracies.get)  # the first of equals
+    best = max(accuracies, key=accuracies.get)  # the first of equal ones
     (result,) = map(json.loads, (finished / "results.jsonl").read_text().splitlines())
     assert result["name"] == f"concat-pmr-lr{best}-seed3" and result["eval_accuracy"] == accuracies[best]
     assert result["grid"] == accuracies
@@ -94,7 +94,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
         while not list(tmp_path.glob("*/checkpoint-*/trainer_state.json")):
             assert run.poll() is None
             time.sleep(0.05)
-        # The command alone: its run goes on, and no other is started beside it
+        # Kill only the command: its training run continues, and a second command starts no other one
         run.kill()
         run.wait()
         second = benchmark(tmp_path, *arguments)
@@ -105,7 +105,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
     run = benchmark(tmp_path, *arguments)
     assert run.returncode == 0, run.stderr
     (result,) = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
-    assert result["train_seconds"] is None and result["epochs"] == 200  # of a resumed run the time is not known
+    assert result["train_seconds"] is None and result["epochs"] == 200  # the time of a resumed run is unknown
     history = json.loads((tmp_path / result["name"] / "trainer_state.json").read_text())["log_history"]
     assert [entry["epoch"] for entry in history if "eval_loss" in entry][:200] == list(range(1, 201))
 
@@ -116,12 +116,14 @@ def test_the_papers_settings_are_understood(dataset, tmp_path):
     command = ["bash", str(EXAMPLES / "paper.sh"), dataset, "data", "--only_report", "--output_dir", str(tmp_path)]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.stderr.endswith(f"Expected finished runs in {tmp_path}, found none.\n")  # all arguments are read by then
+    assert run.stderr.endswith(
+        f"Expected finished runs in {tmp_path}, found none.\n"
+    )  # the arguments have been read by then
 
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_named(tmp_path):
-    """The others are run all the same."""
+    """The other runs still start."""
     wrong = ("--optim", "sgd", "--optim_args", "nonsense")
     run = benchmark(tmp_path, "--methods", "pmr", "joint", "--seeds", "3", *wrong)
     assert run.returncode == 1
@@ -131,7 +133,7 @@ def test_a_run_that_fails_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_numbers_of_three_modalities_without_a_test_and_with_a_rate_that_diverges(tmp_path):
-    """`b` has no value in validation, and `c` is there for one class alone in training."""
+    """`b` has no value in validation, and `c` has values for only one class in training."""
     rows = {"train": range(96), "validation": range(96, 144)}
     for name, numbers in rows.items():
         lines = ["a1,a2,b,c,label"]
@@ -168,11 +170,7 @@ def test_numbers_of_three_modalities_without_a_test_and_with_a_rate_that_diverge
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(EXAMPLES))
-    import benchmark
-
-    sys.path.remove(str(EXAMPLES))
-    return benchmark
+    return load_example("benchmark")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +209,7 @@ def test_a_result_beside_those_of_earlier_commands(script):
     again = first | {"test_accuracy": 0.3}
     assert with_result(again, [first, *others, second]) == [*others, second, again]  # one line for each seed
     higher = first | {"learning_rate": 0.3}
-    assert with_result(higher, [first, *others, second]) == [*others, higher]  # a grid with a better rate
+    assert with_result(higher, [first, *others, second]) == [*others, higher]  # another rate is better
 
 
 def test_a_seed_that_diverges_is_named_and_the_others_are_reported(script, tmp_path, monkeypatch):

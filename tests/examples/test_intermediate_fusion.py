@@ -1,26 +1,19 @@
-"""PMR on models that fuse inside their encoders: the example's modules by hand, and its script as a user starts it."""
+"""PMR on models that fuse inside their encoders: the modules against ones worked by hand, and the script."""
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.examples import load_example
 from transformers import set_seed
 
 from pmr_hf import PMRTrainer, attach_prototypes
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(EXAMPLES))
-    import intermediate_fusion
-
-    sys.path.remove(str(EXAMPLES))
-    return intermediate_fusion
+    return load_example("intermediate_fusion")
 
 
 @pytest.fixture
@@ -48,7 +41,7 @@ def test_mmtm_channel_by_channel(script):
 
 @pytest.mark.parametrize("fusion", ["mmtm", "centralnet"])
 def test_with_nothing_to_exchange_the_encoders_run_as_alone(script, batch, fusion):
-    """An excitation of 0 multiplies by 1, and a central network is read by no encoder."""
+    """An excitation of 0 multiplies by 1, and no encoder reads the central network."""
     set_seed(0)
     model = script.MODELS[fusion](script.IntermediateFusionConfig(hidden_size=16, num_labels=10)).eval()
     if fusion == "mmtm":
@@ -87,7 +80,7 @@ def test_the_terms_of_pmr_reach_the_slow_encoder(script, batch, make_args, fusio
     trainer = PMRTrainer(model=model, args=make_args(pmr_alpha=2.0))
     embeddings = model(**batch).embeddings
     model.prototypes.momentum_update(model.prototypes.class_sums(embeddings, batch["labels"]), 0.0)
-    model.prototypes.mean("gray").mul_(0.1)  # so that gray is far from its prototypes, and slow
+    model.prototypes.mean("gray").mul_(0.1)  # gray is far from its prototypes, and so the slow one
     model.train()
     outputs = model(**batch)
     terms = trainer.prototype_terms(outputs.embeddings, batch["labels"])

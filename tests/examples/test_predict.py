@@ -1,26 +1,25 @@
-"""examples/predict.py, as a user starts it: a table in, JSON lines out, also after it was stopped."""
+"""`examples/predict.py`, run as a user runs it: a table in, JSON lines out, also after an interrupted run."""
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers.examples import EXAMPLES
 
 from pmr_hf import MultimodalPipeline
 
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "predict.py"
-
-
 def predict(*arguments):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / "predict.py"), *map(str, arguments)], capture_output=True, text=True
+    )
 
 
 @pytest.fixture(scope="module")
 def job(make_model, processor, digits, tmp_path_factory):
-    """The arguments, and the table's folder: ten rows, of which one has a file that is no picture and one nothing."""
+    """The folder of a table of ten rows, and the arguments. One row names a broken picture, and one is empty."""
     folder = tmp_path_factory.mktemp("predict")
     make_model().save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
@@ -58,9 +57,9 @@ def test_a_line_for_each_row(job, digits):
     assert predict(*arguments, "--output", output).returncode == 0
     again = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["row"] for line in again] == list(range(10))
-    assert output.read_bytes().splitlines()[:5] == whole.splitlines()[:5]  # those were not written again
+    assert output.read_bytes().splitlines()[:5] == whole.splitlines()[:5]  # these lines were not written again
 
-    # Not with other options: one file holds answers of one kind
+    # Other options are refused: a file holds the answers of one set of options
     output.write_bytes(b"".join(whole.splitlines(keepends=True)[:5]))
     run = predict(*arguments, "--explain", "--output", output)
     assert run.returncode == 1 and "but it was begun with {" in run.stderr

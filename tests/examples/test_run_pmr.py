@@ -1,16 +1,16 @@
-"""The main job, as a user starts it."""
+"""`examples/run_pmr.py`, run as a user runs it: on the digits and on a user's own data."""
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import WORDS
-from media_files import write_video, write_wav
+from helpers.digits import WORDS
+from helpers.examples import EXAMPLES
+from helpers.media_files import write_video, write_wav
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -31,11 +31,8 @@ from pmr_hf.command_line.build import new_encoder
 from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
 
 
-ROOT = Path(__file__).parents[2]
-
-
 def run_pmr(folder, *arguments):
-    command = ["-m", "accelerate.commands.launch", str(ROOT / "examples" / "run_pmr.py"), *arguments]
+    command = ["-m", "accelerate.commands.launch", str(EXAMPLES / "run_pmr.py"), *arguments]
     run = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout
@@ -43,12 +40,12 @@ def run_pmr(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def main_job(tmp_path_factory):
-    """Two epochs in place of sixty; every other default as it is."""
+    """A run with two epochs instead of sixty; every other option has its default."""
     folder = tmp_path_factory.mktemp("main_job")
     return run_pmr(folder, "--num_train_epochs", "2"), folder / "outputs" / "digits-concat-pmr"
 
 
-def test_it_prints_a_short_table(main_job):
+def test_run_pmr_prints_a_short_table(main_job):
     table = main_job[0][main_job[0].index("pmr on digits, concat") :]
     for row in ("test accuracy, fused", "gray alone", "colored alone", "ratio gray / colored", "training time"):
         assert row in table
@@ -61,7 +58,7 @@ def test_the_output_folder_holds_everything(main_job):
     assert keys | {"eval_accuracy", "train_loss", "train_runtime"} <= results.keys()
     assert (folder / "README.md").is_file() and Image.open(folder / "training_dynamics.png").width > 1000
     state = json.loads((folder / "trainer_state.json").read_text())
-    # the test is touched once, after the last selection on validation
+    # the test split is used once, after the last selection on validation
     kinds = [
         "test" if "test_loss" in entry else "eval"
         for entry in state["log_history"]
@@ -115,7 +112,7 @@ def test_channels_last_trains_and_saves_the_same_weights(main_job, tmp_path):
 
 @pytest.fixture(scope="module")
 def own_data(tmp_path_factory, processor):
-    """A folder with tables, pictures, sound and encoders, as a user may have; some samples have holes."""
+    """A user's folder with tables, pictures, sound and encoders. Some samples lack a modality."""
     folder = tmp_path_factory.mktemp("own")
     scans = load_digits(n_class=3)
     for name, rows in {"train": range(60), "test": range(60, 80)}.items():
@@ -189,12 +186,12 @@ def test_a_dataset_of_ones_own_cached_and_on_the_fly(own_data, tmp_path):
     results = json.loads((tmp_path / "cached" / "all_results.json").read_text())
     assert right / len(rows) == pytest.approx(results["test_accuracy"])
     mean = pd.read_json(own_data / "train.jsonl", lines=True)["ink"].mean()
-    assert processor.processors["stats"].mean[0] == pytest.approx(mean, rel=0.02)  # of the training rows alone
+    assert processor.processors["stats"].mean[0] == pytest.approx(mean, rel=0.02)  # from the training rows only
 
 
 @pytest.mark.slow
 def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path):
-    script = [sys.executable, str(ROOT / "examples" / "run_pmr.py"), "--dataset_name", str(own_data)]
+    script = [sys.executable, str(EXAMPLES / "run_pmr.py"), "--dataset_name", str(own_data)]
     for arguments, message in [
         (["--columns", "image"], "Expected --columns as modality=value, got ['image']"),
         (["--columns", "image=scan", "--backbones", "text=x"], "Expected --columns and --backbones for the same"),
@@ -213,7 +210,7 @@ def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path)
 
 @pytest.mark.parametrize(("name", "frames", "width"), [("crema_d", 3, 299), ("ave", 4, 1004)])
 def test_the_papers_audio_visual_setting(name, frames, width, tmp_path):
-    """Spectrograms and frames of the paper's sizes through its encoders, from a clip on disk."""
+    """A clip on disk becomes spectrograms and frames of the paper's sizes, which go through its encoders."""
     args = ScriptArguments(dataset=name, data_dir=str(tmp_path))
     write_video(tmp_path / "a.mp4", np.zeros((10, 32, 32, 3), np.uint8), 5, wave=np.sin(np.arange(32000) / 9))
     encoders = {modality: new_encoder(modality, args, None) for modality in args.columns}

@@ -1,4 +1,4 @@
-"""torch.export and ONNX of a fixed set of modalities: equal logits for batches of other sizes."""
+"""torch.export and ONNX for a fixed set of modalities: the logits are equal for batches of other sizes."""
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ def batch(modalities, size):
 def test_logits_are_equal_for_other_batches(modalities, fusion, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     backbones = {name: ENCODERS[name][0] for name in (*modalities, "numbers")}
-    model = MultimodalModel.from_backbones(backbones, num_labels=4, fusion=fusion)  # "numbers" may stay away
+    model = MultimodalModel.from_backbones(backbones, num_labels=4, fusion=fusion)  # "numbers" is missing
     torch.nn.init.normal_(model.absent["numbers"])
     inputs = batch(modalities, 2)
     flat = ExportableModel(model, inputs)
@@ -108,7 +108,7 @@ def test_logits_are_equal_for_other_batches(modalities, fusion, tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_what_cannot_be_exported_is_said():
+def test_inputs_that_cannot_be_exported_are_refused():
     model = MultimodalModel.from_backbones({"video": VIT, "speech": wav2vec2("group")}, num_labels=4)
     frames = {"pixel_values": torch.randn(2, 3, 3, 8, 8), "frame_mask": torch.ones(2, 3, dtype=torch.bool)}
     with pytest.raises(ValueError, match=r"'video' without a `frame_mask`.*use a video encoder"):

@@ -1,9 +1,8 @@
-"""Raw values in, classes out: the pipeline against the model itself, and its shares against all orders."""
+"""Raw values in, classes out: the pipeline against the model itself."""
 
 import functools
 import http.server
 import io
-import itertools
 import statistics
 import threading
 import time
@@ -12,16 +11,16 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from helpers.digits import take_prototypes
 from PIL import Image as PILImage
 
 from pmr_hf import MultimodalPipeline, MultimodalProcessor, NumericConfig, NumericProcessor
-from pmr_hf.inference.shapley import shapley_values
 from pmr_hf.model.media import UnreadableError
 
 
 @pytest.fixture(scope="module")
 def model(make_model, processor, digits):
-    """A model whose head, absent vectors and prototypes are of some use."""
+    """A model with prototypes, and with random weights in its head and its absent vectors."""
     model = make_model().eval()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -29,9 +28,7 @@ def model(make_model, processor, digits):
             vector.normal_()
         for parameter in model.fusion.parameters():
             parameter.normal_()
-        embeddings = model(**processor(image=digits["picture"], text=digits["caption"])).embeddings
-        sums = model.prototypes.class_sums(embeddings, torch.tensor(digits["label"]))
-        model.prototypes.momentum_update(sums, 0.0)
+    take_prototypes(model, processor, digits)
     return model
 
 
@@ -102,7 +99,7 @@ def test_any_subset_of_modalities(model, processor, digits, missing):
 
 
 def test_the_product_of_the_present_classifiers(make_model, digits):
-    """Of three modalities two are there: p is proportional to the product of theirs."""
+    """Two of three modalities are present: p is proportional to the product of their probabilities."""
     backbones = {name: NumericConfig(num_features=2, hidden_size=4, dropout=0.0) for name in ("a", "b", "c")}
     model = make_model(backbones=backbones).eval()
     processor = MultimodalProcessor({name: NumericProcessor([0.0, 0.0], [1.0, 1.0]) for name in backbones})
@@ -120,7 +117,7 @@ def test_the_product_of_the_present_classifiers(make_model, digits):
         assert found[f"LABEL_{k}"] == pytest.approx(p[k] * q[k] / total, abs=1e-5)
 
 
-def test_explaining(model, processor, digits):
+def test_explain_gives_labels_distances_and_shares(model, processor, digits):
     pipe, row = MultimodalPipeline(model, processor, missing="fused"), digits[1]
     result = pipe(image=row["picture"], text=row["caption"], explain=True)
     assert result["labels"] == pipe(image=row["picture"], text=row["caption"])
@@ -134,7 +131,7 @@ def test_explaining(model, processor, digits):
     apart = torch.linalg.vector_norm(output.embeddings["image"] - model.prototypes.mean("image"), dim=1).tolist()
     assert [entry["distance"] for entry in near] == pytest.approx(sorted(apart), abs=1e-5)
     assert near[0]["label"] == f"LABEL_{apart.index(min(apart))}"
-    # Two modalities: half of what one adds alone, and half of what it adds to the other.
+    # With two modalities: half of what one adds alone plus half of what it adds to the other.
     both, empty = result["labels"][0]["score"], none[int(best[-1])].item()
     image, text = (scores_of(pipe(**{name: row[column]}))[best] for name, column in SOURCES)
     shares = {name: part["share"] for name, part in result["modalities"].items()}
@@ -142,26 +139,11 @@ def test_explaining(model, processor, digits):
     assert shares["text"] == pytest.approx((text - empty + both - image) / 2, abs=1e-6)
     alone = pipe(text=row["caption"], explain=True)["modalities"]
     assert alone["image"] == {"labels": [], "distances": [], "share": 0.0} and alone["text"]["labels"]
-    alone = MultimodalPipeline(model, processor)(text=row["caption"], explain=True)  # of four classes
+    alone = MultimodalPipeline(model, processor)(text=row["caption"], explain=True)  # with four classes
     assert alone["modalities"]["text"]["share"] == pytest.approx(alone["labels"][0]["score"] - 1 / 4, abs=1e-6)
 
 
 SOURCES = (("image", "picture"), ("text", "caption"))
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_shapley_values_are_the_mean_over_all_orders(count):
-    random = np.random.default_rng(count)
-    game = {subset: random.normal() for subset in itertools.product([False, True], repeat=count)}
-    found = shapley_values(lambda subset: torch.tensor([game[subset]]), count)[:, 0]
-    added = {m: [] for m in range(count)}
-    for order in itertools.permutations(range(count)):
-        joined = [False] * count
-        for m in order:
-            before = game[tuple(joined)]
-            joined[m] = True
-            added[m].append(game[tuple(joined)] - before)
-    assert found.tolist() == pytest.approx([statistics.mean(added[m]) for m in range(count)])
 
 
 def test_a_stream_is_read_a_batch_at_a_time(pipe):
@@ -179,7 +161,7 @@ def test_a_stream_is_read_a_batch_at_a_time(pipe):
 
 
 def test_a_long_stream_takes_no_more_memory_than_a_short_one(make_model):
-    """1,000 rows of 160 kB each: kept, they would take 160 MB."""
+    """1,000 rows of 160 kB each would take 160 MB if they were kept."""
     width = 20_000
     backbones = {"a": NumericConfig(num_features=width, hidden_size=2, dropout=0.0)}
     processor = MultimodalProcessor({"a": NumericProcessor([0.0] * width, [1.0] * width)})
@@ -231,7 +213,7 @@ def test_from_a_folder(model, processor, pipe, tmp_path):
         ({"image": PILImage.new("L", (8, 8)), "text": 3 + 4j}, "is no text"),
     ],
 )
-def test_wrong_values(pipe, values, message):
+def test_values_that_the_pipeline_refuses(pipe, values, message):
     with pytest.raises(ValueError, match=message):
         pipe(**values)
     with pytest.raises(ValueError, match="Expected the model's processor, got none"):

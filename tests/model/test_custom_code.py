@@ -1,5 +1,6 @@
-"""A saved model and processor load where pmr_hf is not installed, from the code that is saved with them."""
+"""Code beside a saved model: ours loads it where pmr_hf is not installed, and that of others is never run."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pmr_hf import CGMNISTConfig, MultimodalModel, MultimodalProcessor, NumericC
 # Run without pmr_hf: for each folder, the model's outputs for what its processor makes of the raw values.
 LOAD = """
 import sys
-sys.modules["pmr_hf"] = None  # importing it fails, as where it is not installed
+sys.modules["pmr_hf"] = None  # importing it fails, as if it were not installed
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -29,7 +30,7 @@ for folder in sys.argv[1:]:
         output = model(**processor(**{name: list(value) for name, value in values.items()}))
         logits = model.prototypes(output.embeddings)
     save_file({"fused": output.logits, **logits}, folder + "/found.safetensors")
-    model.save_pretrained(folder + "/again")  # the code travels on
+    model.save_pretrained(folder + "/again")  # with the code
     processor.save_pretrained(folder + "/again")
     assert type(AutoModel.from_pretrained(folder + "/again", trust_remote_code=True)).__name__ == "MultimodalModel"
 """
@@ -55,7 +56,7 @@ def raw_values(count):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A folder for each built-in fusion, with what the model gives for some raw values; loaded by another process."""
+    """A saved model for each built-in fusion, with its outputs, and those of a process without the package."""
     processor = MultimodalProcessor(
         {
             "gray": ViTImageProcessor(do_resize=False, image_mean=[0.3], image_std=[0.35]),
@@ -85,7 +86,7 @@ def saved(tmp_path_factory):
     return folders
 
 
-def test_they_load_without_the_package_and_give_equal_logits(saved):
+def test_a_saved_model_loads_without_the_package_and_gives_equal_logits(saved):
     for folder in saved:
         expected, found = load_file(folder / "expected.safetensors"), load_file(folder / "found.safetensors")
         assert expected.keys() == found.keys() == {"fused", "gray", "colored", "vitals"}
@@ -101,6 +102,64 @@ def test_the_code_of_a_users_subclass_stays_at_home(tmp_path):
     assert not list(tmp_path.glob("test_*.py")) and not (tmp_path / "modeling.py").exists()
 
 
-def test_they_load_by_the_auto_classes_with_the_package(saved):
+def test_a_saved_model_loads_by_the_auto_classes_with_the_package(saved):
     model, processor = AutoModel.from_pretrained(saved[0]), AutoProcessor.from_pretrained(saved[0])
     assert type(model) is MultimodalModel and type(processor) is MultimodalProcessor
+
+
+CODE = """
+from pathlib import Path
+Path({marker!r}).touch()
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, ViTImageProcessor
+class CustomConfig(BertConfig):
+    model_type = "custom"
+class CustomModel(BertModel):
+    config_class = CustomConfig
+class CustomTokenizer(PreTrainedTokenizerFast):
+    pass
+class CustomImageProcessor(ViTImageProcessor):
+    pass
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path, processor, monkeypatch):
+    """A saved encoder and processor that come with their own code, and a user who answers yes to every question."""
+    folder, marker = tmp_path / "foreign", tmp_path / "marker"
+    processor.save_pretrained(folder)
+    (folder / "config.json").write_text(
+        json.dumps(
+            {"model_type": "custom", "auto_map": {"AutoConfig": "code.CustomConfig", "AutoModel": "code.CustomModel"}}
+        )
+    )
+    for name, key, cls in [
+        ("text/tokenizer_config.json", "AutoTokenizer", ["code.CustomTokenizer", "code.CustomTokenizer"]),
+        ("image/preprocessor_config.json", "AutoImageProcessor", "code.CustomImageProcessor"),
+    ]:
+        saved = json.loads((folder / name).read_text())
+        kind = "tokenizer_class" if key == "AutoTokenizer" else "image_processor_type"
+        (folder / name).write_text(json.dumps(saved | {"auto_map": {key: cls}, kind: "Custom"}))
+    for place in (folder, folder / "text", folder / "image"):
+        (place / "code.py").write_text(CODE.format(marker=str(marker)))
+    monkeypatch.setattr("builtins.input", lambda prompt="": "y")
+    yield folder
+    assert not marker.exists()
+
+
+def test_code_that_comes_with_a_backbone_is_not_run(foreign):
+    for from_backbones in (
+        lambda names: MultimodalModel.from_backbones(names, num_labels=2),
+        MultimodalProcessor.from_backbones,
+    ):
+        with pytest.raises(ValueError, match=r"Expected a backbone of transformers itself for 'text', but .*foreign"):
+            from_backbones({"text": foreign})
+        with pytest.raises(ValueError, match=r"Expected a backbone of transformers itself for 'text', but .*foreign"):
+            from_backbones({"text": str(foreign)})
+
+
+def test_code_that_comes_with_a_processor_is_not_run(foreign):
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        MultimodalProcessor.from_pretrained(foreign)
+    for part in ("text", "image"):
+        with pytest.raises((ValueError, OSError)):
+            MultimodalProcessor.from_backbones({part: foreign / part})

@@ -1,6 +1,9 @@
+"""Fusion heads: built-in ones against the paper's formulas, and one of a user."""
+
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig
 
 from pmr_hf import Fusion, MultimodalModel, register_fusion
 from pmr_hf.model.fusion import FUSIONS, build_fusion
@@ -17,7 +20,7 @@ def embeddings_of(names, batch=6):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("names", [["image", "text"], ["image", "text", "audio"]])
-def test_shape_and_every_embedding_counts(head, names):
+def test_logits_have_their_shape_and_depend_on_every_embedding(head, names):
     fusion = build_fusion(head, {name: WIDTHS[name] for name in names}, num_labels=7)
     embeddings = {name: values.requires_grad_() for name, values in embeddings_of(names).items()}
     logits = fusion(embeddings)
@@ -33,7 +36,7 @@ def parameters(fusion):
     return {name: value.detach() for name, value in fusion.named_parameters()}
 
 
-def test_the_papers_forms_for_two_modalities():
+def test_fusion_of_two_modalities_as_in_the_paper():
     widths = {"image": 3, "text": 5}
     z0, z1 = embeddings_of(widths).values()
 
@@ -100,3 +103,15 @@ def test_a_users_head_is_one_class_and_loads_where_it_is_registered(product_head
     FUSIONS.pop("product")
     with pytest.raises(ValueError, match=r'import the module that defines it with `@register_fusion\("product"\)`'):
         MultimodalModel.from_pretrained(tmp_path)
+
+
+def test_unknown_fusion(make_model):
+    with pytest.raises(ValueError, match=r"one of \['concat', 'film', 'gated', 'sum'.*got 'nope'"):
+        make_model(fusion="nope")
+
+
+def test_conditioned_fusion_of_one_modality(make_model):
+    with pytest.raises(ValueError, match="at least two modalities"):
+        make_model(
+            fusion="film", backbones={"text": BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1)}
+        )

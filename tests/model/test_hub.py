@@ -1,4 +1,4 @@
-"""Pushing and pulling with the real Hub client, over a server on loopback that keeps what it is sent."""
+"""Pushing and pulling with the real Hub client, against a server on localhost."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import TOKEN, Hub
+from helpers.hub_server import TOKEN, Hub
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
@@ -65,7 +65,7 @@ processor.save_pretrained(sys.argv[2])
 
 
 def client(code, hub, home, *arguments, token=TOKEN, **environment):
-    """Run code as a user of the Hub, whose home folder is `home`."""
+    """Run code in a process of a user of the Hub with the home folder `home`."""
     settings = {
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(home),
@@ -80,7 +80,7 @@ def client(code, hub, home, *arguments, token=TOKEN, **environment):
 
 @pytest.fixture(scope="module")
 def parts(make_model, processor, digits, tmp_path_factory):
-    """A folder with a model that is not trained yet, its processor and the data."""
+    """A folder with an untrained model, its processor and the data."""
     folder = tmp_path_factory.mktemp("parts")
     make_model().save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -90,7 +90,7 @@ def parts(make_model, processor, digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushed(parts, tmp_path_factory):
-    """The server after a training run that pushed its model, and the run's folder."""
+    """The server after a training run has pushed its model, and the folder of the run."""
     with Hub() as hub:
         output = tmp_path_factory.mktemp("run") / "out"
         run = client(TRAIN, hub, tmp_path_factory.mktemp("home"), parts, parts, output, 1)
@@ -149,7 +149,7 @@ def test_a_users_own_text_is_kept_on_the_next_push(pushed, parts, tmp_path):
 
 
 def test_a_model_and_a_processor_push_themselves_beside_what_is_there(pushed, parts, tmp_path):
-    """Also when the upload is cut off half way: the client sends it again."""
+    """Also when the upload is cut off once: the client sends it again."""
 
     def cut_once(method, path):
         if method == "PUT" and not cuts:
@@ -210,10 +210,10 @@ def test_a_model_alone_says_what_it_is_and_a_trainers_card_takes_the_place(parts
 
 @pytest.mark.slow
 def test_a_card_that_cannot_be_read_is_not_replaced(parts, tmp_path):
-    """Not even by what the cache has of it from before its owner wrote more."""
+    """Not even by an older version in the cache, to which its owner has added text since."""
     with Hub() as hub:
         assert client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1).returncode == 0
-        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)  # which reads the card
+        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)  # this run reads the card
         assert run.returncode == 0, run.stderr
         hub.commit(NAME, {"README.md": b"My own words."})
         hub.fail = lambda method, path: 503 if path.endswith("README.md") else None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Audio, Dataset, Video
-from media_files import write_video, write_wav
+from helpers.media_files import write_video, write_wav
 from PIL import Image
 
 from pmr_hf.model.media import UnreadableError, evenly, is_missing, read_audio, read_frames, read_image
@@ -71,7 +71,7 @@ def test_sixteen_bits_are_scaled_and_a_turned_photo_is_put_upright():
         (np.full((4, 4), "a"), "is no image"),
     ],
 )
-def test_what_is_no_picture(value, message):
+def test_pictures_that_cannot_be_read(value, message):
     with pytest.raises(UnreadableError, match=message):
         read_image(value)
 
@@ -118,14 +118,14 @@ def test_frequencies_that_the_new_rate_cannot_hold_are_gone():
         (5, "a int is no sound"),
     ],
 )
-def test_what_is_no_sound(value, message):
+def test_sounds_that_cannot_be_read(value, message):
     with pytest.raises(UnreadableError, match=message):
         read_audio(value, RATE)
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """Ten frames that grow brighter, with sound."""
+    """Ten frames of growing brightness, with sound."""
     file = tmp_path_factory.mktemp("clip") / "a.mp4"
     frames = np.stack([np.full((32, 32, 3), 20 * i + 20, dtype=np.uint8) for i in range(10)])
     write_video(file, frames, 10, wave=tone(16000), wave_rate=16000)
@@ -156,7 +156,7 @@ def test_the_sound_of_a_video(clip):
     assert np.abs(result).max() == pytest.approx(0.5, abs=0.1)
 
 
-def test_what_is_no_video(clip, tmp_path):
+def test_videos_that_cannot_be_read(clip, tmp_path):
     write_wav(tmp_path / "a.wav", tone(RATE), RATE)
     for value, message in [
         (b"no video", "8 bytes is no video that can be read"),
@@ -171,7 +171,7 @@ def test_what_is_no_video(clip, tmp_path):
 
 
 def test_a_video_that_breaks_off_gives_the_frames_it_has(clip):
-    """Half of the pictures' bytes are overwritten: what can be decoded is repeated, or an error says so."""
+    """A sixth of the file is overwritten: the frames that can be decoded are repeated, or an error is raised."""
     data = bytearray(clip.read_bytes())
     start = data.index(b"mdat")
     data[start + len(data) // 3 : start + len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
@@ -182,17 +182,17 @@ def test_a_video_that_breaks_off_gives_the_frames_it_has(clip):
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", float("nan"), [], [None, ""], b"", {"bytes": None, "path": None}])
-def test_missing(value):
+def test_values_that_count_as_missing(value):
     assert is_missing(value)
 
 
 @pytest.mark.parametrize("value", ["a", 0, 0.0, [0], b"a", {"bytes": b"a", "path": None}, np.zeros(1)])
-def test_not_missing(value):
+def test_values_that_do_not_count_as_missing(value):
     assert not is_missing(value)
 
 
 def test_what_datasets_decodes_with_torchcodec(clip, tmp_path):
-    """Only where torchcodec and its FFmpeg are installed."""
+    """Runs only where torchcodec and its FFmpeg are installed."""
     pytest.importorskip("torchcodec")
     write_wav(tmp_path / "a.wav", tone(RATE), RATE)
     rows = Dataset.from_dict({"sound": [str(tmp_path / "a.wav")], "clip": [str(clip)]})
@@ -226,7 +226,7 @@ def test_a_sound_shorter_than_a_sample_of_the_new_rate():
 
 
 def test_a_video_without_a_frame_that_can_be_decoded(clip, monkeypatch):
-    """Wherever bytes are lost: frames, or an error that says so."""
+    """Wherever 400 bytes are lost, there are frames or an error."""
     data = clip.read_bytes()
     for start in range(0, len(data), len(data) // 40):
         damaged = data[:start] + bytes(min(400, len(data) - start)) + data[start + 400 :]

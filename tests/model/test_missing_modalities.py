@@ -1,8 +1,8 @@
-"""Samples that lack a modality, in training and after it."""
+"""Samples that lack a modality: the batch, the model, the terms, the metrics and training."""
 
 import pytest
 import torch
-from oracle import prototypes
+from helpers.oracle import prototypes
 from torch.nn import functional as F
 
 from pmr_hf import MultimodalModel, PMRTrainer
@@ -11,7 +11,7 @@ from pmr_hf.model.missing_modalities import drop_modalities
 
 @pytest.fixture
 def holes(digits):
-    """The digits, of which every third lacks its picture and every third from the second on its caption."""
+    """The digits; rows 0, 3, 6, ... lack the picture, and rows 1, 4, 7, ... the caption."""
     rows = digits.to_list()
     pictures = digits["picture"]
     return [
@@ -31,7 +31,7 @@ def test_the_collator_says_what_is_there(collator, holes):
     assert all(len(value) == 7 for inputs in (batch["image"], batch["text"]) for value in inputs.values())
     complete = collator([row for row in holes if row["picture"] and row["caption"]])
     assert "present" not in complete["image"] and "present" not in complete["text"]
-    alone = collator([holes[1], holes[4]])  # nobody has a caption
+    alone = collator([holes[1], holes[4]])  # no sample has a caption
     assert list(alone["text"]) == ["present"] and not alone["text"]["present"].any()
 
 
@@ -52,7 +52,7 @@ def test_an_absent_embedding_is_replaced_by_the_learned_vector(make_model, colla
             else:
                 assert not output.embeddings[name][i].any()
         torch.testing.assert_close(model.fusion(embeddings)[0], output.logits[i])
-        # leaving the modality out says the same
+        # leaving the modality out gives the same
         given = {n: [row[c]] for n, c in (("image", "picture"), ("text", "caption")) if row[c]}
         torch.testing.assert_close(model(**collator.processor(**given)).logits[0], output.logits[i])
 
@@ -120,8 +120,8 @@ def test_modality_dropout(make_model, collator, digits):
     present = {"image": torch.ones(4000, dtype=torch.bool), "text": torch.arange(4000) % 2 == 0}
     dropped = drop_modalities(present, 0.3)
     assert (dropped["image"] | dropped["text"]).all() and not (dropped["text"] & ~present["text"]).any()
-    assert dropped["image"][1::2].all()  # all that these have
-    # both dropped, 0.09, keeps both
+    assert dropped["image"][1::2].all()  # the only modality of these samples
+    # dropping both (probability 0.09) keeps both
     assert dropped["image"][::2].float().mean().item() == pytest.approx(0.7 + 0.09, abs=0.03)
     model = make_model(modality_dropout=0.5)
     batch = collator([digits[i] for i in range(16)])
@@ -145,8 +145,8 @@ def test_batch_norm_sees_only_the_samples_that_are_there(digits):
     torch.testing.assert_close(norm.running_mean, 0.1 * pixels[present].mean().reshape(1))
 
 
-def test_training_with_holes_equals_a_loop_by_hand(make_trainer, make_model, holes, collator):
-    """One SGD step per batch, whose loss is the cross entropy alone: absent samples train the learned vector."""
+def test_training_with_missing_modalities_equals_a_loop_by_hand(make_trainer, make_model, holes, collator):
+    """One step of SGD with the cross entropy alone: samples without a modality train the learned vector."""
     kwargs = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "num_train_epochs": 1}
     trainer = make_trainer(train_dataset=holes[:8], pmr_alpha=0.0, pmr_mu=0.0, learning_rate=0.1, **kwargs)
     assert isinstance(trainer, PMRTrainer)

@@ -1,11 +1,14 @@
-import json
+"""The model: forward, loss, precision, and weights that survive building, saving and loading."""
 
 import pytest
 import torch
-from conftest import NUM_LABELS
+from helpers.digits import NUM_LABELS
+from helpers.snapshots import changed, snapshot
+from helpers.strategies import NAMES, SHAPES
+from hypothesis import example, given
+from hypothesis import strategies as st
 from transformers import (
     ASTConfig,
-    AutoConfig,
     AutoModel,
     BertConfig,
     CLIPVisionConfig,
@@ -18,7 +21,7 @@ from transformers import (
     ViTConfig,
 )
 
-from pmr_hf import CGMNISTConfig, CGMNISTModel, Fusion, MultimodalConfig, MultimodalModel, register_fusion
+from pmr_hf import CGMNISTConfig, CGMNISTModel, Fusion, MultimodalModel, NumericConfig, register_fusion
 from pmr_hf.model.fusion import FUSIONS
 
 
@@ -69,29 +72,6 @@ def test_a_backbone_gives_one_embedding_and_survives_saving(name, tmp_path):
     assert state.keys() == saved.keys()
     assert [key for key in state if not torch.equal(state[key], saved[key])] == []
     assert torch.equal(loaded(**batch).logits, output.logits)
-
-
-def test_config_round_trips_to_real_sub_configs_in_the_same_order(tmp_path):
-    config = MultimodalConfig(
-        backbones={"z": BACKBONES["bert"], "a": BACKBONES["vit"], "m": BACKBONES["timm"]},
-        fusion="sum",
-        embedding_dim=6,
-        num_labels=5,
-    )
-    config.save_pretrained(tmp_path)
-    assert list(json.loads((tmp_path / "config.json").read_text())["backbones"]) == [
-        "a",
-        "m",
-        "z",
-    ]  # sorted in the file
-    loaded = AutoConfig.from_pretrained(tmp_path)
-    assert isinstance(loaded, MultimodalConfig)
-    assert loaded.modalities == ["z", "a", "m"] and list(loaded.backbones) == ["z", "a", "m"]
-    assert isinstance(loaded.backbones["z"], BertConfig) and isinstance(loaded.backbones["a"], ViTConfig)
-    assert isinstance(loaded.backbones["m"], TimmWrapperConfig) and loaded.backbones["m"].architecture == "resnet10t"
-    assert (loaded.fusion, loaded.embedding_dim, loaded.num_labels) == ("sum", 6, 5)
-    assert loaded.to_dict() == AutoConfig.from_pretrained(tmp_path).to_dict()
-    assert MultimodalConfig().modalities == []  # every field has a default
 
 
 def test_several_modalities_of_one_kind_in_the_order_given(make_model):
@@ -146,7 +126,7 @@ def test_prototypes_stay_fp32_when_the_weights_are_loaded_in_bf16(make_model, tm
 
 
 def test_weights_that_are_given_are_kept(make_model):
-    """Those of a module put into an encoder, and those that a head of the user's sets itself."""
+    """Weights of a module that replaces one of an encoder, and weights that a user's head initialises."""
     text = AutoModel.from_config(BACKBONES["bert"])
     text.pooler.dense = torch.nn.Linear(16, 16)
     expected = text.pooler.dense.weight.clone()
@@ -170,7 +150,7 @@ def test_weights_that_are_given_are_kept(make_model):
 def test_a_head_in_fp32_over_an_encoder_stored_in_bf16(tmp_path):
     AutoModel.from_config(BACKBONES["bert"]).to(torch.bfloat16).save_pretrained(tmp_path)
     by_name = MultimodalModel.from_backbones({"text": tmp_path}, num_labels=3)
-    assert {parameter.dtype for parameter in by_name.parameters()} == {torch.float32}  # to be trained
+    assert {parameter.dtype for parameter in by_name.parameters()} == {torch.float32}  # for training
     text = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     model = MultimodalModel.from_backbones({"text": text, "image": BACKBONES["vit"]}, num_labels=3)
     assert model.backbones["text"].dtype == torch.bfloat16 and model.fusion.classifier.weight.dtype == torch.float32
@@ -187,16 +167,6 @@ def test_prototypes_stay_fp32_when_the_model_is_cast_or_moved(make_model):
     assert torch.equal(model.prototypes.mean("image"), expected)
     assert model.prototypes.state_dict()["image_seen"].dtype == torch.bool
     assert model.to("meta").prototypes.mean("image").is_meta
-
-
-def test_the_cg_mnist_encoder_has_the_papers_layers():
-    model = CGMNISTModel(CGMNISTConfig(num_channels=3)).eval()
-    kernels = [
-        (conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]) for conv in model.convolutions
-    ]
-    assert kernels == [(3, 32, 5, 1), (32, 32, 3, 1), (32, 64, 3, 2), (64, 64, 3, 1)]
-    output = model(torch.rand(2, 3, 28, 28))
-    assert output.last_hidden_state.shape == (2, 64, 7, 7) and output.pooler_output.shape == (2, 512)
 
 
 def test_gradient_checkpointing_reaches_the_backbones(make_model):
@@ -231,3 +201,49 @@ def test_an_encoder_in_half_precision_takes_inputs_in_full():
     image = AutoModel.from_config(BACKBONES["vit"]).to(torch.bfloat16)
     model = MultimodalModel.from_backbones({"image": image}, num_labels=3)
     assert model(image=inputs_of("vit")).logits.dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def model():
+    configs = {"image": NumericConfig(num_features=3, hidden_size=4), "text": NumericConfig(num_features=2)}
+    return MultimodalModel.from_backbones(configs, num_labels=4).eval()
+
+
+INPUTS = st.dictionaries(
+    st.sampled_from(["values", "present", "attention_mask"]), SHAPES.map(torch.zeros) | st.sampled_from([None, [0.0]])
+)
+
+
+@given(
+    st.dictionaries(NAMES, INPUTS | SHAPES.map(torch.zeros) | st.sampled_from([None, [[0.0] * 3]]), max_size=3),
+    st.none() | SHAPES.map(torch.zeros),
+)
+@example({"image": {"values": torch.zeros(4, 3)}}, torch.zeros(3))
+@example({"image": {"values": torch.zeros(4, 3)}}, torch.zeros(4, 1))
+@example({"image": {"values": torch.zeros(4, 2)}}, None)
+@example({"image": {"values": torch.zeros(4, 3), "present": torch.ones(4, 2)}}, None)
+@example({"image": torch.zeros(4, 3)}, None)
+def test_a_model_given_other_inputs_stops_with_a_sentence(model, inputs, labels):
+    for dtype in (torch.long, torch.float32, torch.int32):
+        y = None if labels is None else labels.to(dtype)
+        try:
+            output = model(labels=y, **inputs)
+        except ValueError as error:
+            assert str(error).startswith("Expected ")
+        else:
+            assert labels is None or (dtype == torch.long and (output.loss.isfinite() or len(labels) == 0))
+            assert output.logits.isfinite().all()
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode():
+    model = MultimodalModel.from_backbones(
+        {"gray": CGMNISTConfig(num_channels=1), "colored": CGMNISTConfig()}, num_labels=2
+    )
+    model.freeze(["gray"])
+    before = snapshot(model)
+    model.train()(**{name: {"pixel_values": torch.rand(4, c, 8, 8)} for name, c in (("gray", 1), ("colored", 3))})
+    assert changed(before, model) == {f"backbones.colored.norm.{key}" for key in ("running_mean", "running_var")} | {
+        "backbones.colored.norm.num_batches_tracked"
+    }
+    with pytest.raises(ValueError, match=r"Expected `freeze` to name modalities among \['gray', 'colored'\]"):
+        model.freeze(["sound"])

@@ -1,13 +1,10 @@
+"""The processor: raw values of each modality to model inputs, saved and loaded."""
+
 import copy
-import os
 
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS
-from datasets import Array3D, Dataset, Features
-from media_files import write_video, write_wav
-from PIL import Image as PILImage
 from transformers import (
     AutoTokenizer,
     BaseImageProcessor,
@@ -15,59 +12,19 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPProcessor,
-    MPNetConfig,
-    TimmWrapperImageProcessor,
     VideoMAEConfig,
     VideoMAEImageProcessor,
     ViTImageProcessor,
-    Wav2Vec2FeatureExtractor,
 )
 
-from pmr_hf import MultimodalCollator, MultimodalProcessor, NumericProcessor, SpectrogramFeatureExtractor
-from pmr_hf.model.kinds import Text
-from pmr_hf.model.media import UnreadableError
+from pmr_hf import MultimodalProcessor
 
 
-@pytest.fixture
-def three(processor):
-    audio = Wav2Vec2FeatureExtractor(feature_size=1, sampling_rate=8000, return_attention_mask=True)
-    return MultimodalProcessor(
-        {"text": processor.processors["text"], "audio": audio, "image": processor.processors["image"]}
-    )
-
-
-def test_rows_become_the_nested_batch(collator, digits):
-    batch = collator([digits[i] for i in range(3)])
-    assert list(batch) == ["image", "text", "labels"]
-    assert batch["image"]["pixel_values"].shape == (3, 1, 8, 8)
-    assert batch["labels"].tolist() == digits["label"][:3] and batch["labels"].dtype == torch.int64
-    tokenizer = collator.processor.processors["text"]
-    assert tokenizer.batch_decode(batch["text"]["input_ids"], skip_special_tokens=True) == digits["caption"][:3]
-    assert batch["text"]["attention_mask"].sum(1).tolist() == [len(text.split()) for text in digits["caption"][:3]]
-    scan = np.asarray(digits[1]["picture"]) / 255
-    np.testing.assert_allclose(batch["image"]["pixel_values"][1, 0], (scan - 0.3) / 0.35, atol=1e-5)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_of_any_mode_take_the_channels_of_the_encoder(mode, channels):
-    image = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5] * channels, image_std=[0.5] * channels)
-    picture = PILImage.new("RGB", (12, 9), (200, 200, 200)).convert(mode)
-    pixels = MultimodalProcessor({"image": image})(image=[picture, picture.resize((5, 8))])["image"]["pixel_values"]
-    assert pixels.shape == (2, channels, 8, 8)
-
-
-def test_audio_is_padded(three):
-    batch = three(audio=[np.ones(500, dtype=np.float32), np.ones(800, dtype=np.float32), np.ones(3)])["audio"]
-    assert batch["input_values"].shape == (3, 800)
-    assert batch["attention_mask"].sum(1).tolist() == [500, 800, 200]  # at least 25 ms, at 8 kHz
-
-
-def test_one_folder_each_and_back(three, tmp_path, digits):
+def test_each_processor_is_saved_in_its_own_folder_and_loaded(three, tmp_path, digits):
     three.save_pretrained(tmp_path)
-    saved = {path.name for path in tmp_path.iterdir() if path.suffix != ".py"}  # beside the code that loads it
+    saved = {path.name for path in tmp_path.iterdir() if path.suffix != ".py"}  # apart from the code that loads it
     assert saved == {"text", "audio", "image", "processor_config.json"}
-    AutoTokenizer.from_pretrained(tmp_path / "text")  # each folder is what its own class saves
+    AutoTokenizer.from_pretrained(tmp_path / "text")  # each folder is in the format of its own class
     loaded = MultimodalProcessor.from_pretrained(tmp_path)
     assert list(loaded.processors) == ["text", "audio", "image"]
     raw = {"text": ["the digit two"], "image": [digits[0]["picture"]], "audio": [np.ones(20, dtype=np.float32)]}
@@ -92,163 +49,6 @@ def test_a_modality_without_a_processor(processor):
         processor(sound=[1])
 
 
-def test_labels_of_any_integer_type(processor, digits):
-    collator = MultimodalCollator(processor, {"image": "picture", "text": "caption"}, label="label")
-    rows = [{**digits[0], "label": label} for label in (1, np.int32(2), torch.tensor(3))]
-    assert collator(rows)["labels"].tolist() == [1, 2, 3]
-    for bad in (True, 1.0, None, "one"):
-        with pytest.raises(ValueError, match="Expected integer labels"):
-            collator([{**digits[0], "label": bad}])
-
-
-@pytest.fixture
-def media(tmp_path, processor):
-    """Rows of every kind, on disk, with holes; and a collator for them."""
-    generator = np.random.default_rng(0)
-    rows = []
-    for i in range(6):
-        PILImage.fromarray(generator.integers(0, 256, (9, 7 + i, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
-        write_wav(tmp_path / f"{i}.wav", generator.normal(0, 0.1, 400 + 100 * i), 8000)
-        write_video(tmp_path / f"{i}.mp4", generator.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8), 5)
-        rows.append(
-            {
-                "img": str(tmp_path / f"{i}.png") if i else None,
-                "clip": str(tmp_path / f"{i}.mp4"),
-                "caption": f"the digit {WORDS[i]}" if i % 2 else "",
-                "speech": str(tmp_path / f"{i}.wav"),
-                "age": float(i),
-                "weight": None if i == 4 else 2.0 * i,
-                "label": i % 3,
-            }
-        )
-    small = {"size": {"height": 8, "width": 8}}
-    audio = Wav2Vec2FeatureExtractor(feature_size=1, sampling_rate=16000)
-    collator = MultimodalCollator(
-        MultimodalProcessor(
-            {
-                "image": ViTImageProcessor(**small),
-                "frames": ViTImageProcessor(**small),
-                "video": VideoMAEImageProcessor(size={"shortest_edge": 8}, crop_size=8),
-                "text": processor.processors["text"],
-                "speech": audio,
-                "spectrum": SpectrogramFeatureExtractor(seconds=0.1, window=64, overlap=32),
-                "vitals": NumericProcessor([1.0, 2.0], [2.0, 1.0]),
-            },
-            num_frames={"frames": 3, "video": 4},
-        ),
-        {
-            "image": "img",
-            "frames": "clip",
-            "video": "clip",
-            "text": "caption",
-            "speech": "speech",
-            "spectrum": "speech",
-            "vitals": ["age", "weight"],
-        },
-    )
-    return Dataset.from_list(rows), collator
-
-
-def test_every_kind_in_one_batch(media):
-    dataset, collator = media
-    batch = collator(list(dataset))
-    shapes = {
-        name: {key: tuple(value.shape) for key, value in inputs.items()}
-        for name, inputs in batch.items()
-        if name != "labels"
-    }
-    assert shapes == {
-        "image": {"pixel_values": (6, 3, 8, 8), "present": (6,)},
-        "frames": {"pixel_values": (6, 3, 3, 8, 8), "frame_mask": (6, 3)},
-        "video": {"pixel_values": (6, 4, 3, 8, 8)},
-        "text": {"input_ids": (6, 3), "attention_mask": (6, 3), "present": (6,)},
-        "speech": {"input_values": (6, 1800), "attention_mask": (6, 1800)},
-        "spectrum": {"pixel_values": (6, 1, 33, 49)},
-        "vitals": {"values": (6, 2)},
-    }
-    # 8 kHz clips at the extractor's 16 kHz
-    assert batch["speech"]["attention_mask"].sum(1).tolist() == [800 + 200 * i for i in range(6)]
-    assert batch["vitals"]["values"][4].tolist() == [1.5, 0.0]
-
-
-def test_cached_features_make_the_same_batches(media, tmp_path):
-    dataset, collator = media
-    dataset.save_to_disk(tmp_path / "saved")
-    dataset = Dataset.load_from_disk(tmp_path / "saved")
-    cached = collator.cache(dataset)
-    assert "clip" not in cached.column_names and cached["label"][:] == dataset["label"][:]
-    expected, found = collator(list(dataset)), collator(list(cached))
-    assert torch.equal(expected.pop("labels"), found.pop("labels")) and expected.keys() == found.keys()
-    for name, inputs in expected.items():
-        assert inputs.keys() == found[name].keys()
-        for key, value in inputs.items():
-            assert value.dtype == found[name][key].dtype and torch.equal(value, found[name][key]), (name, key)
-
-
-def test_the_cache_is_found_again_and_left_when_something_changes(media, tmp_path):
-    dataset, collator = media
-    dataset.save_to_disk(tmp_path / "saved")
-    dataset = Dataset.load_from_disk(tmp_path / "saved")
-
-    def files(collator):
-        return collator.cache(dataset).cache_files
-
-    first = files(collator)
-    os.utime(first[0]["filename"], (1, 1))
-    assert files(collator) == first and os.path.getmtime(first[0]["filename"]) == 1  # read, not written
-    os.utime(dataset["clip"][2], (1, 1))
-    second = files(collator)
-    assert second != first
-    collator.processor.processors["vitals"].mean[0] = 7.0
-    assert files(collator) not in (first, second)
-
-
-def test_a_file_that_cannot_be_read(media, tmp_path, caplog):
-    dataset, collator = media
-    (tmp_path / "3.png").write_bytes(b"no picture")
-    rows = [{**row, "source_row": f"train.csv, row {i + 1}"} for i, row in enumerate(dataset)]
-    message = r"Expected 'image' in train.csv, row 4, column 'img', but file '.*3.png' is no image that can be read"
-    with pytest.raises(UnreadableError, match=message):
-        collator(rows)
-    with pytest.raises(UnreadableError, match=r"in row 3 of this batch, column 'img'"):
-        collator(list(dataset))
-    tolerant = MultimodalCollator(collator.processor, collator.columns, on_error="missing")
-    batch = tolerant(rows)
-    assert batch["image"]["present"].tolist() == [False, True, True, False, True, True]
-    assert "Taking 'image' as missing in train.csv, row 4, column 'img'" in caplog.text
-    with pytest.raises(ValueError, match="Expected `on_error` to be"):
-        MultimodalCollator(collator.processor, collator.columns, on_error="ignore")
-
-
-def test_a_value_of_another_kind(media):
-    dataset, collator = media
-    for column, value, message in [
-        ("caption", ["a", "b"], "a list is no text"),
-        ("speech", 3, "a int is no sound"),
-        ("age", "old", "is no vector of numbers"),
-    ]:
-        with pytest.raises(UnreadableError, match=message):
-            collator([{**dataset[1], column: value}])
-
-
-def test_numbers_are_texts_too(processor):
-    tokens = processor.processors["text"]
-    assert processor(text=[7, "two"])["text"]["input_ids"].tolist() == tokens(["7", "two"])["input_ids"]
-
-
-def test_lists_of_pictures_of_any_length(media):
-    _, collator = media
-    pictures = [PILImage.new("RGB", (8, 8), (40 * i, 0, 0)) for i in range(4)]
-    free = MultimodalProcessor({"image": collator.processor.processors["image"]})
-    batch = free(image=[pictures[:3], pictures[3:], None])["image"]
-    assert batch["frame_mask"].tolist() == [[True] * 3, [True, False, False], [False] * 3]
-    assert batch["present"].tolist() == [True, True, False]
-    one = free(image=pictures)["image"]["pixel_values"]
-    assert torch.equal(batch["pixel_values"][0], one[:3]) and torch.equal(batch["pixel_values"][1, 0], one[3])
-    two = MultimodalProcessor(free.processors, num_frames={"image": 2})
-    assert torch.equal(two(image=[pictures])["image"]["pixel_values"][0], one[[1, 3]])
-
-
 def test_num_frames_is_saved_and_checked(media, tmp_path):
     _, collator = media
     collator.processor.save_pretrained(tmp_path)
@@ -259,11 +59,11 @@ def test_num_frames_is_saved_and_checked(media, tmp_path):
 
 
 def test_processors_of_encoders_by_name(processor, tmp_path):
-    """A video encoder's frames, an encoder's longest text, and the pictures' part of CLIP's processor."""
+    """They take the number of frames, the longest text, and the image part of CLIP's processor from the encoders."""
     VideoMAEConfig(num_frames=6).save_pretrained(tmp_path / "video")
     VideoMAEImageProcessor().save_pretrained(tmp_path / "video")
     text = copy.deepcopy(processor.processors["text"])
-    text.model_max_length = 10**30  # what a tokenizer says that was never told
+    text.model_max_length = 10**30  # the value of a tokenizer that was never given a length
     BertConfig(max_position_embeddings=5).save_pretrained(tmp_path / "text")
     text.save_pretrained(tmp_path / "text")
     CLIPConfig().save_pretrained(tmp_path / "clip")
@@ -274,91 +74,20 @@ def test_processors_of_encoders_by_name(processor, tmp_path):
     assert isinstance(loaded.processors["clip"], BaseImageProcessor)
 
 
-def test_the_processor_of_a_timm_model_is_saved(tmp_path):
-    """`TimmWrapperImageProcessor.save_pretrained` alone writes nothing."""
-    config = {"input_size": [3, 20, 20], "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "crop_pct": 0.8}
-    processor = MultimodalProcessor({"image": TimmWrapperImageProcessor(config, architecture="resnet10t")})
-    picture = PILImage.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
-    processor.save_pretrained(tmp_path)
-    pixels = processor(image=[picture])["image"]["pixel_values"]
-    assert pixels.shape == (1, 3, 20, 20)
-    loaded = MultimodalProcessor.from_pretrained(tmp_path)
-    assert torch.equal(loaded(image=[picture])["image"]["pixel_values"], pixels)
+def test_values_that_are_not_in_lists(processor, digits):
+    with pytest.raises(ValueError, match="Expected a list of values for 'text', got one str"):
+        processor(text="the digit two")
+    with pytest.raises(ValueError, match="Expected a list of values for 'image'"):
+        processor(image=digits[0]["picture"])
+    with pytest.raises(ValueError, match=r"as many values of each modality, got \{'image': 1, 'text': 2\}"):
+        processor(image=digits["picture"][:1], text=digits["caption"][:2])
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 5), (4, 7), (3, 200)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_tiny_pictures_are_not_turned(shape, channels):
-    """Every pixel of a picture of stripes keeps its row, whatever its height."""
-    stripes = (np.arange(shape[0]) * 60 + 10).astype(np.uint8)[:, None].repeat(shape[1], 1)
-    size = {"height": shape[0] * 2, "width": shape[1] * 2}
-    image = ViTImageProcessor(size=size, resample=0, image_mean=[0.0] * channels, image_std=[1.0] * channels)
-    pixels = MultimodalProcessor({"image": image})(image=[PILImage.fromarray(stripes)])["image"]["pixel_values"]
-    assert pixels.shape == (1, channels, *size.values())
-    np.testing.assert_allclose(pixels[0, 0] * 255, stripes.repeat(2, 0).repeat(2, 1), atol=1e-3)
+def test_a_folder_without_a_saved_processor(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"found no processor_config.json there"):
+        MultimodalProcessor.from_pretrained(tmp_path)
 
 
-def test_an_array_feature_is_one_picture(media, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    features = Features({"image": Array3D((8, 8, 3), "uint8")})
-    rows = Dataset.from_dict({"image": list(pixels)}, features)
-    processor = MultimodalProcessor({"image": media[1].processor.processors["image"]})
-    assert isinstance(rows[0]["image"], list)
-    found = processor(image=[row["image"] for row in rows])["image"]["pixel_values"]
-    assert torch.equal(found, processor(image=list(pixels))["image"]["pixel_values"])
-
-
-def test_a_video_where_pictures_are_expected(media):
-    dataset, collator = media
-    tolerant = MultimodalCollator(
-        MultimodalProcessor({"image": collator.processor.processors["image"]}), {"image": "clip"}, on_error="missing"
-    )
-    with pytest.raises(ValueError, match=r"got the video .*mp4'; say how many frames to take of each"):
-        tolerant(list(dataset))
-
-
-def test_pictures_and_lists_of_them_in_one_batch(media):
-    processor = MultimodalProcessor({"image": media[1].processor.processors["image"]})
-    picture = PILImage.new("RGB", (8, 8), (40, 0, 0))
-    batch = processor(image=[picture, [picture, picture]])["image"]
-    assert batch["frame_mask"].tolist() == [[True, False], [True, True]]
-
-
-def test_the_cache_of_an_in_memory_dataset_and_after_other_calls(media, processor):
-    dataset, collator = media  # from a list, in memory
-    first = collator.cache(dataset).cache_files
-    assert first and os.path.isfile(first[0]["filename"])
-    processor.processors["text"](["the", "digit two"], padding=True)
-    assert collator.cache(Dataset.from_list(dataset.to_list())).cache_files == first
-    os.remove(first[0]["filename"])
-
-
-def test_a_column_with_the_name_of_features(processor, digits):
-    collator = MultimodalCollator(processor, {"image": "picture", "text": "text_features"})
-    rows = [{**row, "text_features": row["caption"]} for row in digits.select(range(3))]
-    assert collator(rows)["text"]["input_ids"].shape[0] == 3
-
-
-def test_a_tokenizer_pads_on_the_right_and_needs_a_pad_token(processor):
-    left = copy.deepcopy(processor.processors["text"])
-    left.padding_side = "left"
-    batch = MultimodalProcessor({"text": left})(text=["two", "the digit"])["text"]
-    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
-    left.pad_token = None
-    with pytest.raises(ValueError, match="Expected the tokenizer of 'text' to have a pad token"):
-        MultimodalProcessor({"text": left})
-
-
-def test_the_trainer_tells_a_tokenizer_how_much_its_encoder_reads(make_trainer, digits):
-    trainer = make_trainer()
-    assert trainer.processing_class.processors["text"].model_max_length == 16
-    config = MPNetConfig(max_position_embeddings=10, pad_token_id=1)
-    tokenizer = copy.deepcopy(trainer.processing_class.processors["text"])
-    tokenizer.model_max_length = 10**30
-    Text("text", tokenizer).match_encoder(config)
-    assert tokenizer.model_max_length == 8  # positions start after the padding's
-
-
-def test_pictures_of_unequal_sizes_without_resizing(processor):
-    with pytest.raises(ValueError, match=r"Expected pictures of one size, .* got .* \[\(8, 8\), \(8, 9\)\]"):
-        processor(image=[PILImage.new("L", (8, 8)), PILImage.new("L", (8, 9))])
+def test_a_processor_of_another_kind():
+    with pytest.raises(TypeError, match="image processor, a feature extractor or a tokenizer"):
+        MultimodalProcessor({"text": str.split})

@@ -1,6 +1,14 @@
-import oracle
+"""Prototypes: class sums, momentum, logits, and how they are attached to a model and saved."""
+
+from itertools import pairwise
+
 import pytest
 import torch
+from helpers import oracle
+from helpers.strategies import DTYPES, EPS, EXTREME, NAMES, SHAPES, cast, tensors
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from pmr_hf import Prototypes, attach_prototypes, load_prototypes
@@ -11,6 +19,28 @@ def batch():
     generator = torch.Generator().manual_seed(0)
     embeddings = {"image": torch.randn(10, 6, generator=generator), "text": torch.randn(10, 4, generator=generator)}
     return embeddings, torch.tensor([0, 1, 1, 2, 0, 0, 1, 2, 2, 0])
+
+
+WIDTHS = {"image": 3, "text": 2}
+
+
+@st.composite
+def batches(draw, elements=EXTREME, dtypes=DTYPES):
+    """Embeddings of two modalities, labels, sometimes all of one class, and presence masks or `None`."""
+    size, classes, dtype = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(dtypes)
+    embeddings = {name: cast(draw(tensors(size, width, elements=elements)), dtype) for name, width in WIDTHS.items()}
+    one = st.integers(0, classes - 1)
+    labels = draw(one.map(lambda label: [label] * size) | st.lists(one, min_size=size, max_size=size))
+    masks = st.fixed_dictionaries({name: arrays(bool, size).map(torch.from_numpy) for name in WIDTHS})
+    return classes, embeddings, torch.tensor(labels), draw(st.none() | masks)
+
+
+def part(rows, embeddings, labels, present):
+    return (
+        {name: values[rows] for name, values in embeddings.items()},
+        labels[rows],
+        present and {name: mask[rows] for name, mask in present.items()},
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -67,7 +97,7 @@ def test_buffers_are_persistent_fp32_and_not_trained():
 @pytest.mark.parametrize("stacked", [0, 2**21])
 @pytest.mark.parametrize("width", [4, 6])
 def test_forward_gives_the_logits_of_each_modality(batch, width, stacked, monkeypatch):
-    """Also with modalities of one width, which are computed together, and with classes that only one has seen."""
+    """Also for modalities of one width, which are computed together, and for classes that one modality has not seen."""
     monkeypatch.setattr("pmr_hf.model.prototypes.STACKED", stacked)
     embeddings, labels = batch
     embeddings["text"] = torch.randn(10, width, generator=torch.Generator().manual_seed(1))
@@ -127,3 +157,107 @@ def test_loading_prototypes_that_were_not_saved(tmp_path):
     attach_prototypes(model, {"image": 6}, num_labels=4)
     with pytest.raises(ValueError, match=r"to hold \['prototypes.image_count'.*got \[\]; was this model trained"):
         load_prototypes(model, tmp_path)
+
+
+@given(batches(), st.randoms(use_true_random=False))
+def test_class_sums_over_any_split_add_up_to_those_of_the_whole(case, random):
+    classes, *batch = case
+    prototypes, labels = Prototypes(WIDTHS, classes), batch[1]
+    whole = prototypes.class_sums(*batch)
+    rows = list(range(len(labels)))
+    random.shuffle(rows)
+    cuts = sorted(random.choices(range(len(rows) + 1), k=2))  # a part may be empty
+    parts = [prototypes.class_sums(*part(rows[i:j], *batch)) for i, j in pairwise([0, *cuts, len(rows)])]
+    for name, (total, count) in whole.items():
+        mask = torch.ones_like(labels, dtype=torch.bool) if batch[2] is None else batch[2][name]
+        assert count.tolist() == [((labels == k) & mask).sum() for k in range(classes)]
+        assert sum(each[name][1] for each in parts).tolist() == count.tolist()
+        slack = 16 * EPS * batch[0][name].float().abs().max().item()
+        torch.testing.assert_close(sum(each[name][0] for each in parts), total, atol=slack, rtol=0)
+        assert total.dtype == torch.float32 and total.isfinite().all()
+
+
+@given(batches())
+def test_the_first_prototypes_are_the_oracles_means_and_give_finite_logits(case):
+    classes, embeddings, labels, present = case
+    prototypes = Prototypes(WIDTHS, classes)
+    prototypes.momentum_update(prototypes.class_sums(embeddings, labels, present), momentum=0.5)
+    for name, values in embeddings.items():
+        kept = torch.ones_like(labels, dtype=torch.bool) if present is None else present[name]
+        expected = oracle.prototypes(values.float()[kept].tolist(), labels[kept].tolist(), classes)
+        assert prototypes.seen(name).tolist() == [mean is not None for mean in expected]
+        slack = 16 * EPS * values.float().abs().max().item()
+        for mean, found in zip(expected, prototypes.mean(name).tolist(), strict=True):
+            assert found == pytest.approx(mean or [0] * WIDTHS[name], abs=slack, rel=1e-6)
+    for name, logits in prototypes(embeddings).items():
+        assert logits.shape == (len(labels), classes) and logits.isfinite().all()
+        assert not logits.softmax(1)[:, ~prototypes.seen(name)].any() or not prototypes.seen(name).any()
+
+
+@given(st.lists(batches(), min_size=2, max_size=4), st.floats(0, 1, exclude_max=True))
+def test_prototypes_stay_between_the_old_and_the_new_mean(cases, momentum):
+    classes = max(case[0] for case in cases)
+    prototypes = Prototypes(WIDTHS, classes)
+    for _, *batch in cases:
+        sums = prototypes.class_sums(*batch)
+        old = {name: (prototypes.mean(name).clone(), prototypes.seen(name).clone()) for name in WIDTHS}
+        prototypes.momentum_update(sums, momentum)
+        for name, (total, count) in sums.items():
+            mean, (before, seen), now = total / count.clamp(min=1)[:, None], old[name], count > 0
+            after = prototypes.mean(name)
+            assert torch.equal(prototypes.seen(name), seen | now) and torch.equal(prototypes.count(name), count)
+            assert torch.equal(after[~now], before[~now]) and torch.equal(after[now & ~seen], mean[now & ~seen])
+            slack = 4 * EPS * torch.maximum(before.abs(), mean.abs())
+            low, high = torch.minimum(before, mean) - slack, torch.maximum(before, mean) + slack
+            assert ((low <= after) & (after <= high))[now & seen].all()
+
+
+@given(batches(st.integers(-100, 100).map(float)), st.integers(2, 3))
+def test_prototypes_of_a_batch_given_twice_are_the_same(case, times):
+    classes, *batch = case
+    means = []
+    for count in (1, times):
+        prototypes = Prototypes(WIDTHS, classes)
+        prototypes.momentum_update(
+            prototypes.class_sums(*part(list(range(len(batch[1]))) * count, *batch)), momentum=0.0
+        )
+        means.append(torch.cat([prototypes.mean(name) for name in WIDTHS], dim=1))
+    torch.testing.assert_close(means[1], means[0])
+
+
+@given(st.dictionaries(NAMES, SHAPES, max_size=3), SHAPES, st.none() | st.dictionaries(NAMES, SHAPES, max_size=3))
+@example({"image": (4, 3), "text": (4, 2)}, (3,), None)
+@example({"image": (4, 3), "text": (3, 2)}, (4,), None)
+@example({"image": (4, 3), "text": (4, 2)}, (4, 1), None)
+@example({"image": (4, 3), "text": (4, 2)}, (4,), {"image": (4,)})
+@example({"image": (4, 3), "text": (4, 2)}, (4,), {"image": (4,), "text": (3,)})
+@example({"image": (4, 3), "text": (4, 2)}, (4,), {"image": (4,), "text": (4, 1)})
+def test_other_shapes_and_names_stop_with_a_sentence(shapes, labels, present):
+    prototypes = Prototypes(WIDTHS, 4)
+    embeddings = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    labels = torch.zeros(labels, dtype=torch.long)
+    present = present and {name: torch.ones(shape, dtype=torch.bool) for name, shape in present.items()}
+    size = shapes.get("image", (0,))[0] if shapes.get("image") else None
+    good = shapes == {"image": (size, 3), "text": (size, 2)}
+    if good:
+        prototypes(embeddings)
+    else:
+        with pytest.raises(ValueError, match=r"^Expected one embedding per modality"):
+            prototypes(embeddings)
+    if (
+        good
+        and labels.shape == (size,)
+        and (not present or {n: m.shape for n, m in present.items()} == dict.fromkeys(WIDTHS, (size,)))
+    ):
+        prototypes.class_sums(embeddings, labels, present)
+    else:
+        with pytest.raises(ValueError, match=r"^Expected "):
+            prototypes.class_sums(embeddings, labels, present)
+
+
+def test_modality_names_of_prototypes_and_of_another_type():
+    for widths, message in (({"a.b": 3}, "rename"), ({1: 3}, "make it a string"), ({}, "at least one modality")):
+        with pytest.raises(ValueError, match=message):
+            Prototypes(widths, num_labels=3)
+    with pytest.raises(ValueError, match="one class"):
+        Prototypes({"image": 3}, num_labels=0)

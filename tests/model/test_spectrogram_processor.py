@@ -1,3 +1,5 @@
+"""Spectrograms against the formula, and the errors for bad waveforms."""
+
 import json
 
 import numpy as np
@@ -21,7 +23,7 @@ def test_the_papers_shapes(wave, seconds, frames):
 
 
 def test_values_are_those_of_the_formula(wave):
-    # Frame by frame and frequency by frequency: less the frame's mean, Tukey window, Fourier sum, power density.
+    # For each frame and frequency: subtract the mean, apply the Tukey window, sum the Fourier terms, take the power.
     pixels = SpectrogramFeatureExtractor()([wave])["pixel_values"][0, 0]
     times, taper = np.arange(512), signal.windows.tukey(512, 0.25, sym=False)
     for frame in (0, 1, 150, 298):
@@ -73,7 +75,7 @@ def test_normalized_per_clip(wave):
     pixels = SpectrogramFeatureExtractor(do_normalize=True)([wave, 0.1 * wave])["pixel_values"]
     assert pixels.mean((1, 2, 3)) == pytest.approx([0, 0], abs=1e-4)
     assert pixels.std((1, 2, 3)) == pytest.approx([1, 1], abs=1e-4)
-    for before, after in zip(plain, pixels, strict=True):  # each a shift and a positive scale of its own
+    for before, after in zip(plain, pixels, strict=True):  # each clip has its own shift and positive scale
         assert np.corrcoef(before.ravel(), after.ravel())[0, 1] == pytest.approx(1, abs=1e-5)
 
 
@@ -101,7 +103,7 @@ def test_bad_waveforms(wave):
         extractor([wave.reshape(2, -1)])
 
 
-def test_bad_settings():
+def test_bad_spectrogram_settings():
     with pytest.raises(ValueError, match=r"`overlap` in \[0, 512\), the window, got 512"):
         SpectrogramFeatureExtractor(overlap=512)
     with pytest.raises(

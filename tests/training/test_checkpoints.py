@@ -1,12 +1,12 @@
-"""Half-written checkpoints, full disks, and what else stops a run."""
+"""Incomplete checkpoints, full disks, and other things that stop a run."""
 
 import os
 import shutil
 import signal
 
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, Features, Value
+from helpers.snapshots import changed, snapshot
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import get_worker_info
 from transformers import TrainerCallback
@@ -21,10 +21,10 @@ NEEDED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", 
 
 @pytest.fixture
 def trained(make_trainer):
-    """A run of 16 steps with a checkpoint every 4; it has been cut back to the first two."""
+    """A run of 16 steps with a checkpoint every 4 steps, of which only the first two are left."""
     trainer = make_trainer(**SETTINGS)
     trainer.train()
-    trainer.weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.weights = snapshot(trainer.model)
     for step in (12, 16):
         shutil.rmtree(f"{trainer.args.output_dir}/checkpoint-{step}")
     return trainer
@@ -70,17 +70,15 @@ def test_a_checkpoint_of_two_processes_needs_the_random_states_of_both(trained, 
     assert name_of(newest_complete_checkpoint(folder, processes=2)) == "checkpoint-8"
 
 
-def test_without_a_complete_checkpoint_training_begins_anew(trained, make_trainer, tmp_path):
+def test_without_a_complete_checkpoint_training_starts_from_the_beginning(trained, make_trainer, tmp_path):
     assert newest_complete_checkpoint(tmp_path / "nothing") is None
     folder = trained.args.output_dir
     shutil.rmtree(f"{folder}/checkpoint-8")
-    os.remove(f"{folder}/checkpoint-4/trainer_state.json")  # as if killed before it was written
+    os.remove(f"{folder}/checkpoint-4/trainer_state.json")  # as if the run was killed before writing it
     assert newest_complete_checkpoint(folder) is None
     anew = make_trainer(**SETTINGS)
     anew.train(resume_from_checkpoint=True)
-    assert not [
-        name for name, value in anew.model.state_dict().items() if not torch.equal(value, trained.weights[name])
-    ]
+    assert not changed(trained.weights, anew.model)
 
 
 def test_checkpoints_that_were_saved_without_the_optimizer(make_trainer):
@@ -99,7 +97,7 @@ def test_a_path_to_an_incomplete_checkpoint_is_followed_with_a_warning(trained, 
 
 
 def test_a_full_disk(trained, make_trainer):
-    """`/dev/full` is the kernel's own full disk."""
+    """Every write to `/dev/full` fails as on a full disk."""
     folder = trained.args.output_dir
     os.makedirs(f"{folder}/checkpoint-12")
     os.symlink("/dev/full", f"{folder}/checkpoint-12/optimizer.pt")
@@ -111,8 +109,7 @@ def test_a_full_disk(trained, make_trainer):
     os.remove(f"{folder}/checkpoint-12/optimizer.pt")
     resumed = make_trainer(**SETTINGS)
     resumed.train(resume_from_checkpoint=True)
-    weights = resumed.model.state_dict()
-    assert not [key for key, value in weights.items() if not torch.equal(value, trained.weights[key])]
+    assert not changed(trained.weights, resumed.model)
 
 
 def test_an_output_dir_that_cannot_be_written_to(make_trainer, tmp_path):
@@ -159,8 +156,8 @@ def test_a_data_file_that_is_deleted_while_training(make_trainer, digits, tmp_pa
     assert name_of(newest_complete_checkpoint(trainer.args.output_dir)) == "checkpoint-8"
 
 
-class Deadly(TorchDataset):
-    """Kills the worker that reads one of its rows for the second time."""
+class KillsItsWorker(TorchDataset):
+    """A dataset that kills the worker process when it reads row 5 for the second time."""
 
     def __init__(self, rows):
         self.rows, self.read = rows, 0
@@ -177,7 +174,7 @@ class Deadly(TorchDataset):
 
 def test_a_worker_that_dies(make_trainer, digits):
     trainer = make_trainer(
-        train_dataset=Deadly(digits),
+        train_dataset=KillsItsWorker(digits),
         prototype_source="online",
         dataloader_num_workers=1,
         dataloader_persistent_workers=True,

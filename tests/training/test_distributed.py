@@ -16,7 +16,7 @@ TWO = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 ONLINE = {"prototype_source": "online"}
 SAME = ["holes", "apart", "apart_online", "shuffled", "accumulated", "stream", "stream_each", "saved"]
 RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "gblend"]
-# 8 rows held out, of which two processes make an evaluation batch of 16 by repeating them
+# 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 SHARDED = ["sharded", "sharded_saved"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
@@ -31,7 +31,7 @@ def launch(*options, script, arguments, attempts=1):
             text=True,
             timeout=300,
         )
-        # torch's DTensors crash now and then over gloo: "Signal 11 (SIGSEGV)". Any other failure is ours.
+        # torch's DTensors sometimes crash over gloo with "Signal 11 (SIGSEGV)". Any other failure is ours.
         if "(SIGSEGV)" not in run.stderr and "(SIGABRT)" not in run.stderr:
             break
     assert run.returncode == 0, [line for line in run.stderr.splitlines() if "rank" in line or "Error" in line][-30:]
@@ -45,21 +45,21 @@ def results(folder):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, make_model, processor, digits):
-    """The folders of the runs in one process and in two, by scenario."""
+    """The folders of the runs in one process and of those in two; each holds a folder for each scenario."""
     folder = tmp_path_factory.mktemp("runs")
     make_model().save_pretrained(folder / "model")
     make_model(unimodal_heads=True).save_pretrained(folder / "heads")
     processor.save_pretrained(folder / "processor")
 
     def punch(row, i):
-        # In batches of 4, rank 1 never has a caption, both lack the picture in the third step, and some samples do too.
+        # In batches of 4, rank 1 never has a caption. Both ranks lack the picture in step 3 and in some samples.
         return {
             "caption": None if i // 4 % 2 else row["caption"],
             "picture": None if i // 8 == 2 or i % 4 == 3 else row["picture"],
         }
 
     digits.map(punch, with_indices=True, features=digits.features).save_to_disk(folder / "holes")
-    # In batches of 4, rank 1 alone sees class 3, and no other.
+    # In batches of 4, rank 1 sees only class 3, and rank 0 never sees it.
     order = [i for i, label in enumerate(digits["label"]) if label != 3]
     threes = [i for i, label in enumerate(digits["label"]) if label == 3]
     rows = [row for i in (0, 4, 8, 12) for row in order[i : i + 4] + threes[i % 8 : i % 8 + 4]]
@@ -116,17 +116,17 @@ def runs(tmp_path_factory, make_model, processor, digits):
     }
     scenarios = {name: {"batch": 8} | scenario for name, scenario in scenarios.items()}
     (folder / "scenarios.json").write_text(json.dumps(scenarios))
-    launch("--cpu", script="train_scenarios.py", arguments=[folder, folder / "one"])
+    launch("--cpu", script="helpers/train_scenarios.py", arguments=[folder, folder / "one"])
     whole = [name for name in scenarios if "sharded" not in name]
-    launch(*TWO, script="train_scenarios.py", arguments=[folder, folder / "two", *whole])
+    launch(*TWO, script="helpers/train_scenarios.py", arguments=[folder, folder / "two", *whole])
     sharded = [name for name in scenarios if "sharded" in name]
-    launch(*TWO, script="train_scenarios.py", arguments=[folder, folder / "two", *sharded], attempts=4)
+    launch(*TWO, script="helpers/train_scenarios.py", arguments=[folder, folder / "two", *sharded], attempts=4)
     return folder / "one", folder / "two"
 
 
 @pytest.mark.parametrize("name", SAME + RIVALS + SHARDED)
 def test_two_processes_train_as_one_does(runs, name):
-    """Weights and prototypes within 1e-6, scores, weights of the terms, ratio and losses of each step within 1e-5."""
+    """Weights and prototypes are equal within 1e-6, and all that each step logs within 1e-5."""
     (one, one_logs, one_metrics), (two, two_logs, two_metrics) = (results(folder / name) for folder in runs)
     assert one.keys() == two.keys()
     for key, weight in one.items():
@@ -149,12 +149,14 @@ def test_a_class_that_one_rank_alone_sees_has_a_prototype_on_both(runs):
 
 @pytest.mark.parametrize("name", ["uneven", "uneven_online"])
 def test_repeated_samples_of_an_uneven_last_batch_count_once(runs, name):
-    """61 rows in batches of 2 x 4: three of the last ones are repeated. Nothing is learned, so all else is equal."""
+    """61 rows in batches of 2 x 4 repeat three rows at the end. The learning rate is 0, so all else is equal."""
     (one, one_logs, one_metrics), (two, two_logs, two_metrics) = (results(folder / name) for folder in runs)
     assert one["prototypes.image_count"].sum() == two["prototypes.image_count"].sum() == 61
     for key, weight in one.items():
         torch.testing.assert_close(weight, two[key], atol=1e-6, rtol=1e-5, msg=key)
-    for a, b in zip(one_logs, two_logs, strict=True):  # the cross entropy is that of plain `Trainer`, which repeats
+    for a, b in zip(
+        one_logs, two_logs, strict=True
+    ):  # the cross entropy is that of plain `Trainer`, which counts repeated rows
         for key in a.keys() - {"grad_norm", "loss", "ce_loss"}:
             assert a[key] == pytest.approx(b[key], abs=1e-5), key
     for key in ("eval_accuracy", "eval_macro_f1", "eval_image_accuracy", "eval_text_prototype_accuracy"):
@@ -162,14 +164,14 @@ def test_repeated_samples_of_an_uneven_last_batch_count_once(runs, name):
 
 
 def test_a_rank_whose_rows_are_all_repeated_ends_with_the_others(runs):
-    """9 rows in batches of 2 x 4: rank 1 has none of its own in the second step."""
+    """With 9 rows in batches of 2 x 4, rank 1 has only repeated rows in the second step."""
     weights, logs, _ = results(runs[1] / "short_online")
     assert weights["prototypes.image_count"].sum() == 9 and len(logs) == 4
 
 
 @pytest.mark.parametrize(("kind", "resumed"), [("saved", "resumed"), ("uneven_saved", "uneven_resumed"), SHARDED_PAIR])
 def test_two_processes_resume_to_the_bit(runs, kind, resumed):
-    """In the middle of an epoch whose embeddings are being summed on both."""
+    """In the middle of an epoch, while both ranks sum the embeddings of each class."""
     (whole, _, _), (again, _, _) = (results(runs[1] / name) for name in (kind, resumed))
     assert not [key for key in whole if not torch.equal(whole[key], again[key])]
 

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments, and going on."""
+"""A run that is killed with `kill -9` at random moments, and resumed."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ def test_a_run_that_is_killed_20_times_ends_with_the_weights_of_one_that_is_not(
     processor.save_pretrained(tmp_path / "processor")
     digits.save_to_disk(tmp_path / "data")
     run = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "killed_run.py"), str(tmp_path), "20"],
+        [sys.executable, str(Path(__file__).parents[1] / "helpers" / "kill_and_resume.py"), str(tmp_path), "20"],
         capture_output=True,
         text=True,
     )

@@ -1,10 +1,12 @@
+"""Accuracy and macro F1."""
+
 import numpy as np
 import pytest
 
 from pmr_hf import Accuracy, MacroF1
 
 
-def test_hand_worked():
+def test_accuracy_and_macro_f1_worked_by_hand():
     predictions, references = [0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 0, 2]
     assert Accuracy().compute(predictions=predictions, references=references) == {"accuracy": pytest.approx(4 / 6)}
     # class 0: precision 1/2, recall 1/2; class 1: 1, 1/2; class 2: 2/3, 1

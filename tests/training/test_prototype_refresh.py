@@ -1,21 +1,43 @@
-"""When the prototypes are refreshed, and from what."""
+"""When the prototypes are refreshed, from which samples, and what a refresh leaves unchanged."""
+
+import random
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from conftest import NUM_LABELS, assert_equal, state
-from transformers import TrainerCallback
+from helpers import oracle
+from helpers.digits import NUM_LABELS
+from helpers.oracle_inputs import class_means
+from helpers.snapshots import assert_equal_tensors, snapshot, weights_of
+from PIL import Image as PILImage
+from torch.utils.data import Dataset as TorchDataset
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pmr_hf import PMRTrainer
 
 
 class Recording(PMRTrainer):
-    """Notes the step of each refresh."""
+    """Records the step of each refresh."""
 
     def refresh_prototypes(self, momentum=None):
         self.moments = [*getattr(self, "moments", []), self.state.global_step]
         super().refresh_prototypes(momentum)
+
+
+class RecordedDigits(TorchDataset):
+    """The digits with noise from all three global random generators. Records which rows are read."""
+
+    def __init__(self, rows):
+        self.rows, self.read = rows, []
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        self.read.append(i)
+        noise = random.random() + np.random.rand() + torch.rand(()).item()
+        picture = np.asarray(self.rows[i]["picture"]).clip(max=230) + int(8 * noise)
+        return {**self.rows[i], "picture": PILImage.fromarray(picture.astype(np.uint8))}
 
 
 @pytest.mark.parametrize(
@@ -23,18 +45,18 @@ class Recording(PMRTrainer):
     [
         ("subset", None, [0, 8, 16]),  # before each epoch of 8 steps, and after training
         ("subset", 5, [0, 5, 10, 15, 16]),
-        ("online", None, [8, 16, 16]),  # after each epoch; the last one finds nothing new
+        ("online", None, [8, 16, 16]),  # after each epoch; the last refresh finds nothing new
         ("online", 5, [5, 10, 15, 16]),
     ],
 )
-def test_the_moments_of_a_refresh(make_trainer, source, steps, expected):
+def test_the_steps_at_which_prototypes_are_refreshed(make_trainer, source, steps, expected):
     trainer = make_trainer(cls=Recording, prototype_source=source, prototype_refresh_steps=steps)
     trainer.train()
     assert trainer.moments == expected
 
 
 def test_online_prototypes_are_the_means_of_the_training_embeddings(make_trainer):
-    """By Eq. 12 over two epochs, from what the model gives in the training steps themselves, and without other ones."""
+    """By Eq. 12 over two epochs, from the outputs of the training steps and without a further forward pass."""
     trainer = make_trainer(prototype_source="online", prototype_momentum=0.3, num_train_epochs=2)
     steps = []
     hook = trainer.model.register_forward_hook(
@@ -60,7 +82,7 @@ def test_online_terms_begin_with_the_first_refresh(make_trainer):
     scores = [entry["step"] for entry in trainer.state.log_history if "image_score" in entry]
     assert scores == list(range(9, 17))
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    assert all("eval_image_prototype_accuracy" in entry for entry in evaluations)  # of the epoch behind it
+    assert all("eval_image_prototype_accuracy" in entry for entry in evaluations)  # from the epoch that has just ended
 
 
 def test_before_the_first_refresh_online_is_plain_training_to_the_bit(make_trainer, make_model):
@@ -68,8 +90,8 @@ def test_before_the_first_refresh_online_is_plain_training_to_the_bit(make_train
     for settings in ({"prototype_source": "online"}, {"pmr_alpha": 0.0, "pmr_mu": 0.0}):
         trainer = make_trainer(make_model(), num_train_epochs=1, **settings)
         trainer.train()
-        runs.append({name: value for name, value in state(trainer).items() if "prototypes" not in name})
-    assert_equal(*runs)
+        runs.append({name: value for name, value in snapshot(trainer.model).items() if "prototypes" not in name})
+    assert_equal_tensors(*runs)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -82,7 +104,7 @@ def test_a_stream_trains_as_the_dataset_itself(make_trainer, make_model, digits,
     streamed.train()
     assert streamed.state.global_step == 20
     if not workers:  # two workers take turns, in another order
-        assert_equal(state(streamed), state(whole))
+        assert_equal_tensors(snapshot(streamed.model), snapshot(whole.model))
     assert streamed.prototypes.seen("image").all()
 
 
@@ -90,7 +112,7 @@ def test_a_stream_is_refreshed_every_100_steps_by_default(make_trainer, digits):
     trainer = make_trainer(train_dataset=digits.to_iterable_dataset(), prototype_source="online", max_steps=8)
     assert trainer.refresh_steps == 100
     trainer.train()
-    assert trainer.prototypes.seen("image").all()  # from the rest, after training
+    assert trainer.prototypes.seen("image").all()  # from the remaining steps, after training
 
 
 def test_a_stream_without_max_steps_is_told_so(make_trainer, digits):
@@ -108,3 +130,82 @@ def test_a_refresh_by_steps_draws_another_share_each_time(make_trainer, digits):
     trainer.add_callback(Reading())
     trainer.train()
     assert all(sum(count) == 16 for count in counts) and len({tuple(count) for count in counts}) > 4
+
+
+def test_the_first_refresh_gives_class_means_and_the_next_moves_them(make_trainer):
+    trainer = make_trainer(prototype_fraction=1.0, prototype_momentum=0.3)
+    trainer.refresh_prototypes()
+    first = class_means(trainer, range(64))
+    for name in first:
+        torch.testing.assert_close(trainer.prototypes.mean(name), torch.tensor(first[name]), atol=1e-5, rtol=1e-5)
+        assert trainer.prototypes.count(name).tolist() == np.bincount(trainer.train_dataset["label"][:]).tolist()
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.mul_(1.1)
+    trainer.refresh_prototypes()
+    second = class_means(trainer, range(64))
+    for name in first:
+        expected = [oracle.momentum(a, b, 0.3) for a, b in zip(first[name], second[name], strict=True)]
+        torch.testing.assert_close(trainer.prototypes.mean(name), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_the_subset_is_drawn_from_seed_and_epoch(make_trainer, digits):
+    data = RecordedDigits(digits)
+    trainer = make_trainer(train_dataset=data, prototype_fraction=0.25)
+
+    def refreshed(epoch):
+        data.read.clear()
+        trainer.state.epoch = epoch
+        trainer.refresh_prototypes()
+        return sorted(data.read)
+
+    first, second = refreshed(0), refreshed(1)
+    assert len(set(first)) == len(set(second)) == 16  # a quarter of 64, no row twice
+    assert first != second and refreshed(0) == first
+    trainer.args.seed += 1
+    assert refreshed(0) != first
+
+
+def test_refresh_restores_every_random_state_and_the_mode(make_trainer, digits):
+    trainer = make_trainer(train_dataset=RecordedDigits(digits))
+    set_seed(3)
+    expected = (random.random(), np.random.rand(), torch.rand(()).item())
+    set_seed(3)
+    trainer.model.train()
+    trainer.refresh_prototypes()
+    assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
+    assert trainer.model.training
+
+
+def test_an_augmenting_dataset_trains_as_with_plain_trainer(make_trainer, make_model, make_args, digits, collator):
+    plain = Trainer(
+        model=make_model(),
+        args=make_args(TrainingArguments, remove_unused_columns=False),
+        train_dataset=RecordedDigits(digits),
+        data_collator=collator,
+    )
+    plain.train()
+    trainer = make_trainer(train_dataset=RecordedDigits(digits), pmr_alpha=0.0, pmr_mu=0.0)
+    trainer.train()
+    assert_equal_tensors(weights_of(trainer.model), weights_of(plain.model))
+
+
+def test_classes_without_a_prototype_are_named(make_trainer, digits, monkeypatch):
+    messages = []
+    monkeypatch.setattr("pmr_hf.training.prototype_refresh.logger.warning", messages.append)
+    trainer = make_trainer(train_dataset=digits.filter(lambda label: label != 2, input_columns="label"))
+    trainer.args.prototype_fraction = 1.0
+    trainer.refresh_prototypes()
+    assert [message.split(" yet")[0] for message in messages] == [
+        f"Classes [2] have no prototype of {name!r}" for name in ("image", "text")
+    ]
+    trainer.refresh_prototypes()  # nothing new
+    assert len(messages) == 2
+
+
+def test_prototypes_never_see_evaluation_data(make_trainer, digits):
+    train, held_out = RecordedDigits(digits.select(range(40))), RecordedDigits(digits.select(range(40, 64)))
+    trainer = make_trainer(train_dataset=train, eval_dataset=held_out, prototype_fraction=1.0)
+    trainer.train()
+    assert not held_out.read
+    assert trainer.prototypes.count("image").sum() == 40

@@ -1,29 +1,21 @@
-"""Labels of segments (B, T): each labelled one is to the method what a sample is; and the example that has them."""
-
-import json
-import sys
-from pathlib import Path
+"""Labels of segments (B, T): the method treats each labelled segment as it treats a sample."""
 
 import pytest
 import torch
-from media_files import write_ave
 from torch import nn
 from torch.nn import functional as F
 from transformers import set_seed
 
 from pmr_hf import MultimodalOutput, PMRTrainer, attach_prototypes
-from pmr_hf.data.cg_mnist import COLORS
-from pmr_hf.data.collator import integer_labels
 from pmr_hf.training.segments import by_segment
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SEQUENCES, SEGMENTS, CLASSES = 16, 3, 4
 WIDTHS = {"a": 5, "b": 7}
 
 
 class Linear(nn.Module):
-    """Encoders that see each segment, or each sample, by itself."""
+    """A model whose encoders read each segment, or each sample, on its own."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +30,7 @@ class Linear(nn.Module):
 
 
 def collate(rows):
-    """Batches whose shorter sequences are filled up."""
+    """Stack rows; pad the shorter sequences, and their labels with -100."""
     parts = {key: [torch.as_tensor(row[key]) for row in rows] for key in rows[0]}
     if parts["labels"][0].dim() == 0:
         return {key: torch.stack(values) for key, values in parts.items()}
@@ -51,7 +43,7 @@ def collate(rows):
 
 @pytest.fixture(scope="module")
 def sequences():
-    """Sequences of three segments, of which one, a different one each time, has no label."""
+    """Sequences of three segments; in each, one segment in turn has no label."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for i in range(SEQUENCES):
@@ -91,10 +83,10 @@ def test_training_on_segments_is_training_on_each_labelled_one(make_args, sequen
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-6)
     logs = [[entry for entry in trainer.state.log_history if "ce_loss" in entry] for trainer in trainers]
-    assert any(entry.get("a_pce_weight", 0) > 0 for entry in logs[0])  # so that the terms had a part in the weights
+    assert any(entry.get("a_pce_weight", 0) > 0 for entry in logs[0])  # so the terms changed the weights
     for one, other in zip(*logs, strict=True):
         for key in ("ce_loss", "rho", "a_score", "b_score", "a_pce_loss", "b_entropy", "a_pce_weight"):
-            assert (key in one) == (key in other)  # online has no terms in the first epoch
+            assert (key in one) == (key in other)  # with "online" there are no terms in the first epoch
             assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-4), key
     metrics = [trainer.evaluate() for trainer in trainers]
     for key in ("eval_accuracy", "eval_macro_f1", "eval_a_prototype_accuracy", "eval_b_prototype_accuracy"):
@@ -117,26 +109,6 @@ def test_sequences_of_several_lengths_are_measured_by_their_labelled_segments(ma
         assert metrics[f"eval_{name}_prototype_accuracy"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ([[0, 1], [2]], r"as many labels of segments for each sample, got \[1, 2\]; fill up with -100"),
-        ([[0, -100], [9, 1]], r"labels in 0..3, got labels from 0 to 9"),
-        ([[0, -1], [2, 1]], r"labels in 0..3, got labels from -1 to 2"),
-        ([0, -100], r"labels in 0..3, got labels from -100 to 0"),
-        ([[[0]], [[1]]], "integer labels"),
-    ],
-)
-def test_labels_that_are_none_of_segments(labels, message):
-    with pytest.raises(ValueError, match=message):
-        integer_labels(labels, CLASSES, segments=True)
-
-
-def test_labels_of_segments():
-    assert integer_labels([[0, -100], [3, 1]], CLASSES, segments=True).tolist() == [[0, -100], [3, 1]]
-    assert integer_labels([[-100, -100]], CLASSES, segments=True).tolist() == [[-100, -100]]
-
-
 def test_a_list_of_labels_for_a_model_of_whole_samples_stops_before_training(make_trainer, digits):
     one_hot = digits.remove_columns("label").add_column(
         "label", [[int(k == y) for k in range(4)] for y in digits["label"]]
@@ -147,7 +119,7 @@ def test_a_list_of_labels_for_a_model_of_whole_samples_stops_before_training(mak
 
 @pytest.mark.parametrize(("embedding", "labels"), [((4, 3, 5), (4,)), ((4, 5), (4, 3)), ((4, 2, 5), (4, 3))])
 def test_embeddings_that_are_not_one_for_each_label(embedding, labels):
-    """Of tokens beside labels of samples, of samples beside one-hot labels, of other segments."""
+    """Token embeddings with sample labels, sample embeddings with one-hot labels, and another number of segments."""
     with pytest.raises(ValueError, match=r"got embeddings {'a': .*} and labels .*; pool embeddings of tokens"):
         by_segment({"a": torch.zeros(embedding)}, torch.zeros(labels, dtype=torch.long), None)
 
@@ -156,80 +128,3 @@ def test_data_without_any_label_have_no_accuracy(make_args, sequences):
     trainer = trained(make_args, sequences, batch=4, epochs=1)
     rows = [row | {"labels": torch.full_like(row["labels"], -100)} for row in sequences]
     assert not [key for key in trainer.evaluate(rows) if "accuracy" in key or "f1" in key]
-
-
-# ---- The example ----
-
-
-@pytest.fixture(scope="module")
-def script():
-    sys.path.insert(0, str(EXAMPLES))
-    import event_localisation
-
-    sys.path.remove(str(EXAMPLES))
-    return event_localisation
-
-
-def test_the_model_segment_by_segment(script):
-    set_seed(0)
-    model = script.LocalisationModel(script.LocalisationConfig(hidden_size=8, num_labels=5)).eval()
-    batch = {name: torch.randn(2, 10, channels, 8, 8) for name, channels in (("gray", 1), ("colored", 3))}
-    output = model(**{name: {"pixel_values": values} for name, values in batch.items()})
-    assert output.logits.shape == (2, 10, 5)
-    for name, values in batch.items():
-        for i in range(2):
-            features = torch.stack([model.encoders[name](values[i, t][None]).pooler_output[0] for t in range(10)])
-            expected, _ = model.memories[name](features[None])
-            torch.testing.assert_close(output.embeddings[name][i], expected[0], atol=1e-5, rtol=1e-4)
-    together = torch.cat([output.embeddings["gray"], output.embeddings["colored"]], dim=2)
-    torch.testing.assert_close(output.logits[1, 3], model.classifier(together[1, 3]))
-
-
-def test_a_spectrogram_is_cut_along_time(script):
-    spectrogram = torch.arange(24.0).view(1, 1, 2, 12)
-    found = script.cut(spectrogram, 5)  # two steps each, the last two are left over
-    assert found.shape == (1, 5, 1, 2, 2)
-    assert found[0, 1, 0].tolist() == [[2.0, 3.0], [14.0, 15.0]]
-
-
-def test_events_are_digits_in_their_colour_between_background(script):
-    data = script.digit_sequences(seed=0)
-    assert {name: len(rows) for name, rows in data.items()} == {"train": 600, "validation": 150, "test": 200}
-    means = []
-    for row in data["train"].select(range(60)):
-        events = [label for label in row["label"] if label != 10]
-        assert 3 <= len(events) <= 8 and len(set(events)) == 1
-        first = row["label"].index(events[0])
-        assert row["label"][first : first + len(events)] == events  # in one piece
-        gray, colored = torch.tensor(row["gray"]).double(), torch.tensor(row["colored"]).double()
-        assert gray.shape == (10, 8, 8, 1) and colored.shape == (10, 8, 8, 3)
-        color = colored.sum((1, 2)) / gray.sum((1, 2))  # (10, 3), what each picture was multiplied by
-        means += [(events[0], color[t]) for t in range(first, first + len(events))]
-    colors = torch.tensor(COLORS / 255)
-    nearest = [(colors - color).norm(dim=1).argmin().item() for _, color in means]
-    assert sum(a == b for (a, _), b in zip(means, nearest, strict=True)) > 0.8 * len(means)
-
-
-def test_the_seconds_of_ave(script, tmp_path):
-    data, names = script.seconds_of_ave(write_ave(tmp_path))
-    assert names[0] == "Church bell" and names[-1] == "background" and len(names) == 6
-    assert data["train"]["label"][0] == [5, 5, 5, 0, 0, 0, 0, 5, 5, 5]  # from second 3 to 7
-    assert data["validation"]["label"][0] == [0] * 10
-
-
-@pytest.mark.parametrize("source", ["digits", "ave"])
-def test_the_script(script, source, tmp_path, monkeypatch, capsys):
-    arguments = ["--num_train_epochs", "1", "--use_cpu", "--output_dir", str(tmp_path / "out")]
-    if source == "digits":
-        whole = script.digit_sequences
-        few = {"train": 24, "validation": 8, "test": 8}
-        small = lambda seed: {name: rows.select(range(few[name])) for name, rows in whole(seed).items()}  # noqa: E731
-        monkeypatch.setattr(script, "digit_sequences", small)
-    else:
-        arguments += ["--data_dir", str(write_ave(tmp_path)), "--per_device_train_batch_size", "4"]
-    monkeypatch.setattr(sys, "argv", ["event_localisation.py", *arguments])
-    script.main()
-    metrics = json.loads((tmp_path / "out" / "test_results.json").read_text())
-    assert f"fused                         {metrics['test_accuracy']:.3f}" in capsys.readouterr().out
-    name = "gray" if source == "digits" else "audio"
-    assert f"test_{name}_prototype_accuracy" in metrics and (tmp_path / "out" / "model.safetensors").is_file()

@@ -1,8 +1,8 @@
-"""What a step may not do, whatever the machine: wait for the device, or build what grows with B x K x D."""
+"""What a training step must not do on any machine: wait for the device, or build a tensor of size B x K x D."""
 
 import pytest
 import torch
-from mean_terms import prototypical_cross_entropy, prototypical_entropy
+from helpers.mean_terms import prototypical_cross_entropy, prototypical_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 
@@ -10,7 +10,7 @@ from pmr_hf import Prototypes
 
 
 class Count(TorchDispatchMode):
-    """Counts reads of values by the host, and notes the largest tensor."""
+    """Counts how often the host reads a value, and records the size of the largest tensor."""
 
     reads, largest = 0, 0
 
@@ -43,7 +43,7 @@ def test_a_step_reads_no_more_from_the_device_than_one_of_plain_trainer(
         plain = Trainer(model=make_model(), args=args, train_dataset=digits, data_collator=collator)
         trainer = make_trainer(make_model(), prototype_source=source, **settings)
         reads[steps] = (reads_of(plain), reads_of(trainer))
-    assert reads[8][0] > reads[4][0]  # plain `Trainer` reads some itself, so the count works
+    assert reads[8][0] > reads[4][0]  # plain `Trainer` reads some values too, so the count works
     assert reads[8][1] - reads[4][1] == reads[8][0] - reads[4][0]
 
 

@@ -1,10 +1,10 @@
 """
-Train on several scenarios, one after the other, in one process or in several; test_distributed.py launches it.
+Train several scenarios, one after the other, in one process or in several. test_distributed.py launches this script.
 
     train_scenarios.py FOLDER OUTPUT [NAME ...]
 
-FOLDER has the model, the processor, datasets and `scenarios.json`, the arguments of `run` by name. OUTPUT gets a folder
-for each, or for those that are named.
+FOLDER holds the model, the processor, the datasets and `scenarios.json`, which maps names to the arguments of `run`.
+OUTPUT gets a folder for each scenario, or for each NAME.
 """
 
 import json
@@ -51,7 +51,7 @@ def run(
     method: str = "PMRTrainer",
     model: str = "model",
 ) -> None:
-    """Train with a global batch, whatever the number of processes, and save model, state and metrics."""
+    """Train with the same global batch for any number of processes. Save model, state and metrics."""
     trainer_class = getattr(pmr_hf, method)
     own = {"pmr_alpha": 2.0} if method == "PMRTrainer" else {}
     args = trainer_class.args_class(str(output), **(DEFAULTS | own | options))
@@ -59,7 +59,7 @@ def run(
     args.per_device_eval_batch_size = options.get("per_device_eval_batch_size", batch) // args.world_size
     shard = shard if args.world_size > 1 else None
     if shard == "accelerate":
-        # Accelerate shards on GPUs only, and leaves a model on CPUs whole without a word.
+        # Accelerate shards only on GPUs. On CPUs it leaves the model whole and gives no warning.
         AcceleratorState._reset_state()
         PartialState().distributed_type = DistributedType.MULTI_GPU
         os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}

@@ -1,7 +1,10 @@
-"""Options of `Trainer` that could lose or falsify the prototypes."""
+"""Prototypes are kept, saved and restored with the model under each option of `Trainer`."""
 
 import pytest
 import torch
+from helpers.digits import batch_of
+from helpers.oracle_inputs import class_means
+from helpers.snapshots import assert_equal_tensors
 from torch import nn
 from transformers import EarlyStoppingCallback
 
@@ -9,49 +12,14 @@ from pmr_hf import MultimodalModel, PMRTrainer
 
 
 def prototypes_of(trainer):
-    """The prototypes of the trained encoders, taken once more."""
+    """The prototypes of the trained encoders, computed once more."""
     trainer.refresh_prototypes(momentum=0.0)
     return {name: trainer.prototypes.mean(name).clone() for name in trainer.prototypes.widths}
 
 
-def test_compiled_training_is_uncompiled_training(make_trainer, make_model, tmp_path):
-    settings = {"num_train_epochs": 2, "eval_strategy": "epoch", "optim": "sgd"}
-    eager = make_trainer(make_model(), **settings)
-    eager.train()
-    compiled = make_trainer(make_model(), torch_compile=True, torch_compile_backend="aot_eager", **settings)
-    compiled.train()
-    assert isinstance(compiled.model_wrapped, torch._dynamo.OptimizedModule)
-    for (name, a), b in zip(eager.model.state_dict().items(), compiled.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(a.float(), b.float(), atol=1e-5, rtol=1e-4, msg=name)
-    for a, b in zip(eager.state.log_history, compiled.state.log_history, strict=True):
-        assert a.keys() == b.keys()
-        assert a.get("rho", 0) == pytest.approx(b.get("rho", 0), rel=1e-3)
-    compiled.save_model(str(tmp_path / "saved"))
-    loaded = MultimodalModel.from_pretrained(tmp_path / "saved")
-    assert torch.equal(loaded.prototypes.mean("image"), compiled.prototypes.mean("image"))
-
-
-def test_length_grouped_sampling(make_trainer, digits):
-    with pytest.raises(ValueError, match="a column 'length' to sample by"):
-        make_trainer(train_sampling_strategy="group_by_length")
-    lengths = [len(caption.split()) + i % 7 for i, caption in enumerate(digits["caption"])]
-    seen = []
-    trainer = make_trainer(
-        train_dataset=digits.add_column("length", lengths),
-        train_sampling_strategy="group_by_length",
-        prototype_source="online",
-        num_train_epochs=1,
-    )
-    collate = trainer.data_collator
-    trainer.data_collator = lambda rows: seen.append([row["length"] for row in rows]) or collate(rows)
-    trainer.train()
-    assert all(batch == sorted(batch, reverse=True) for batch in seen) and len(seen) == 8
-    assert trainer.prototypes.count("text").sum() == 64
-
-
 @pytest.mark.slow
 def test_finding_a_batch_size(make_trainer, make_model):
-    """A forward pass of more than five samples is out of memory, in a refresh as in a step."""
+    """A forward pass with more than five samples runs out of memory, in a refresh and in a step."""
 
     class Small(PMRTrainer):
         def run_model(self, model, inputs):
@@ -77,7 +45,7 @@ def test_finding_a_batch_size(make_trainer, make_model):
             num_train_epochs=2,
         )
         trainer.train()
-        if source == "online":  # the first steps have no terms, and the attempts that failed are forgotten
+        if source == "online":  # the first steps have no terms, and failed attempts leave no traces
             logged = trainer.state.log_history[0]
             assert logged["ce_loss"] == pytest.approx(logged["loss"], abs=1e-6)
         assert trainer.state.train_batch_size == 5 and trainer.state.global_step == 26
@@ -90,7 +58,7 @@ def test_early_stopping_keeps_the_prototypes_of_the_best_model(make_trainer):
     trainer = make_trainer(
         num_train_epochs=20,
         prototype_fraction=1.0,
-        learning_rate=0.0,  # nothing ever gets better than after the first epoch
+        learning_rate=0.0,  # nothing improves after the first epoch
         eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,
@@ -124,14 +92,14 @@ def test_the_best_of_checkpoints_without_optimizer_has_its_prototypes(make_train
     for name, value in weights.items():
         assert torch.equal(trainer.model.state_dict()[name], value), name
     after = {name: trainer.prototypes.mean(name).clone() for name in trainer.prototypes.widths}
-    if source == "online":  # those of the epoch that ended with these weights
+    if source == "online":  # the prototypes of the epoch that ended with these weights
         assert all(torch.equal(after[name], best.prototypes.mean(name)) for name in after)
-    else:  # taken anew by these weights
+    else:  # computed again with these weights
         assert all(torch.equal(after[name], value) for name, value in prototypes_of(trainer).items())
 
 
 def test_ddp_sends_no_prototypes(make_trainer, tmp_path):
-    """They are the same in every process, and may be large."""
+    """They are equal in every process, and can be large."""
     trainer = make_trainer()
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -141,3 +109,30 @@ def test_ddp_sends_no_prototypes(make_trainer, tmp_path):
         assert sent.isdisjoint(map(id, trainer.prototypes.buffers()))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_no_prototype_accuracy_before_there_are_prototypes(make_trainer):
+    assert "eval_image_prototype_accuracy" not in make_trainer().evaluate()
+
+
+def test_saved_prototypes_belong_to_the_saved_encoders(make_trainer, tmp_path):
+    from transformers import AutoModel
+
+    trainer = make_trainer(prototype_fraction=1.0, prototype_momentum=0.9)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    for name, means in class_means(trainer, range(64)).items():
+        torch.testing.assert_close(trainer.prototypes.mean(name), torch.tensor(means), atol=1e-5, rtol=1e-5)
+    loaded = AutoModel.from_pretrained(tmp_path / "saved")
+    assert_equal_tensors(trainer.model.state_dict(), loaded.state_dict())
+
+
+def test_a_batch_without_labels(make_trainer, digits, processor):
+    from pmr_hf import MultimodalCollator
+
+    trainer = make_trainer()
+    trainer.data_collator = MultimodalCollator(processor, {"image": "picture", "text": "caption"}, label=None)
+    with pytest.raises(ValueError, match="Expected a batch with `labels`"):
+        trainer.train()
+    with pytest.raises(ValueError, match="Expected a batch with `labels`"):
+        trainer.compute_loss(trainer.model, batch_of(trainer, range(8)))

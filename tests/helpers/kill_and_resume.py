@@ -1,12 +1,12 @@
 """
-Kill a training run with SIGKILL again and again, and let it resume each time; test_killed.py runs it.
+Kill a training run repeatedly with SIGKILL and let it resume each time. test_killed.py runs this script.
 
-    killed_run.py FOLDER KILLS
+    kill_and_resume.py FOLDER KILLS
 
-FOLDER has the model, the processor and the data. A run is killed at a random moment, or right after it has begun to
-write a checkpoint or to refresh the prototypes. The last line is a JSON object: how many kills hit which phase, after
-how many there was a checkpoint half-written or half-deleted, how many runs ended, and which weights then differed from
-those of a run that nobody killed.
+FOLDER holds the model, the processor and the data. A run is killed at a random moment, or right after it starts to
+write a checkpoint or to refresh the prototypes. The last line of the output is a JSON object: the number of kills in
+each phase, the number of kills that left an incomplete checkpoint, the number of runs that ended, and the names of the
+weights that then differ from those of a run without kills.
 """
 
 import json
@@ -32,8 +32,8 @@ from pmr_hf.training.checkpoints import checkpoint_problems
 PHASES = {"s": "saving", "r": "refreshing", "t": "training"}
 
 
-class Telling(PMRTrainer):
-    """Tells the parent process what it is about to do."""
+class ReportingTrainer(PMRTrainer):
+    """Tells the parent process which phase begins."""
 
     phases: int
 
@@ -47,7 +47,9 @@ class Telling(PMRTrainer):
         os.write(self.phases, b"t")
 
 
-class Saved(TrainerCallback):
+class ReportSaved(TrainerCallback):
+    """Tells the parent process that a checkpoint is written."""
+
     def __init__(self, phases):
         self.phases = phases
 
@@ -72,13 +74,13 @@ def train(folder: Path, output: Path, source: str, phases: int) -> None:
         use_cpu=True,
     )
     processor = MultimodalProcessor.from_pretrained(folder / "processor")
-    trainer = Telling(
+    trainer = ReportingTrainer(
         model=MultimodalModel.from_pretrained(folder / "model"),
         args=args,
         train_dataset=load_from_disk(folder / "data"),
         processing_class=processor,
         data_collator=MultimodalCollator(processor, {"image": "picture", "text": "caption"}),
-        callbacks=[Saved(phases)],
+        callbacks=[ReportSaved(phases)],
     )
     trainer.phases = phases
     trainer.train(resume_from_checkpoint=True)
@@ -86,7 +88,7 @@ def train(folder: Path, output: Path, source: str, phases: int) -> None:
 
 
 def start(folder: Path, output: Path, source: str) -> tuple[int, int]:
-    """Train in a child process: its id and the end of a pipe that tells its phases."""
+    """Train in a child process. Return its id and a pipe from which its phases can be read."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -101,7 +103,7 @@ def start(folder: Path, output: Path, source: str) -> tuple[int, int]:
 
 
 def kill(child: int, phases: int, seconds: float) -> str | None:
-    """Kill a child at a random moment, and tell its phase; `None` if it has ended before."""
+    """Kill a child at a random moment and return its phase, or `None` if it has ended before."""
     wanted = random.choice(["any", "s", "r"])
     until, phase, count = time.time() + random.uniform(0, seconds), "t", random.randint(1, 4)
     while True:

@@ -1,4 +1,4 @@
-"""A small Hub on loopback: the calls that `huggingface_hub` makes to push and pull a model, without Xet."""
+"""A small Hub on localhost: the calls that `huggingface_hub` makes to push and pull a model, without Xet."""
 
 import base64
 import hashlib
@@ -9,15 +9,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 TOKEN = "hf_test"
-PART = 16 * 1024  # larger objects go up in parts of this size
+PART = 16 * 1024  # larger objects are uploaded in parts of this size
 
 
 class Hub(ThreadingHTTPServer):
     """
-    Repositories in memory: `files[name]` holds the contents of the newest commit by path.
+    A server that keeps repositories in memory: `files[name]` maps the paths of the newest commit to their contents.
 
-    `fail`, if set, is called with the method and the path of each request; where it returns a status, that is the
-    answer, and where it returns "cut", the connection is closed in the middle of the request.
+    Set `fail` to a function of the method and the path of a request to make requests fail. If it returns a status, the
+    server answers with that status; if it returns "cut", the server closes the connection in the middle of the request.
     """
 
     daemon_threads = True
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.create(json.loads(body))
         if self.parts[:2] == ["api", "validate-yaml"]:
             return self.answer({"errors": [], "warnings": []})
-        if self.parts[:1] == ["lfs"]:  # the parts of an object are all there
+        if self.parts[:1] == ["lfs"]:  # all parts of an object have arrived
             parts = [self.server.parts[self.parts[1], part["partNumber"]] for part in json.loads(body)["parts"]]
             return self.keep(self.parts[1], b"".join(parts))
         if self.parts[2:] == ["info", "lfs", "objects", "batch"]:
@@ -111,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(content, headers=headers)
 
     def start(self) -> bytes | None:
-        """The body of a request that is to be answered; `None` for one that has failed."""
+        """Read a request and return its body, or `None` if the request has failed."""
         self.url = urlsplit(self.path)
         self.parts = [unquote(part) for part in self.url.path.strip("/").split("/")]
         self.server.requests.append(f"{self.command} {self.url.path}")
@@ -145,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
         return {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": None}
 
     def upload(self, wanted):
-        """Where to send an object: nowhere if it is there, to one address, or in parts."""
+        """Say where to send an object: nowhere if the server has it, to one address, or in parts to several."""
         oid, size = wanted["oid"], wanted["size"]
         url = f"{self.server.url}/lfs/{oid}"
         if oid in self.server.objects:
@@ -187,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(entries)
 
     def missing(self, code, name=None):
-        """The client keeps in its cache that a file is not in a commit, for when it is offline."""
+        """Answer 404 and name the commit: the client caches that this commit lacks the file, to know it offline."""
         headers = {"X-Error-Code": code}
         if name in self.server.commits:
             headers["X-Repo-Commit"] = self.server.commits[name][-1]

@@ -1,4 +1,4 @@
-"""Writes tiny real sound and video files, with PyAV and so without the ffmpeg program."""
+"""Write tiny real sound and video files with PyAV, which needs no ffmpeg program."""
 
 from fractions import Fraction
 from itertools import chain
@@ -10,10 +10,10 @@ import numpy as np
 from pmr_hf.data.ave import HEADER
 
 
-# Per file type: codec and pixel format of the pictures, codec and rate of the sound (FLV allows few).
+# By file type: codec and pixel format of the pictures, codec and rate of the sound (FLV allows only a few rates).
 CODECS = {".mp4": ("libx264", "yuv420p", "aac", 16000), ".flv": ("flv", "yuv420p", "libmp3lame", 22050)}
 
-# Lines of the true lists, with their odd names; the second video holds two events.
+# Lines of the real lists, with their odd names. The second video has two events.
 AVE_LINES = {
     "trainSet.txt": [
         "Church bell&-mlWcker_3o&good&3&7",
@@ -27,13 +27,13 @@ AVE_LINES = {
 
 
 def write_wav(path, wave, rate):
-    """Write a mono wave, (samples,) in [-1, 1] at `rate` Hz, as 16-bit wav."""
+    """Write a mono wave (samples,) with values in [-1, 1] at `rate` Hz as a 16-bit wav file."""
     with av.open(str(path), "w") as container:
         _encode_wave(container, container.add_stream("pcm_s16le", rate=rate, layout="mono"), wave, rate)
 
 
 def write_video(path, frames, rate, wave=None, wave_rate=16000):
-    """Write frames, (N, H, W, 3) uint8 with even H and W, at `rate` per second, with a mono wave; .mp4 or .flv."""
+    """Write a .mp4 or .flv file: frames (N, H, W, 3), uint8, H and W even, at `rate` per second, and a mono wave."""
     codec, pixels, wave_codec, file_rate = CODECS[Path(path).suffix]
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=Fraction(rate))
@@ -58,7 +58,7 @@ def _encode_wave(container, stream, wave, rate):
 
 
 def write_ave(folder):
-    """Make of a folder an AVE_Dataset of seven events, whose videos are half a second long, with sound."""
+    """Fill a folder like the download of AVE: seven events, with videos of half a second and sound."""
     (folder / "AVE").mkdir()
     sine = 0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 16000)
     clip = folder / "AVE" / "clip.mp4"

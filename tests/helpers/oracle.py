@@ -1,10 +1,11 @@
-"""The method written from the paper's equations, with explicit loops over samples, classes and modalities, in float64.
+"""The oracle: PMR written from the paper's equations, with explicit loops over samples, classes and modalities.
 
-Nothing here is shared with the package. Embeddings, prototypes and labels are nested lists; a class without a
-prototype is `None`.
+It shares nothing with the package and computes in float64. Embeddings, prototypes and labels are nested lists; a class
+without a prototype is `None`.
 """
 
 import math
+import statistics
 
 
 def distance(z, c):
@@ -31,19 +32,19 @@ def counted(embeddings, prototypes, labels):
 
 
 def score(embeddings, prototypes, labels):
-    """s^m: the mean true-class probability."""
+    """The score s^m: the mean probability of the true class."""
     samples = counted(embeddings, prototypes, labels)
     return sum(probabilities(z, prototypes)[y] for z, y in samples) / len(samples)
 
 
 def cross_entropy(embeddings, prototypes, labels):
-    """Eq. 9."""
+    """Eq. 9: the prototypical cross entropy."""
     samples = counted(embeddings, prototypes, labels)
     return -sum(log_probability(z, prototypes, y) for z, y in samples) / len(samples)
 
 
 def entropy(embeddings, prototypes, labels):
-    """H of Eq. 13."""
+    """The mean entropy H of Eq. 13."""
     samples = counted(embeddings, prototypes, labels)
     total = 0.0
     for z, _ in samples:
@@ -56,7 +57,7 @@ def clip(value):
 
 
 def two_modality_weights(score_0, score_1):
-    """Eq. 11 as printed, and Eq. 13's crossing: ((PCE of 0, of 1), (entropy of 0, of 1))."""
+    """Eq. 11 as printed, and crossed as in Eq. 13: the two weights of the cross entropies, those of the entropies."""
     rho = score_0 / score_1
     beta = clip(1 / rho - 1) if rho < 1 else 0.0
     gamma = 0.0 if rho < 1 else clip(rho - 1)
@@ -64,12 +65,12 @@ def two_modality_weights(score_0, score_1):
 
 
 def weights(scores):
-    """The form for M modalities."""
+    """The weights of M modalities: those of the cross entropies, those of the entropies."""
     return [clip(max(scores) / s - 1) for s in scores], [clip(s / min(scores) - 1) for s in scores]
 
 
 def prototypes(embeddings, labels, num_classes):
-    """Eq. 6."""
+    """Eq. 6: the class means."""
     means = []
     for k in range(num_classes):
         members = [z for z, y in zip(embeddings, labels, strict=True) if y == k]
@@ -78,7 +79,7 @@ def prototypes(embeddings, labels, num_classes):
 
 
 def momentum(old, new, eps):
-    """Eq. 12 for one class."""
+    """Eq. 12, the momentum update, for one class."""
     if old is None or new is None:
         return new if old is None else old
     return [eps * a + (1 - eps) * b for a, b in zip(old, new, strict=True)]
@@ -96,3 +97,8 @@ def rebalance_loss(embeddings, all_prototypes, labels, alpha, mu, entropy_active
         if entropy_active:
             loss -= mu * e * entropy(z, c, labels)
     return loss
+
+
+def mean_probability(logits, labels):
+    rows = [[math.exp(value) for value in row] for row in logits.tolist()]
+    return statistics.mean(row[label] / sum(row) for row, label in zip(rows, labels.tolist(), strict=True))

@@ -1,0 +1,21 @@
+"""The methods that PMR is compared with, their options in tests of all of them, and a batch of three modalities."""
+
+import torch
+
+from helpers.digits import NUM_LABELS
+from pmr_hf import AGMTrainer, GradientBlendingTrainer, GradientBoostTrainer, MMParetoTrainer, OGMTrainer
+
+
+WITH_HEADS = {GradientBlendingTrainer, MMParetoTrainer}
+BLEND_WEIGHTS = {"blend_weights": {"image": 0.2, "text": 0.5, "fused": 0.3}}
+METHOD_CASES = [(GradientBoostTrainer, {}), (OGMTrainer, {}), (OGMTrainer, {"ogm_noise": True}), (MMParetoTrainer, {})]
+METHOD_CASES += [(GradientBlendingTrainer, BLEND_WEIGHTS), (AGMTrainer, {})]
+METHOD_IDS = ["acc", "ogm", "ogm_ge", "mmpareto", "gblend", "agm"]
+
+
+def batch_of_three(seed):
+    """Eight samples with the modalities `a`, `b` and `c`; only three of them have `b`."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = {name: {"values": torch.randn(8, 3, generator=generator)} for name in ("a", "b", "c")}
+    batch["b"]["present"] = torch.arange(8) < 3
+    return batch | {"labels": torch.arange(8) % NUM_LABELS}

@@ -1,0 +1,74 @@
+"""Every method that PMR is compared with trains, resumes to the bit, and takes samples that lack a modality."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.all_methods import METHOD_CASES, METHOD_IDS, WITH_HEADS, batch_of_three
+from helpers.gradients import gradients, plain_gradients
+from helpers.snapshots import assert_equal_tensors, changed, snapshot
+from torch.nn import functional as F
+
+
+@pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
+def test_a_killed_run_resumes_to_the_bit(make_trainer, make_model, cls, options, tmp_path):
+    def make(folder):
+        model = make_model(dropout=0.2, unimodal_heads=cls in WITH_HEADS)
+        return make_trainer(
+            model, cls=cls, output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=5, **options
+        )
+
+    whole = make("whole")
+    whole.train()
+    again = make("again")
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-5"))
+    assert again.state.global_step == whole.state.global_step == 16
+    assert_equal_tensors(snapshot(whole.model), snapshot(again.model))
+
+
+@pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
+def test_training_by_each_method(make_trainer, make_model, digits, cls, options):
+    trainer = make_trainer(make_model(unimodal_heads=cls in WITH_HEADS), cls=cls, eval_strategy="epoch", **options)
+    before = snapshot(trainer.model)
+    trainer.train()
+    metrics = trainer.evaluate()
+    moved = changed(before, trainer.model)
+    assert any(name.startswith("backbones.image") for name in moved)
+    assert any(name.startswith("backbones.text") for name in moved)
+    assert {"eval_image_prototype_accuracy", "eval_text_accuracy"} <= metrics.keys()
+    log = next(entry for entry in trainer.state.log_history if "ce_loss" in entry)
+    assert "rho" in log
+    assert (cls in WITH_HEADS) == ("eval_image_unimodal_accuracy" in metrics)
+    # the hooks that scale gradients in training do nothing after it
+    batch = trainer.data_collator([digits[i] for i in range(8)])
+    plain = plain_gradients(trainer.model, lambda outputs: outputs.loss, batch)
+    trainer.model.zero_grad()
+    trainer.model(**batch).loss.backward()
+    assert_equal_tensors(gradients(trainer.model), plain)
+    trainer.create_model_card()
+    card = Path(trainer.args.output_dir, "README.md").read_text(encoding="utf-8")
+    assert trainer.description in card and trainer.citation in card
+
+
+@pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
+def test_three_modalities_of_which_some_are_missing(make_args, make_model_of_three, cls, options):
+    options = (
+        {"blend_weights": dict.fromkeys(("a", "b", "c", "fused"), 0.25)} if "blend_weights" in options else options
+    )
+    model = make_model_of_three(unimodal_heads=cls in WITH_HEADS)
+    trainer = cls(model=model, args=make_args(cls.args_class, **options))
+    batch = batch_of_three(0)
+    batch["c"]["present"] = torch.zeros(8, dtype=torch.bool)
+    outputs = model(**batch)
+    trainer.prototypes.momentum_update(
+        trainer.prototypes.class_sums(outputs.embeddings, batch["labels"], outputs.present), 0.0
+    )
+    model.train()
+    loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert model.backbones["a"].get_parameter(next(n for n, _ in model.backbones["a"].named_parameters())).grad.any()
+    if outputs.unimodal_logits is not None:
+        expected = F.cross_entropy(outputs.unimodal_logits["b"][:3], batch["labels"][:3])
+        assert trainer.unimodal_losses(outputs, batch["labels"])[1].item() == pytest.approx(expected.item(), abs=1e-6)

@@ -4,7 +4,7 @@
 #
 #     bash examples/paper.sh crema_d CREMA-D          # or ave AVE, or cg_mnist MNIST: the folder of the raw download
 #
-# What follows goes to examples/benchmark.py: --methods joint pmr, --fusions concat, --output_dir, ...
+# Further arguments go to examples/benchmark.py: --methods joint pmr, --fusions concat, --output_dir, ...
 set -euo pipefail
 dataset=$1 data_dir=$2
 case $dataset in
@@ -14,7 +14,7 @@ case $dataset in
     *) echo "expected crema_d, ave or cg_mnist, got $dataset" >&2; exit 2 ;;
 esac
 schedule="{\"num_stable_steps\": $((70 * steps_per_epoch)), \"num_decay_steps\": 1, \"min_lr_ratio\": 0.1}"
-export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}  # more of them would make larger batches, and fewer steps
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}  # more GPUs would mean larger batches and fewer steps
 exec python "$(dirname "$0")/benchmark.py" --dataset "$dataset" --data_dir "$data_dir" \
     --methods unimodal joint dropout gblend ogm_ge pmr_without_per pmr --fusions concat sum film gated --seeds 0 1 2 \
     --num_train_epochs "$epochs" --learning_rate 1e-3 --max_grad_norm 0 --lr_scheduler_type warmup_stable_decay \

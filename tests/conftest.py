@@ -9,6 +9,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from helpers.all_methods import WITH_HEADS
 from helpers.digits import NUM_LABELS, WORDS, batch_of
@@ -217,3 +218,16 @@ def media(tmp_path, processor):
         },
     )
     return Dataset.from_list(rows), collator
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def case(request):
+    """Embeddings (12, 7), prototypes (5, 7), the seen classes (5,), of which one is unseen, and labels of all five."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(12, 7, generator=generator).to(request.param)
+    prototypes = torch.randn(5, 7, generator=generator)
+    prototypes[3] = 0
+    seen = torch.ones(5, dtype=torch.bool)
+    seen[3] = False
+    labels = torch.arange(12) % 5
+    return embeddings, prototypes, seen, labels

@@ -1,4 +1,4 @@
-"""A model for a fixed set of modalities, as `torch.export` and ONNX take it: flat tensors in, logits out."""
+"""A model for `torch.export` and ONNX, with a fixed set of modalities: flat tensors in, logits out."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from ..model.pooling import encode, ignores_padding
 
 class ExportableModel(nn.Module):
     """
-    A [`MultimodalModel`] whose arguments are single tensors, dynamic in the batch.
+    A [`MultimodalModel`] whose arguments are single tensors, with a dynamic batch dimension.
 
     ```python
     inputs = processor(image=[picture, picture], text=["a cat", "a dog"])
@@ -19,17 +19,17 @@ class ExportableModel(nn.Module):
     program.module()(*flat.arguments(processor(image=[other], text=["a bird"])))  # (1, K)
     ```
 
-    Every sample must have each modality of `inputs`; the learned vectors stand for the others. Lengths other than the
-    batch are those of `inputs`: pad texts to them.
+    Every sample must have each modality of `inputs`; the model's learned vectors replace all other modalities. All
+    sizes but the batch are those of `inputs`, so pad texts to that length.
 
     Args:
-        model (`MultimodalModel`): the model; it is put in evaluation mode.
+        model (`MultimodalModel`): the model. It is put in evaluation mode.
         inputs (`dict[str, dict[str, torch.Tensor]]`): a batch of at least two samples, as the processor makes it.
 
     Raises:
-        ValueError: for a batch with samples that lack a modality, or of one sample, whose size exporters would fix; for
-            videos whose frames are encoded one by one, and for a mask of a speech encoder that reads its clips one by
-            one, since what they compute depends on the values.
+        ValueError: for a batch of one sample, whose size exporters would fix, or with samples that lack a modality; for
+            videos whose frames are encoded one by one, and for the mask of a speech encoder that reads padded clips one
+            by one, because these computations depend on the values.
     """
 
     def __init__(self, model: MultimodalModel, inputs: dict[str, dict[str, torch.Tensor]]):

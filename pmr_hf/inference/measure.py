@@ -1,4 +1,4 @@
-"""What a trained model knows: its accuracy, that of each modality alone, and each modality's share of the answer."""
+"""Accuracy of a trained model and of each modality alone, linear probes, and the share of each modality in the answer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

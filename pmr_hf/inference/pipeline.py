@@ -1,4 +1,4 @@
-"""From raw values to classes with scores, whichever modalities there are, and what each of them said."""
+"""From raw values of any of the modalities to classes with scores, and the answer of each modality alone."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,26 +16,26 @@ from .shapley import shapley_values
 
 class MultimodalPipeline:
     """
-    A trained model on raw values: pictures, sound, video, texts and numbers as [`MultimodalProcessor`] reads them, from
-    files, bytes, URLs, arrays or PIL images. Any of its modalities may be missing from a sample, though not all.
+    Classifies raw values with a trained model: pictures, sound, video, texts and numbers, given as files, bytes, URLs,
+    arrays or PIL images (see [`MultimodalProcessor`]). A sample may lack some of the modalities, but not all.
 
     ```python
     pipe = MultimodalPipeline("me/my-model")
     pipe(image="cat.png", text="a cat")  # [{"label": "cat", "score": 0.98}, ...]
     pipe(image=["cat.png", "dog.png"], text=["a cat", None])  # a list of such lists
-    pipe(text="a cat", explain=True)["modalities"]  # what each modality says alone, and its share of the decision
+    pipe(text="a cat", explain=True)["modalities"]  # the answer of each modality alone, and its share
     ```
 
     Args:
         model (`MultimodalModel | str | os.PathLike`): a model, or the Hub name or local folder of one.
-        processor (`MultimodalProcessor | str | os.PathLike`, *optional*): its processor; by default the one that is
+        processor (`MultimodalProcessor | str | os.PathLike`, *optional*): its processor. By default the one that is
             saved with a model given by name.
-        batch_size (`int`, *optional*, defaults to 32): samples that go through the model at once.
-        device (`str | torch.device`, *optional*): where to run; by default a GPU if there is one for a model given by
-            name, and where it is for a model.
-        missing (`str`, *optional*, defaults to `"prototypes"`): what answers for a sample that lacks modalities:
-            `"prototypes"`, the product of the prototype classifiers of those that are present (Eq. 7), or `"fused"`,
-            the fusion head with its learned vector in place of each absent embedding.
+        batch_size (`int`, *optional*, defaults to 32): number of samples in one forward pass.
+        device (`str | torch.device`, *optional*): where to run. By default a model given by name runs on a GPU if there
+            is one, and a loaded model stays where it is.
+        missing (`str`, *optional*, defaults to `"prototypes"`): how to classify a sample that lacks modalities: with
+            `"prototypes"`, by the product of the prototype classifiers (Eq. 7) of the modalities that it has; with
+            `"fused"`, by the fusion head, with its learned vector in place of each missing embedding.
 
     Raises:
         ValueError: for a model without its processor, or for modalities that differ between them.
@@ -80,21 +80,24 @@ class MultimodalPipeline:
 
         Args:
             top_k (`int`, *optional*, defaults to 5): how many of the best classes to return; all if `None`.
-            explain (`bool`, *optional*, defaults to `False`): also say what each modality brings.
-            modalities: by name, one value, or a list, tuple or dataset column of as many values as the others have. One
-                vector of numbers may be a list of numbers. A modality that is left out, and a `None`, are missing.
+            explain (`bool`, *optional*, defaults to `False`): also return the answer and the share of each modality.
+            modalities: by name, one value, or a list, tuple or dataset column of values, as many for each modality. A
+                list of numbers is one vector of numbers. A modality that is left out or `None` is missing.
 
         Returns:
-            For one sample a list of `{"label", "score"}`, the best class first; for lists a list of them. With
-            `explain`, in place of each such list a dict of it as `labels`, and `modalities`, by name: `labels` of the
-            modality's prototype classifier and `distances` `{"label", "distance"}` to the prototypes, the nearest
-            first (both empty if it is missing or has no prototypes), and `share`, its Shapley value for the score of
-            the best class (see [`~pmr_hf.inference.shapley.shapley_values`]). The shares sum to that score minus the
-            one without any modality.
+            For one sample, a list of `{"label", "score"}`, the best class first. For lists, a list of these lists. With
+            `explain`, each such list becomes a dict: the list itself as `labels`, and `modalities`, which has for each
+            modality
+
+            * `labels`, by its prototype classifier, and `distances`, `{"label", "distance"}` to its prototypes, the
+              nearest first; both are empty if the modality is missing or has no prototypes;
+            * `share`, its Shapley value for the score of the best class, see
+              [`~pmr_hf.inference.shapley.shapley_values`]. The shares sum to this score minus the score without any
+              modality.
 
         Raises:
-            ValueError: for an unknown modality, lists of several lengths, a sample without any modality, or one that
-                lacks some if the model's prototypes were never taken, unless `missing="fused"`.
+            ValueError: for an unknown modality, lists of unequal lengths, or a sample without any modality; with
+                `missing="prototypes"`, for a sample that lacks modalities if the model has no prototypes.
             UnreadableError: for a value that cannot be read.
         """
         self._check_names(modalities)
@@ -116,8 +119,8 @@ class MultimodalPipeline:
         self, rows: Iterable[Mapping[str, Any]], top_k: int | None = 5, explain: bool = False
     ) -> Iterator[list[dict[str, Any]] | dict[str, Any]]:
         """
-        Classify samples from any iterable, each a dict of values by modality, in batches of `batch_size`: at no time
-        are more of them in memory. What it yields for each is what calling returns.
+        Classify samples from any iterable of dicts, with values by modality. They are read in batches of `batch_size`,
+        so that only one batch is in memory. It yields for each sample what a call returns.
         """
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"Expected `top_k` of at least 1, or None for all classes, got {top_k!r}.")
@@ -163,7 +166,7 @@ class MultimodalPipeline:
             )
 
         def scores(present: dict[str, torch.Tensor]) -> torch.Tensor:
-            """(B, K), with the modalities that are present, by the answer that the sample itself gets."""
+            """Scores (B, K) from these modalities, by the kind of answer that the whole sample gets."""
             fused = model.fuse(output.embeddings, present).float().softmax(1)
             if self.missing == "fused" or whole.all():
                 return fused

@@ -1,4 +1,4 @@
-"""How much each modality brings to a decision: Shapley values over the subsets of modalities."""
+"""Shapley values: the share of each modality in a decision."""
 
 from collections.abc import Callable
 from math import comb
@@ -8,15 +8,15 @@ import torch
 
 def shapley_values(value: Callable[[tuple[bool, ...]], torch.Tensor], modalities: int) -> torch.Tensor:
     """
-    Shapley values (Shapley, 1953) of a game that modalities play together, exact, by all of their 2^M subsets.
+    Exact Shapley values (Shapley, 1953) of the modalities, from the values of all their 2^M subsets.
 
-    phi_m is the mean, over all orders in which the modalities may join, of what m adds to those that joined before it:
-    sum over S without m of |S|! (M - |S| - 1)! / M! * (v(S + m) - v(S)). They sum to v(all) - v(none), a modality that
-    changes nothing has 0, and two that do the same have the same.
+    phi_m is what modality m adds to the modalities before it, averaged over all orders of the modalities: the sum over
+    S without m of |S|! (M - |S| - 1)! / M! * (v(S + m) - v(S)). The values sum to v(all) - v(none). A modality that
+    changes nothing has 0, and two modalities with the same effect have the same value.
 
     Args:
-        value (`Callable`): v, from which of the modalities take part to values (B,).
-        modalities (`int`): their number M.
+        value (`Callable`): v, which maps a subset, one bool per modality, to values (B,).
+        modalities (`int`): the number M of modalities.
 
     Returns:
         `torch.Tensor`: (M, B).

@@ -108,7 +108,7 @@ class MultimodalConfig(PreTrainedConfig):
             embeddings are fused in the encoders' own widths.
         pooling (`str | dict[str, str]`, *optional*, defaults to `"auto"`): how an encoder's tokens become one
             embedding, for all modalities or by name: `"auto"`, `"cls"`, `"mean"` or `"max"`, see
-            [`~pmr_hf.model.backbones.pool`].
+            [`~pmr_hf.model.pooling.pool`].
         modality_dropout (`float`, *optional*, defaults to 0.0): probability, in [0, 1), that a modality of a training
             sample is dropped, drawn for each modality and sample. A sample that would lose all its modalities keeps all
             of them. It prepares the model for samples that lack modalities.

@@ -1,7 +1,7 @@
 """
-Distances to class prototypes, the logits of the prototype classifier (Eq. 7 of PMR), and their gradient.
+Distances to class prototypes, which are the logits of the prototype classifier (Eq. 7 of PMR), and their gradient.
 
-Everything is computed in fp32, whatever the inputs and under any autocast, without a host synchronisation.
+Everything is computed in fp32, for inputs of any dtype and under any autocast, without a host synchronisation.
 """
 
 import torch
@@ -18,10 +18,10 @@ def prototype_logits(
     """
     Logits of the prototype classifier, the negative Euclidean distance to each class prototype (Eq. 7).
 
-    The square is expanded around the prototypes' mean, which costs one matrix product and keeps its digits for
-    embeddings far from the origin. The nearest prototype's distance is then taken once more without expanding, because
-    cancellation leaves no digit of a small one. Distances are floored at 1e-6, where the gradient is zero. They can be
-    differentiated once.
+    The squared distance is expanded around the mean of the prototypes. This costs one matrix product, and stays
+    accurate for embeddings far from the origin. The distance to the nearest prototype is then computed again without
+    expansion, because cancellation would lose all digits of a small distance. Distances are floored at 1e-6, where the
+    gradient is zero. They can be differentiated once.
 
     Args:
         embeddings (`torch.Tensor`): (B, D), or (M, B, D) of M modalities at once, of any floating dtype.
@@ -40,8 +40,8 @@ def prototype_logits(
 
 
 class _NegativeDistances(torch.autograd.Function):
-    # With the gradient of -d_k, (c_k - z) / d_k, written out: autograd keeps and runs three times as many operations,
-    # which cost more than the matrix products where there are few classes.
+    # The gradient of -d_k, (c_k - z) / d_k, is written out. Autograd would run three times as many operations, which
+    # cost more than the matrix products if there are few classes.
 
     @staticmethod
     def forward(ctx, embeddings: torch.Tensor, prototypes: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,7 @@ class _NegativeDistances(torch.autograd.Function):
         embeddings, prototypes = embeddings - center, prototypes.sub_(center)
 
         squared = torch.bmm(embeddings, prototypes.mT).mul_(-2)  # (M, B, K)
-        # A norm takes no copy of the prototypes, as a sum of squares would.
+        # A norm does not copy the prototypes, as a sum of squares would.
         squared.add_(vector_norm(prototypes, dim=2).square_()[:, None])
         squared.add_(vector_norm(embeddings, dim=2, keepdim=True).square_())
         nearest = squared.masked_fill_(unseen, torch.inf).argmin(2, keepdim=True)  # (M, B, 1)

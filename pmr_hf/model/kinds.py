@@ -74,11 +74,11 @@ class Text(Kind):
 
     def read(self, value: Any) -> str:
         if not isinstance(value, (str, int, float)):
-            raise UnreadableError(f"{describe(value)} is no text")
+            raise UnreadableError(f"{describe(value)} is not a text")
         try:
             str(value).encode()
         except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON may hold and tokenizers refuse
-            raise UnreadableError(f"{value!r:.80} is no Unicode text") from error
+            raise UnreadableError(f"{value!r:.80} is not Unicode text") from error
         return str(value)
 
     def extract(self, values: list[str]) -> list[Features]:

@@ -73,7 +73,7 @@ def as_array(value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise UnreadableError(f"{value!r:.80} is no array, since its lists differ in length") from error
+        raise UnreadableError(f"{value!r:.80} is not an array, since its lists differ in length") from error
 
 
 def read_image(value: Any) -> Image.Image:
@@ -93,14 +93,14 @@ def read_image(value: Any) -> Image.Image:
     if not isinstance(value, Image.Image):
         stream = open_file(value)
         if stream is None:
-            raise UnreadableError(f"{describe(value)} is no image")
+            raise UnreadableError(f"{describe(value)} is not an image")
         with stream:
             try:
                 image = ImageOps.exif_transpose(Image.open(stream))
                 image.load()
             except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
                 raise UnreadableError(
-                    f"{describe(value)} is no image that can be read ({_first_line(error)})"
+                    f"{describe(value)} is not an image that can be read ({_first_line(error)})"
                 ) from error
     if image.mode == "F" or image.mode.startswith("I"):  # more than 8 bits, which Pillow would clip at 255
         array = np.asarray(image)
@@ -119,7 +119,7 @@ def _image_of_array(array: np.ndarray) -> Image.Image:
     top = {"f": 1, "b": 1}.get(array.dtype.kind, 65535 if array.dtype == np.uint16 else 255)
     if not numeric or not (array.ndim == 2 or shape[2:] in ((3,), (4,))) or not 0 <= array.min() <= array.max() <= top:
         raise UnreadableError(
-            f"an array of shape {shape} and type {array.dtype} is no image: (H, W), (H, W, C) or (C, H, W) with 1, 3 "
+            f"an array of shape {shape} and type {array.dtype} is not an image: (H, W), (H, W, C) or (C, H, W) with 1, 3 "
             "or 4 channels, of integers in 0..255, uint16 in 0..65535, or floats in [0, 1]"
         )
     return Image.fromarray((array * (255 / top)).round().astype(np.uint8))
@@ -152,25 +152,25 @@ def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
     elif isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys():
         wave, rate = _wave_of_array(value["array"]), value["sampling_rate"]
         if not isinstance(rate, (int, float, np.number)) or not 1 <= rate < 2**31:
-            raise UnreadableError(f"{rate!r:.80} is no sampling rate in Hz")
+            raise UnreadableError(f"{rate!r:.80} is not a sampling rate in Hz")
     elif _is_torchcodec(value, "AudioDecoder"):
         samples = value.get_all_samples()
         wave, rate = samples.data.numpy(), samples.sample_rate
     elif isinstance(value, (np.ndarray, torch.Tensor, list)):
         wave, rate = _wave_of_array(value), sampling_rate
     else:
-        raise UnreadableError(f"{describe(value)} is no sound")
+        raise UnreadableError(f"{describe(value)} is not audio")
     if wave.ndim == 2:
         wave = wave.mean(0)
     if wave.ndim != 1 or wave.size == 0 or not np.isfinite(wave).all():
-        raise UnreadableError(f"{describe(value)} is no sound: finite samples, (samples,) or (channels, samples)")
+        raise UnreadableError(f"{describe(value)} is not audio: finite samples, (samples,) or (channels, samples)")
     return wave.astype(np.float32) if rate == sampling_rate else _resample(wave.astype(np.float32), rate, sampling_rate)
 
 
 def _wave_of_array(value: Any) -> np.ndarray:
     wave = as_array(value)
     if wave.dtype.kind not in "bfiu":
-        raise UnreadableError(f"{value!r:.80} is no sound")
+        raise UnreadableError(f"{value!r:.80} is not audio")
     if wave.dtype in (np.int16, np.int32):
         wave = wave / -float(np.iinfo(wave.dtype).min)
     if wave.ndim == 2 and wave.shape[0] > wave.shape[1]:
@@ -189,7 +189,7 @@ def _decode_audio(stream: BinaryIO, value: Any) -> tuple[np.ndarray, int]:
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         if isinstance(error, UnreadableError):
             raise
-        raise UnreadableError(f"{describe(value)} is no sound that can be read ({_first_line(error)})") from error
+        raise UnreadableError(f"{describe(value)} is not audio that can be read ({_first_line(error)})") from error
     if not frames:
         raise UnreadableError(f"{describe(value)} has an empty sound track")
     return np.concatenate(frames, axis=1), rate
@@ -226,12 +226,14 @@ def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
         return [read_image(frame) for frame in value.get_frames_at(indices=evenly(len(value), num_frames)).data]
     stream = open_file(value)
     if stream is None:
-        raise UnreadableError(f"{describe(value)} is no video")
+        raise UnreadableError(f"{describe(value)} is not a video")
     with stream:
         try:
             return _decode_frames(stream, num_frames)
         except (av.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
-            raise UnreadableError(f"{describe(value)} is no video that can be read ({_first_line(error)})") from error
+            raise UnreadableError(
+                f"{describe(value)} is not a video that can be read ({_first_line(error)})"
+            ) from error
 
 
 def _decode_frames(stream: BinaryIO, num_frames: int) -> list[Image.Image]:

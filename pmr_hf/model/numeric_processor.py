@@ -80,7 +80,7 @@ class NumericProcessor(FeatureExtractionMixin):
         array = np.atleast_1d(as_numbers(value))
         if array.ndim not in (1, 2) or array.shape[-1] != len(self.mean):
             raise UnreadableError(
-                f"an array of shape {array.shape} is no vector ({len(self.mean)},) or sequence (T, {len(self.mean)})"
+                f"an array of shape {array.shape} is not a vector ({len(self.mean)},) or sequence (T, {len(self.mean)})"
             )
         if (np.abs((array - self.mean) / self.std) > np.finfo(np.float32).max).any():
             raise UnreadableError(f"{value!r:.80} holds an infinite number, or one too large for fp32")
@@ -94,4 +94,4 @@ def as_numbers(value: Any) -> np.ndarray:
             return value.double().numpy(force=True)
         return np.array(value, dtype=np.float64)  # None becomes NaN
     except (TypeError, ValueError, OverflowError) as error:
-        raise UnreadableError(f"{value!r:.80} is no vector of numbers") from error
+        raise UnreadableError(f"{value!r:.80} is not a vector of numbers") from error

@@ -1,4 +1,4 @@
-"""Class prototypes of every modality, kept with the weights of the model that they belong to."""
+"""The class prototypes of every modality, saved with the weights of their model."""
 
 import os
 from collections.abc import Mapping
@@ -14,27 +14,27 @@ from .configuration import check_modality_name
 from .distance import prototype_logits
 
 
-# By modality: sums (K, D_m) of the embeddings of each class, and counts (K,) of the samples in them
+# By modality: the sums (K, D_m) of the embeddings of each class, and the numbers (K,) of samples in these sums
 Sums = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
-# Modalities of one width are computed together, in half the time, unless one's prototypes have more numbers than this:
-# stacking copies them.
+# Modalities of one width are stacked and computed together, which takes half the time. Stacking copies the prototypes,
+# so modalities whose prototypes have more numbers than this are computed one by one.
 STACKED = 2**21
 
 
 class Prototypes(nn.Module):
     """
-    Class means of each modality's embeddings (Eq. 6), with their momentum update (Eq. 12).
+    Class means of each modality's embeddings (Eq. 6), and their momentum update (Eq. 12).
 
-    For each modality `m` there are three persistent buffers: `m_mean` (K, D_m) fp32, `m_count` (K,) fp32, the samples
-    of each class in the newest update, and `m_seen` (K,) bool, the classes that have ever had a sample.
+    Each modality `m` has three persistent buffers: the means `m_mean` (K, D_m) fp32, the number of samples of each
+    class in the latest update `m_count` (K,) fp32, and `m_seen` (K,) bool, the classes that have had a sample.
 
     Args:
         widths (`dict[str, int]`): width D_m of each modality's embedding, in the order of the modalities.
         num_labels (`int`): number of classes K.
 
     Raises:
-        ValueError: for a modality name that is no identifier or is taken, no modality, or no class.
+        ValueError: for a modality name that is not an identifier or is taken, no modality, or no class.
     """
 
     def __init__(self, widths: dict[str, int], num_labels: int):
@@ -51,26 +51,26 @@ class Prototypes(nn.Module):
             self.register_buffer(f"{name}_seen", torch.zeros(num_labels, dtype=torch.bool))
 
     def mean(self, modality: str) -> torch.Tensor:
-        """Prototypes of one modality, (K, D_m); zero for a class without one."""
+        """The prototypes (K, D_m) of one modality; zeros for a class that has none."""
         return self.get_buffer(f"{modality}_mean")
 
     def count(self, modality: str) -> torch.Tensor:
-        """Samples of each class behind the newest update, (K,)."""
+        """The number of samples (K,) of each class in the latest update."""
         return self.get_buffer(f"{modality}_count")
 
     def seen(self, modality: str) -> torch.Tensor:
-        """Which classes have a prototype, (K,) bool."""
-        return self.get_buffer(f"{modality}_seen").bool()  # loading in half precision makes it a float
+        """The classes that have a prototype, (K,) bool."""
+        return self.get_buffer(f"{modality}_seen").bool()  # loading in half precision turns it into floats
 
     def forward(self, embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """
-        Prototype logits of every modality (Eq. 7): embeddings (B, D_m) to (B, K) fp32, or those of each sample's
-        segments, (B, T, D_m) to (B, T, K).
+        Prototype logits of every modality (Eq. 7): from embeddings (B, D_m) to (B, K) fp32, or from the embeddings of
+        each sample's segments (B, T, D_m) to (B, T, K).
         """
         return dict(zip(self.widths, self.stacked_logits(embeddings), strict=True))
 
     def stacked_logits(self, embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Those of all modalities in one tensor, (M, B, K) or (M, B, T, K)."""
+        """The prototype logits of all modalities in one tensor, (M, B, K) or (M, B, T, K)."""
         self.check(embeddings, segments=True)
         rows = next(iter(embeddings.values())).shape[:-1]
         flat = [embeddings[name].flatten(0, -2) for name in self.widths]
@@ -83,11 +83,11 @@ class Prototypes(nn.Module):
         return logits.unflatten(1, rows)
 
     def stacked_seen(self) -> torch.Tensor:
-        """Which classes have a prototype of each modality, (M, K) bool."""
+        """The classes that have a prototype of each modality, (M, K) bool."""
         return torch.stack([self.seen(name) for name in self.widths])
 
     def zero_sums(self) -> Sums:
-        """The sum (K, D_m) and count (K,) of no sample, in fp32, by modality."""
+        """Sums (K, D_m) and counts (K,) of zero samples, in fp32, by modality."""
         return {
             name: (
                 torch.zeros_like(self.mean(name), dtype=torch.float32),
@@ -105,9 +105,9 @@ class Prototypes(nn.Module):
         sums: Sums | None = None,
     ) -> Sums:
         """
-        Sums (K, D_m) and counts (K,) per class and modality of one batch, in fp32, over the samples that have the
-        modality by the masks (B,) of `present`; over all by default. They are added to `sums` in place, or to new ones.
-        They add up over batches and processes; [`Prototypes.momentum_update`] divides once.
+        Sums (K, D_m) and counts (K,) of one batch, per class and modality, in fp32. They are over the samples that have
+        the modality by the masks (B,) of `present`, by default over all samples. They are added in place to `sums` if
+        given. Sums of batches and of processes can be added; [`Prototypes.momentum_update`] divides by the counts.
         """
         self.check(embeddings)
         batch = next(iter(embeddings.values())).shape[:1]
@@ -172,13 +172,13 @@ class Prototypes(nn.Module):
 
 
 def save_sums(sums: Sums, file: str | os.PathLike) -> None:
-    """Write class sums and counts to a safetensors file."""
+    """Save class sums and counts to a safetensors file."""
     totals = {f"{name}_sum": total for name, (total, _) in sums.items()}
     save_file(totals | {f"{name}_count": count for name, (_, count) in sums.items()}, file)
 
 
 def load_sums(file: str | os.PathLike) -> Sums:
-    """Read what [`save_sums`] has written, on the CPU."""
+    """Load what [`save_sums`] has saved, on the CPU."""
     parts = load_file(file)
     names = [key.removesuffix("_sum") for key in parts if key.endswith("_sum")]
     return {name: (parts[f"{name}_sum"], parts[f"{name}_count"]) for name in names}
@@ -205,10 +205,10 @@ def attach_prototypes(model: nn.Module, widths: dict[str, int], num_labels: int)
 
 def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
     """
-    Fill the attached prototypes of a model from the weights that it was saved with.
+    Load the attached prototypes of a model from the weights that it was saved with.
 
-    `CLIPModel.from_pretrained(folder)` drops the prototypes that [`PMRTrainer`] saved there, since the class does not
-    know of them: call [`attach_prototypes`] and then this. A [`MultimodalModel`] needs neither.
+    `CLIPModel.from_pretrained(folder)` drops the prototypes that [`PMRTrainer`] saved there, because its class does not
+    know them. Call [`attach_prototypes`] and then this function. A [`MultimodalModel`] needs neither.
 
     Args:
         model (`torch.nn.Module`): the model, with prototypes attached.

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 
-# Arguments that `Trainer` takes below these too, to train backwards, not at all, or stop far from the cause
+# The least values of arguments. `Trainer` accepts less, and then trains backwards, not at all, or fails much later.
 LEAST = {
     "learning_rate": 0,
     "weight_decay": 0,
@@ -26,33 +26,33 @@ LEAST = {
 class MultimodalTrainingArguments(TrainingArguments):
     """
     Arguments of [`MultimodalTrainer`]: those of [`~transformers.TrainingArguments`], two for single modalities, and
-    six other defaults.
+    other defaults for six of them.
 
     Args:
-        freeze (`list[str]`, *optional*, defaults to `None`): modalities whose encoders are not trained, and
-            stay in evaluation mode.
-        modality_learning_rates (`dict`, *optional*, defaults to `None`): learning rates of single encoders, in place of
-            `learning_rate`; as JSON on the command line. The schedule scales them alike.
+        freeze (`list[str]`, *optional*, defaults to `None`): modalities whose encoders are not trained. They stay in
+            evaluation mode.
+        modality_learning_rates (`dict`, *optional*, defaults to `None`): learning rates of single encoders, which
+            replace `learning_rate`; JSON on the command line. The schedule scales all rates in the same way.
         remove_unused_columns (`bool`, *optional*, defaults to `False`): must stay `False`. The collator picks the
-            columns; the model's `forward` does not name them.
-        label_names (`list[str]`, *optional*, defaults to `["labels"]`): the batch's key of the labels.
-        logging_steps (`float`, *optional*, defaults to `10`): steps between two logs, so that the dynamics show.
-        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): `True` would log 0.0 in place of a loss that
-            is not finite, and cost a host synchronisation per step.
-        ddp_find_unused_parameters (`bool`, *optional*, defaults to `True`): so that a process may meet a batch that
-            lacks a modality.
-        hub_strategy (`str`, *optional*, defaults to `"end"`): must stay `"end"`, so that the model is pushed when it is
-            saved. The other strategies push pickles.
+            columns, and the model's `forward` does not name them.
+        label_names (`list[str]`, *optional*, defaults to `["labels"]`): the keys of the labels in a batch.
+        logging_steps (`float`, *optional*, defaults to `10`): steps between two logs. Few steps show the dynamics.
+        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): `True` would log 0.0 for a loss that is not
+            finite, and would cost a host synchronisation per step.
+        ddp_find_unused_parameters (`bool`, *optional*, defaults to `True`): allows a batch of one process to lack a
+            modality.
+        hub_strategy (`str`, *optional*, defaults to `"end"`): must stay `"end"`: the model is pushed when it is saved.
+            The other strategies push pickles.
 
     Raises:
-        ValueError: for `remove_unused_columns=True`, another `hub_strategy`, `batch_eval_metrics=True`,
-            `eval_do_concat_batches=False`, or learning rates that are no positive numbers; for numbers that are not
-            finite, or below what makes sense.
-        RuntimeError: for one of several launched processes that is not connected to the others.
+        ValueError: for `remove_unused_columns=True`, another `hub_strategy`, `batch_eval_metrics=True` or
+            `eval_do_concat_batches=False`; for learning rates that are not positive numbers; for numbers that are not
+            finite or are out of range.
+        RuntimeError: if several processes were launched and this one is not connected to the others.
     """
 
     freeze: list[str] | None = field(
-        default=None, metadata={"help": "Modalities whose encoders are not trained, and stay in evaluation mode."}
+        default=None, metadata={"help": "Modalities whose encoders are not trained. They stay in evaluation mode."}
     )
     modality_learning_rates: dict[str, float] | str | None = field(
         default=None, metadata={"help": "Learning rates of single encoders, as JSON: '{\"text\": 1e-5}'."}
@@ -157,18 +157,18 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
     Args:
         prototype_momentum (`float`, *optional*, defaults to `0.2`): eps of Eq. 12, in [0, 1). The authors' scripts use
             0.0 or 0.2.
-        prototype_source (`str`, *optional*, defaults to `"subset"`): where the prototypes are taken from. `"subset"`
-            embeds a share of the training set anew for each refresh, as the paper does; it needs a dataset with a
-            length. `"online"` sums the embeddings of the training steps themselves, without a further forward pass;
-            there are no prototypes, and so no terms of the method, before the first refresh.
+        prototype_source (`str`, *optional*, defaults to `"subset"`): the samples that the prototypes are taken from.
+            `"subset"` embeds a share of the training set again for each refresh, as the paper does. It needs a dataset
+            with a length. `"online"` sums the embeddings of the training steps, without a further forward pass. Before
+            the first refresh there are no prototypes, and so no terms of the method.
         prototype_fraction (`float`, *optional*, defaults to `0.1`): share of the training set that `"subset"` embeds,
             in (0, 1]. The paper uses 0.1 (Table 5).
         prototype_refresh_steps (`int`, *optional*, defaults to `None`): optimizer steps from one refresh to the next,
-            at least 1. By default a refresh per epoch, as in the paper, or, for a training set without a length, one
-            every 100 steps.
-        gradient_cosine_steps (`int`, *optional*, defaults to `None`): log every so many steps `m_gradient_cosine`, the
-            cosine between the gradients of the loss and of the modality's own prototypical cross entropy in its encoder
-            (Fig. 2c), at the cost of two more backward passes. By default never.
+            at least 1. By default there is one refresh per epoch, as in the paper; for a training set without a length,
+            one every 100 steps.
+        gradient_cosine_steps (`int`, *optional*, defaults to `None`): steps between two logs of `m_gradient_cosine`,
+            the cosine between the gradients of the loss and of the modality's own prototypical cross entropy in its
+            encoder (Fig. 2c). Each log costs two more backward passes. By default there are none.
 
     Raises:
         ValueError: for a value outside its range.
@@ -178,7 +178,7 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
     prototype_source: str = field(
         default="subset",
         metadata={
-            "help": "'subset' embeds a share of the training set anew, 'online' sums the training steps' embeddings.",
+            "help": "'subset' embeds a share of the training set, 'online' sums the embeddings of the training steps.",
             "choices": ["subset", "online"],
         },
     )
@@ -186,10 +186,10 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         default=0.1, metadata={"help": "Share of the training set that 'subset' embeds, in (0, 1]."}
     )
     prototype_refresh_steps: int | None = field(
-        default=None, metadata={"help": "Optimizer steps from one refresh to the next; by default an epoch."}
+        default=None, metadata={"help": "Optimizer steps from one refresh to the next; by default one epoch."}
     )
     gradient_cosine_steps: int | None = field(
-        default=None, metadata={"help": "Steps between two logs of the cosine of unimodal and fused gradients."}
+        default=None, metadata={"help": "Steps between two logs of the cosine between unimodal and fused gradients."}
     )
 
     def __post_init__(self):
@@ -206,7 +206,7 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         if self.prototype_refresh_steps is not None and self.prototype_refresh_steps < 1:
             raise ValueError(
                 f"Expected `prototype_refresh_steps` to be at least 1, got {self.prototype_refresh_steps}; leave it "
-                "out for a refresh per epoch."
+                "out for one refresh per epoch."
             )
         if self.gradient_cosine_steps is not None and self.gradient_cosine_steps < 1:
             raise ValueError(

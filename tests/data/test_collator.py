@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read(media, tmp_path, caplog):
     dataset, collator = media
     (tmp_path / "3.png").write_bytes(b"no picture")
     rows = [{**row, "source_row": f"train.csv, row {i + 1}"} for i, row in enumerate(dataset)]
-    message = r"Expected 'image' in train.csv, row 4, column 'img', but file '.*3.png' is no image that can be read"
+    message = r"Expected 'image' in train.csv, row 4, column 'img', but file '.*3.png' is not an image that can be read"
     with pytest.raises(UnreadableError, match=message):
         collator(rows)
     with pytest.raises(UnreadableError, match=r"in row 3 of this batch, column 'img'"):
@@ -142,9 +142,9 @@ def test_a_file_that_cannot_be_read(media, tmp_path, caplog):
 def test_a_value_of_another_kind(media):
     dataset, collator = media
     for column, value, message in [
-        ("caption", ["a", "b"], "a list is no text"),
-        ("speech", 3, "a int is no sound"),
-        ("age", "old", "is no vector of numbers"),
+        ("caption", ["a", "b"], "a list is not a text"),
+        ("speech", 3, "a int is not audio"),
+        ("age", "old", "is not a vector of numbers"),
     ]:
         with pytest.raises(UnreadableError, match=message):
             collator([{**dataset[1], column: value}])

@@ -42,7 +42,7 @@ def test_a_line_for_each_row(job, digits):
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["row"] for line in lines] == list(range(10))
     assert "2 rows could not be predicted" in run.stdout
-    assert "4.png' is no image that can be read" in lines[4]["error"]
+    assert "4.png' is not an image that can be read" in lines[4]["error"]
     assert "give at least one value" in lines[7]["error"]
     pipe = MultimodalPipeline(folder / "model", missing="fused")
     values = [{"image": row["picture"], "text": row["caption"]} for row in digits.select(range(10))]

@@ -210,7 +210,7 @@ def test_from_a_folder(model, processor, pipe, tmp_path):
         ({"image": ["a.png"], "text": "a"}, "Expected one value of each modality, or a list of each"),
         ({"image": [None, None], "text": ["a"]}, r"got {'image': 2, 'text': 1}"),
         ({"image": "none.png"}, "cannot open file 'none.png'"),
-        ({"image": PILImage.new("L", (8, 8)), "text": 3 + 4j}, "is no text"),
+        ({"image": PILImage.new("L", (8, 8)), "text": 3 + 4j}, "is not a text"),
     ],
 )
 def test_values_that_the_pipeline_refuses(pipe, values, message):

@@ -61,14 +61,14 @@ def test_sixteen_bits_are_scaled_and_a_turned_photo_is_put_upright():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (b"no picture", "10 bytes is no image that can be read"),
-        (png(PIXELS)[:60], "60 bytes is no image that can be read"),
+        (b"no picture", "10 bytes is not an image that can be read"),
+        (png(PIXELS)[:60], "60 bytes is not an image that can be read"),
         ("nowhere.png", r"cannot open file 'nowhere.png' \(No such file or directory\)"),
-        (7, "a int is no image"),
-        (PIXELS * 2.0, "is no image: .* floats in"),
-        (PIXELS.astype(int) - 300, "is no image: .* integers in"),
-        (np.zeros((5, 6, 7)), r"an array of shape \(5, 6, 7\) and type float64 is no image"),
-        (np.full((4, 4), "a"), "is no image"),
+        (7, "a int is not an image"),
+        (PIXELS * 2.0, "is not an image: .* floats in"),
+        (PIXELS.astype(int) - 300, "is not an image: .* integers in"),
+        (np.zeros((5, 6, 7)), r"an array of shape \(5, 6, 7\) and type float64 is not an image"),
+        (np.full((4, 4), "a"), "is not an image"),
     ],
 )
 def test_pictures_that_cannot_be_read(value, message):
@@ -111,11 +111,11 @@ def test_frequencies_that_the_new_rate_cannot_hold_are_gone():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (b"no sound", "8 bytes is no sound that can be read"),
+        (b"no sound", "8 bytes is not audio that can be read"),
         ("nowhere.wav", "cannot open file 'nowhere.wav'"),
-        (np.array([0.1, np.nan]), "is no sound: finite samples"),
-        (np.zeros((2, 3, 4)), "is no sound"),
-        (5, "a int is no sound"),
+        (np.array([0.1, np.nan]), "is not audio: finite samples"),
+        (np.zeros((2, 3, 4)), "is not audio"),
+        (5, "a int is not audio"),
     ],
 )
 def test_sounds_that_cannot_be_read(value, message):
@@ -159,10 +159,10 @@ def test_the_sound_of_a_video(clip):
 def test_videos_that_cannot_be_read(clip, tmp_path):
     write_wav(tmp_path / "a.wav", tone(RATE), RATE)
     for value, message in [
-        (b"no video", "8 bytes is no video that can be read"),
-        (str(tmp_path / "a.wav"), "a.wav' is no video that can be read"),
+        (b"no video", "8 bytes is not a video that can be read"),
+        (str(tmp_path / "a.wav"), "a.wav' is not a video that can be read"),
         ("nowhere.mp4", "cannot open file"),
-        (3, "a int is no video"),
+        (3, "a int is not a video"),
     ]:
         with pytest.raises(UnreadableError, match=message):
             read_frames(value, 2)
@@ -178,7 +178,7 @@ def test_a_video_that_breaks_off_gives_the_frames_it_has(clip):
     try:
         assert len(read_frames(bytes(data), 4)) == 4
     except UnreadableError as error:
-        assert "is no video that can be read" in str(error)
+        assert "is not a video that can be read" in str(error)
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", float("nan"), [], [None, ""], b"", {"bytes": None, "path": None}])
@@ -211,7 +211,7 @@ def test_deep_pictures_that_are_decoded_already():
         assert np.array_equal(np.asarray(read_image(image)), PIXELS[:, :, 0])
     assert np.array_equal(np.asarray(read_image(Image.fromarray(PIXELS[:, :, 0].astype(np.int32)))), PIXELS[:, :, 0])
     assert np.asarray(read_image(PIXELS[:, :, 0] > 99)).max() == 255
-    with pytest.raises(UnreadableError, match="is no image"):
+    with pytest.raises(UnreadableError, match="is not an image"):
         read_image(Image.fromarray(PIXELS[:, :, 0].astype(np.float32)))
 
 
@@ -233,4 +233,4 @@ def test_a_video_without_a_frame_that_can_be_decoded(clip, monkeypatch):
         try:
             assert len(read_frames(damaged, 4)) == 4
         except UnreadableError as error:
-            assert "is no video that can be read" in str(error)
+            assert "is not a video that can be read" in str(error)

@@ -29,7 +29,7 @@ def test_a_number_that_is_not_there_takes_the_training_mean():
 
 @pytest.mark.parametrize("bad", [[[1.0]], [[1.0, 2.0, 3.0]], [["a", "b"]], [[[[1.0, 2.0]]]]])
 def test_values_of_another_kind(bad):
-    with pytest.raises(UnreadableError, match="is no vector"):
+    with pytest.raises(UnreadableError, match="is not a vector"):
         NumericProcessor([0.0, 0.0], [1.0, 1.0])(bad)
 
 
@@ -38,5 +38,5 @@ def test_one_column_of_numbers_and_bad_numbers():
     assert processor([processor.read(5.0)])["values"].tolist() == [[3.0]]
     with pytest.raises(UnreadableError, match="holds an infinite number"):
         processor.read([float("inf")])
-    with pytest.raises(UnreadableError, match="but value 2, 'old' is no vector of numbers"):
+    with pytest.raises(UnreadableError, match="but value 2, 'old' is not a vector of numbers"):
         NumericProcessor.fit([1.0, "old"])

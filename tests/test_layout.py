@@ -1,6 +1,8 @@
 """The rooms of the package: which may import which, and which files travel with a saved model."""
 
 import ast
+import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,20 @@ def test_all_of_the_room_travels_with_a_saved_model_and_processor_and_nothing_el
     travelled = {path.name for path in tmp_path.glob("*.py")} - {"__init__.py"}
     assert travelled == TRAVELS
     assert travelled == {path.name for path in (PACKAGE / "model").glob("*.py")} - {"__init__.py"}
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_what_docstrings_refer_to_exists(file):
+    """References such as [`~pmr_hf.model.pooling.pool`]."""
+    for module, name in re.findall(r"\[`~(pmr_hf[\w.]*)\.(\w+)`\]", file.read_text(encoding="utf-8")):
+        assert hasattr(importlib.import_module(module), name), f"{file} refers to {module}.{name}"
+
+
+@pytest.mark.skipif(not (PACKAGE.parent / "docs").is_dir(), reason="an installed package has no docs")
+def test_the_files_that_docs_name_exist():
+    root = PACKAGE.parent
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"\b(?:pmr_hf|tests|examples|benchmarks)/[\w/]+\.(?:py|sh|yaml)\b", text)
+        lost = sorted({name for name in named if not (root / name).is_file()})
+        assert not lost, f"{page} names {lost}"

@@ -1,4 +1,4 @@
-"""Accuracy of a trained model and of each modality alone, linear probes, and the share of each modality in the answer."""
+"""Accuracy of a trained model and of each modality alone, linear probes, and each modality's share of the answer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

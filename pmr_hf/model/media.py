@@ -119,8 +119,8 @@ def _image_of_array(array: np.ndarray) -> Image.Image:
     top = {"f": 1, "b": 1}.get(array.dtype.kind, 65535 if array.dtype == np.uint16 else 255)
     if not numeric or not (array.ndim == 2 or shape[2:] in ((3,), (4,))) or not 0 <= array.min() <= array.max() <= top:
         raise UnreadableError(
-            f"an array of shape {shape} and type {array.dtype} is not an image: (H, W), (H, W, C) or (C, H, W) with 1, 3 "
-            "or 4 channels, of integers in 0..255, uint16 in 0..65535, or floats in [0, 1]"
+            f"an array of shape {shape} and type {array.dtype} is not an image: (H, W), (H, W, C) or (C, H, W) with 1, "
+            "3 or 4 channels, of integers in 0..255, uint16 in 0..65535, or floats in [0, 1]"
         )
     return Image.fromarray((array * (255 / top)).round().astype(np.uint8))
 

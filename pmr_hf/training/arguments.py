@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 
 
 # The least values of arguments. `Trainer` accepts less, and then trains backwards, not at all, or fails much later.
@@ -131,16 +132,16 @@ class MultimodalTrainingArguments(TrainingArguments):
         """The settings in the model card, by the names under which its table shows them."""
         epochs, rates = f"{self.num_train_epochs:g}", f"{self.learning_rate:g}"
         if self.load_best_model_at_end:
-            metric = self.metric_for_best_model.removeprefix("eval_")
+            metric = str(self.metric_for_best_model).removeprefix("eval_")
             epochs += f" (the weights with the best validation {metric} were kept)"
-        if self.modality_learning_rates:
+        if isinstance(self.modality_learning_rates, dict) and self.modality_learning_rates:
             own = ", ".join(f"{name} {rate:g}" for name, rate in self.modality_learning_rates.items())
             rates += f" (encoders: {own})"
         if self.freeze:
             rates += f" (frozen: {', '.join(self.freeze)})"
         return {
-            "learning rate, schedule": f"{rates}, {self.lr_scheduler_type.value}",
-            "optimizer": f"{self.optim.value} {self.optim_args or ''}".strip(),
+            "learning rate, schedule": f"{rates}, {SchedulerType(self.lr_scheduler_type).value}",
+            "optimizer": f"{OptimizerNames(self.optim).value} {self.optim_args or ''}".strip(),
             "batch size per process x accumulation steps": (
                 f"{self.per_device_train_batch_size} x {self.gradient_accumulation_steps}"
             ),

@@ -27,13 +27,14 @@ def check_finite_weights(model: nn.Module, accelerator: Accelerator, step: int) 
     """Raise `FloatingPointError` if a parameter is not finite or a buffer is NaN, in any process."""
     finite, sharded = {}, False
     for name, parameter in model.named_parameters():
-        if isinstance(parameter, DTensor):
-            parameter, sharded = parameter.to_local(), True
-        finite[name] = parameter.isfinite().all()
+        sharded |= isinstance(parameter, DTensor)
+        values = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        finite[name] = values.isfinite().all()
     # A buffer may be a mask of -inf.
     finite |= {name: ~buffer.isnan().any() for name, buffer in model.named_buffers()}
     flags = torch.stack(list(finite.values())).float()
-    flags = (accelerator.reduce(flags, "mean") if sharded else flags).tolist()
-    names = [name for name, flag in zip(finite, flags, strict=True) if flag < 1]
+    if sharded:
+        flags = accelerator.reduce(flags, "mean")
+    names = [name for name, flag in zip(finite, flags.tolist(), strict=True) if flag < 1]
     if names:
         stop_not_finite(step, f"{len(names)} of {len(finite)} weights, first {names[0]}")

@@ -24,7 +24,7 @@ from .failures import check_writable, failures_explained
 from .finite_checks import check_finite_terms, check_finite_weights
 from .learning_rates import fill_gradients, set_modality_learning_rates
 from .logged_terms import LoggedTerms
-from .metrics import modality_metrics
+from .modality_metrics import modality_metrics
 from .setup_checks import (
     check_collator,
     check_length_column,

@@ -1,7 +1,7 @@
 """The data sets of the paper, by the word of `--dataset`: how each is read, and how the paper trains on it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from datasets import DatasetDict
 
@@ -30,9 +30,9 @@ class PaperSet:
     read: Callable[[ReadOptions], DatasetDict]
     columns: dict[str, str]  # of each modality
     encoders: dict[str, str]  # of each modality: a word of `NEW_ENCODERS`
+    frames: dict[str, int]  # of each modality of videos: how many frames to take of a video
     rate: float  # default learning rate
     epochs: int  # default number of epochs
-    frames: dict[str, int] = field(default_factory=dict)  # of each modality of videos: frames to take of one
     clip_seconds: float = 3  # length of every spectrogram
 
 
@@ -86,6 +86,7 @@ PAPER_SETS = {
         read=_read_digits,
         columns={"gray": "gray", "colored": "colored"},
         encoders={"gray": "cg_mnist_gray", "colored": "cg_mnist"},
+        frames={},
         rate=3e-2,
         epochs=60,
     ),
@@ -93,6 +94,7 @@ PAPER_SETS = {
         read=_read_cg_mnist,
         columns={"gray": "gray", "colored": "colored"},
         encoders={"gray": "cg_mnist_gray", "colored": "cg_mnist"},
+        frames={},
         rate=3e-2,
         epochs=60,
     ),
@@ -100,17 +102,17 @@ PAPER_SETS = {
         read=_read_crema_d,
         columns={"audio": "audio", "visual": "video"},
         encoders={"audio": "spectrogram", "visual": "resnet18"},
+        frames={"visual": 3},
         rate=1e-3,
         epochs=130,
-        frames={"visual": 3},
     ),
     "ave": PaperSet(
         read=_read_ave,
         columns={"audio": "audio", "visual": "video"},
         encoders={"audio": "spectrogram", "visual": "resnet18"},
+        frames={"visual": 4},
         rate=1e-3,
         epochs=130,
-        frames={"visual": 4},
         clip_seconds=10,
     ),
 }

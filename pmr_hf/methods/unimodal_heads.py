@@ -1,4 +1,4 @@
-"""Base of the methods that add to the fused loss the loss of a unimodal head for each modality."""
+"""Base class of the methods that train a unimodal head for each modality beside the fusion head."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
 
     def unimodal_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> torch.Tensor:
         """
-        Cross entropy (M,) of each unimodal head, scaled for DDP, which averages gradients over the processes: the
-        average of these values over the processes is the mean over the counted samples of all processes.
+        The cross entropy (M,) of each unimodal head. It is scaled for DDP, which averages gradients over the processes:
+        the average over the processes is the mean over the samples that count, of all processes.
         """
         losses = torch.stack(
             [

@@ -36,7 +36,7 @@ ModalityProcessor = BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTo
 
 @register_kind
 class Text(Kind):
-    """Texts, for a tokenizer. Numbers are taken as texts."""
+    """Texts, for a tokenizer. A number is read as a text."""
 
     word = "tokenizer"
     processor_class = PreTrainedTokenizerBase
@@ -77,7 +77,7 @@ class Text(Kind):
             raise UnreadableError(f"{describe(value)} is not a text")
         try:
             str(value).encode()
-        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON may hold and tokenizers refuse
+        except UnicodeEncodeError as error:  # half a surrogate pair, which JSON may hold but tokenizers refuse
             raise UnreadableError(f"{value!r:.80} is not Unicode text") from error
         return str(value)
 
@@ -165,7 +165,7 @@ class Spectrogram(Sound):
 
 @register_kind
 class Picture(Kind):
-    """Pictures, for an image processor; with `num_frames`, the frames of videos."""
+    """Pictures, or frames of videos if `num_frames` is set, for an image processor."""
 
     word = "image_processor"
     processor_class = BaseImageProcessor
@@ -198,13 +198,13 @@ class Picture(Kind):
         sizes = sorted({image.size for image in values})
         if len(sizes) > 1 and getattr(self.processor, "do_resize", True) is False:
             raise ValueError(
-                f"Expected pictures of one size, since their processor does not resize, got widths and heights "
-                f"{sizes[:5]}; set its `do_resize`."
+                f"Expected pictures of one size, since their processor does not resize them, got widths and heights "
+                f"{sizes[:5]}; set `do_resize=True` in the processor."
             )
         return split_rows(self.processor(values, return_tensors="pt"))
 
     def extract_frames(self, frames: list[PILImage]) -> Features:
-        """A video encoder's clip (T, C, H, W), or an image encoder's frames (T, C, H, W) and a `frame_mask` (T,)."""
+        """Extract `pixel_values` (T, C, H, W) from T frames, with a `frame_mask` (T,) bool for an image encoder."""
         pixels = self.processor([frames], return_tensors="pt")["pixel_values"]
         if pixels.dim() == 5:
             return {"pixel_values": pixels[0]}

@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score
 
 
 class _ClassificationMetric(evaluate.Metric):
-    """Base: predicted and true classes, (N,) integers each. `keep_in_memory`, so that processes share no cache file."""
+    """Base class. `keep_in_memory` keeps the processes from sharing a cache file."""
 
     def __init__(self, **kwargs):
         super().__init__(keep_in_memory=True, **kwargs)
@@ -22,14 +22,20 @@ class _ClassificationMetric(evaluate.Metric):
 
 
 class Accuracy(_ClassificationMetric):
-    """`Accuracy().compute(predictions=..., references=...)["accuracy"]`: the share of right classes, in [0, 1]."""
+    """
+    The fraction of correct predictions, in [0, 1]. `Accuracy().compute(predictions=..., references=...)["accuracy"]`
+    takes predicted and true classes, (N,) integers each.
+    """
 
     def _compute(self, predictions, references):
         return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
 
 
 class MacroF1(_ClassificationMetric):
-    """`MacroF1().compute(...)["macro_f1"]`: F1 averaged over the classes that occur in either list, in [0, 1]."""
+    """
+    The F1 score averaged over the classes that are predicted or true, in [0, 1].
+    `MacroF1().compute(predictions=..., references=...)["macro_f1"]` takes (N,) integers each.
+    """
 
     def _compute(self, predictions, references):
         return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0))}

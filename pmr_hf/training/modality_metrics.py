@@ -1,4 +1,4 @@
-"""Evaluation metrics: of the fused logits, and of each modality alone."""
+"""Evaluation metrics of the fused logits and of each modality alone."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,18 @@ def modality_metrics(
     prediction: EvalPrediction, compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None
 ) -> dict[str, float]:
     """
-    Metrics of the fused logits, and the accuracy of each modality alone.
+    Compute the metrics of the fused logits, and the accuracy of each modality alone.
 
     Args:
-        prediction (`EvalPrediction`): of the whole dataset. Its predictions are a dict of `logits` (N, K), or (N, T, K)
-            of segments, if the model gives some, and of predicted classes (N,) or (N, T), by the key of their accuracy,
-            -1 for a sample that lacks the modality. Labels are -100 for a segment without one.
-        compute_metrics (`Callable`, *optional*): the metrics of the logits; accuracy and macro F1 by default.
+        prediction (`EvalPrediction`): the predictions and labels of the whole dataset. The predictions are a dict. If
+            the model returns logits, `logits` are (N, K), or (N, T, K) for segments. Every other key names an accuracy,
+            and its value holds the predicted classes, (N,) or (N, T), with -1 for a sample that lacks the modality. The
+            labels are (N,) or (N, T), with -100 for a segment without a label.
+        compute_metrics (`Callable`, *optional*): computes the metrics of the fused logits. Accuracy and macro F1 by
+            default.
+
+    Returns:
+        `dict[str, float]`: the metrics. Accuracies without any labelled sample are left out.
     """
     predictions, labels = dict(prediction.predictions), prediction.label_ids
     logits = predictions.pop("logits", None)

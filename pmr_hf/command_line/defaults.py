@@ -3,7 +3,7 @@
 import torch
 
 
-# Every script: the best epoch is chosen by validation accuracy, and a stopped run can resume.
+# For every script: the best epoch is chosen by validation accuracy, and a stopped run can resume.
 DEFAULTS = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
@@ -14,7 +14,7 @@ DEFAULTS = {
     "dataloader_pin_memory": torch.cuda.is_available(),
     "report_to": "none",
 }
-# On the paper's sets: its batch size, optimizer and alpha. Its learning rate of 1e-3 is meant for 100 epochs.
+# For the paper's datasets: the paper's batch size, optimizer and alpha. Its learning rate of 1e-3 is for 100 epochs.
 PAPER_DEFAULTS = {
     "per_device_train_batch_size": 64,
     "per_device_eval_batch_size": 256,
@@ -22,11 +22,11 @@ PAPER_DEFAULTS = {
     "optim_args": "momentum=0.9,weight_decay=1e-4",
 }
 PAPER_ALPHA = 2.0
-# On a user's own data, whose encoders are pretrained
+# For a user's own data, with pretrained encoders
 OWN_DATA_DEFAULTS = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
-    "learning_rate": 1e-3,  # of the head and of new encoders; `lower_pretrained_rates` gives pretrained ones a tenth
+    "learning_rate": 1e-3,  # for the head and new encoders; `lower_pretrained_rates` gives pretrained ones a tenth
     "warmup_steps": 0.1,
     "num_train_epochs": 5,
 }

@@ -1,4 +1,4 @@
-"""From the command line to the arguments of the data and the model, and those of the method's trainer."""
+"""Parse a command line into the arguments of the script and the training arguments of the method."""
 
 from transformers import HfArgumentParser
 
@@ -12,12 +12,12 @@ from .defaults import DEFAULTS, OWN_DATA_DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments, PrototypeTrainingArguments]:
     """
-    The arguments of a command, `sys.argv` by default. The method decides which training arguments there are, and the
-    data which defaults they have.
+    Parse the arguments of a command, by default `sys.argv`. The method determines which training arguments there are,
+    and the data determines their defaults.
 
     Raises:
         ValueError: for an unknown argument, or a value outside its range.
-        SystemExit: of argparse, for a value of another type, and after --help.
+        SystemExit: raised by argparse for a value of another type, and after --help.
     """
     script_parser = HfArgumentParser(ScriptArguments, add_help=False)
     script_args, _ = script_parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
@@ -49,6 +49,6 @@ def lower_pretrained_rates(script_args: ScriptArguments, training_args: Prototyp
 
 
 def _output_dir(script_args: ScriptArguments) -> str:
-    """Such as outputs/digits-concat-pmr."""
+    """The default output folder, such as outputs/digits-concat-pmr."""
     parts = [script_args.data_name.replace("/", "-"), script_args.fusion, script_args.method]
     return f"outputs/{'-'.join([*parts, *(script_args.modalities or [])])}"

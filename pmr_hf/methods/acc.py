@@ -32,4 +32,5 @@ class GradientBoostTrainer(GradientScalingTrainer):
     description = "Trained with a larger gradient for the slow modality"
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """The scales 1 + a^m (M,), in [1, 2]."""
         return 1 + terms.pce_weights

@@ -60,7 +60,7 @@ class AGMTrainer(GradientScalingTrainer):
       each response, which also reaches the head. For the encoders, both are the same if the head adds up its modalities
       (concat, sum). For FiLM and gated heads they differ, and this package uses the simpler reading.
     * The modulation lasts for the whole training; in the code it ends after 20 epochs by default. The first batch is
-      not scaled, because no batch precedes it. Exponents are clipped at 20; the code has bounds for each data set.
+      not scaled, because no batch precedes it. Exponents are clipped at 20; the code has bounds for each dataset.
     * Responses are computed in training mode; the code computes some in evaluation mode.
 
     Li, Li, Hu, Lei, Li, Zhou, "Boosting Multi-modal Model Performance with Adaptive Gradient Modulation", ICCV 2023.
@@ -86,6 +86,7 @@ class AGMTrainer(GradientScalingTrainer):
         self.loss_sums: torch.Tensor | None = None
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """The scales (M,) of [`agm_scales`], or ones in the first batch. Adds the losses of the batch to the sums."""
         losses, counts = self.response_losses(outputs, labels)
         batch_sums = torch.stack([losses, torch.ones_like(losses)]) * (counts > 0)
         previous = self.loss_sums

@@ -134,6 +134,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         return [*self.prototypes.widths, FUSED]
 
     def check_setup(self) -> None:
+        """Check `blend_weights`, or what their estimation needs. Raises `ValueError`, see the class."""
         names, weights = self.loss_names, self.args.blend_weights
         if weights is not None and set(weights) != set(names):
             raise ValueError(f"Expected `blend_weights` for {names}, got {list(weights)}; weigh each once.")

@@ -68,6 +68,7 @@ class GradientScalingTrainer(PrototypeTrainer):
         self.add_callback(ForgetScales(self))
 
     def on_new_model(self, model: nn.Module) -> None:
+        """Add the hooks that scale gradients. Raises `ValueError` for a model of another class, compiled or sharded."""
         super().on_new_model(model)
         self.scales: dict[str, torch.Tensor] = {}  # by modality, for the current micro-batch
         scale_gradients(require_hooks(self, model), self.scales)

@@ -57,6 +57,7 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
         self.add_callback(ForgetScales(self))
 
     def on_new_model(self, model: nn.Module) -> None:
+        """Add the hooks that scale gradients. Raises `ValueError` for a model without heads, compiled or sharded."""
         super().on_new_model(model)
         # For the current micro-batch: by modality for the fused gradient, by `unimodal_key` for the unimodal one
         self.scales: dict[str, torch.Tensor] = {}
@@ -68,6 +69,7 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
             )
 
     def check_setup(self) -> None:
+        """Raise `ValueError` if no encoder is trained, and for the errors of [`PrototypeTrainer`]."""
         if not any(self.encoder_parameters().values()):
             raise ValueError("Expected an encoder that is trained, got none; leave one out of `freeze`.")
         super().check_setup()

@@ -51,8 +51,8 @@ class OGMTrainer(GradientScalingTrainer):
     rho^m is the score of modality m over the mean score of the others (Eqs. 8, 9). The score is the mean true-class
     probability, computed from the modality's slice of the fusion head.
 
-    With `ogm_noise` (OGM-GE), Gaussian noise is added to the gradient of each encoder parameter (Eqs. 11, 12). Its
-    standard deviation is that of the unscaled gradient.
+    With `ogm_noise` (OGM-GE), Gaussian noise is added to the gradient of each encoder parameter (Eqs. 11, 12). The
+    noise has the standard deviation of the unscaled gradient.
 
     Deviations from the paper and its code, which assume two modalities, a head that splits by modality, and
     convolutions:
@@ -92,6 +92,7 @@ class OGMTrainer(GradientScalingTrainer):
             self.add_callback(_AddNoise(self))
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """The scales (M,) of [`ogm_scales`]."""
         scores, counts = self.scores(terms, outputs, labels)
         scales = ogm_scales(scores, self.args.ogm_alpha, counts > 0)
         if self.args.ogm_noise:

@@ -100,6 +100,7 @@ class PMRTrainer(PrototypeTrainer):
     description = "Trained with [PMR](https://arxiv.org/abs/2211.07089), which keeps the slow modality learning"
 
     def rebalance_weights(self, scores: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weights a^m and e^m (M,) of Eq. 11. With `pmr_weights="hard"`, positive weights become 1."""
         pce_weights, per_weights = super().rebalance_weights(scores, present)
         if self.args.pmr_weights == "hard":
             return pce_weights.gt(0).float(), per_weights.gt(0).float()

@@ -23,6 +23,7 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
     """
 
     def on_new_model(self, model: nn.Module) -> None:
+        """Prepare the model. Raises `ValueError` if it has no unimodal heads."""
         super().on_new_model(model)
         if not isinstance(model, MultimodalModel) or not model.config.unimodal_heads:
             raise ValueError(
@@ -47,6 +48,7 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
         return sums * self.accelerator.num_processes / self.accelerator.reduce(counts, "sum").clamp(min=1)
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """Add the classes (B,) that each unimodal head predicts, as `m_unimodal_accuracy`."""
         return super().modality_predictions(outputs) | {
             f"{name}_unimodal_accuracy": classes_of(name, logits, outputs)
             for name, logits in outputs.unimodal_logits.items()

@@ -73,6 +73,7 @@ class Text(Kind):
             self.processor.model_max_length = config.max_position_embeddings - offset
 
     def read(self, value: Any) -> str:
+        """Read a text or a number. Raises `UnreadableError` for other values, or if it is not Unicode text."""
         if not isinstance(value, (str, int, float)):
             raise UnreadableError(f"{describe(value)} is not a text")
         try:
@@ -111,6 +112,7 @@ class Numbers(Kind):
         )
 
     def read(self, value: Any) -> np.ndarray:
+        """Read numbers (D,) or (T, D), see [`NumericProcessor.read`]."""
         return self.processor.read(value)
 
     def extract(self, values: list[np.ndarray]) -> list[Features]:
@@ -141,9 +143,10 @@ class Sound(Kind):
         return self.processor.padding_value
 
     def read(self, value: Any) -> np.ndarray:
+        """Read a waveform (samples,) at the sampling rate of the processor, at least 25 ms long."""
         rate = self.processor.sampling_rate
         wave = read_audio(value, rate)
-        # At least 25 ms, the window of the first step in common encoders
+        # Common encoders start with a window of 25 ms.
         return np.pad(wave, (0, max(rate // 40 - len(wave), 0)))
 
     def extract(self, values: list[np.ndarray]) -> list[Features]:
@@ -178,6 +181,10 @@ class Picture(Kind):
         return "picture" if self.num_frames is None else "video"
 
     def read(self, value: Any) -> PILImage | list[PILImage]:
+        """
+        Read a picture, or a list of pictures or frames. Raises `ValueError` for a video file if `num_frames` is not
+        set.
+        """
         if is_numbers(value):
             value = as_array(value)
         several = self.medium == "video" or isinstance(value, (list, tuple))
@@ -193,6 +200,7 @@ class Picture(Kind):
         return images if several else images[0]
 
     def extract(self, values: list[PILImage | list[PILImage]]) -> list[Features]:
+        """Extract `pixel_values`. Raises `ValueError` for several sizes of pictures that are not resized."""
         if any(isinstance(value, list) for value in values):
             return [self.extract_frames(value if isinstance(value, list) else [value]) for value in values]
         sizes = sorted({image.size for image in values})

@@ -16,7 +16,7 @@ class LoggedTerms:
         self._groups: dict[tuple[str, ...], torch.Tensor] = {}
 
     def add(self, names: tuple[str, ...], sums: torch.Tensor, counts: torch.Tensor) -> None:
-        """Add the sums (T,) and counts (T,) of a step to those of the terms `names`."""
+        """Add the sums (T,) and counts (T,) of a step to the T terms `names`."""
         step = torch.stack([sums.detach().float(), counts.float()])
         if names in self._groups:
             self._groups[names] += step

@@ -300,7 +300,7 @@ class MultimodalTrainer(Trainer):
         folder = Path(self.args.output_dir)
         (folder / "training_args.bin").unlink(missing_ok=True)  # as `save_model` does
         names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix in PICKLES)
-        # `Trainer` does not push its own checkpoints, but it pushes those of a hyperparameter search, which lie deeper.
+        # `Trainer` pushes no checkpoints of its own, but the checkpoints of a hyperparameter search, which lie deeper.
         pickles = sorted(str(name) for name in names if not name.parts[0].startswith((PREFIX_CHECKPOINT_DIR, "_")))
         if pickles:
             raise ValueError(
@@ -344,6 +344,10 @@ class MultimodalTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor] | None, torch.Tensor | None]:
+        """
+        Evaluate a batch as `Trainer` does. The predictions are a dict: those of
+        [`MultimodalTrainer.modality_predictions`], and `logits` if the model returns them.
+        """
         inputs = self._prepare_inputs(inputs)
         labels = inputs.get("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -359,6 +363,7 @@ class MultimodalTrainer(Trainer):
         return loss, predictions or None, labels
 
     def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+        """Evaluate as `Trainer` does. The output has only the fused logits as its predictions, or `None`."""
         output = super().evaluation_loop(*args, **kwargs)
         if isinstance(output.predictions, dict):
             output = output._replace(predictions=output.predictions.get("logits"))

@@ -93,6 +93,7 @@ class PrototypeTrainer(MultimodalTrainer):
         self.add_callback(RefreshPrototypes(self))
 
     def check_setup(self) -> None:
+        """Raise `ValueError` for a model without prototypes, or a training set that `prototype_source` cannot use."""
         check_prototypes(self.unwrapped_model)
         if self.args.gradient_cosine_steps is not None:
             require_multimodal(self.unwrapped_model, "gradient_cosine_steps")
@@ -100,6 +101,7 @@ class PrototypeTrainer(MultimodalTrainer):
         super().check_setup()
 
     def on_new_model(self, model: nn.Module) -> None:
+        """Prepare the model, and exclude its prototypes from the broadcasts of DDP."""
         super().on_new_model(model)
         # Every process computes the same prototypes, so DDP need not broadcast them before each forward pass.
         names = [name for name, _ in model.named_buffers() if name.startswith("prototypes.")]
@@ -242,6 +244,7 @@ class PrototypeTrainer(MultimodalTrainer):
         return PrototypeTerms(pce, entropy, counted, scores, total_counts, pce_weights, per_weights)
 
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
+        """Add `rho` (Eq. 8) to the log entries, for two modalities."""
         logs = super().summarize(totals)
         scores = [logs[f"{name}_score"] for name in self.prototypes.widths if f"{name}_score" in logs]
         if len(scores) == 2 and scores[1] > 0:
@@ -249,6 +252,7 @@ class PrototypeTrainer(MultimodalTrainer):
         return logs
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """Add the classes that each prototype classifier predicts, as `m_prototype_accuracy`."""
         logits = self.prototypes(self.embeddings_fn(outputs))
         return super().modality_predictions(outputs) | {
             f"{name}_prototype_accuracy": classes_of(name, logits[name], outputs)

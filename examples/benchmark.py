@@ -184,8 +184,8 @@ def with_result(result: dict[str, Any], others: list[dict[str, Any]]) -> list[di
 
 def trained(cell: Cell, runs: Runs) -> dict[str, Any] | None:
     """
-    The training and validation metrics of a cell. The cell is run if it has none; with --only_report, the result is
-    then `None`. If a loss diverged, the only key is `diverged`, with the error.
+    The training and validation metrics of a cell. A cell without metrics is run, or gives `None` with --only_report. If
+    a loss diverged, the only key is `diverged`, with the error.
     """
     out, arguments = runs.folder / cell.name, cell.arguments(runs.shared)
     known, file = out / "arguments.json", out / "trained.json"
@@ -249,8 +249,8 @@ def require_same(out: Path, before: list[str], now: list[str]) -> None:
 
 def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, Any] | None:
     """
-    The full result of a cell. It is measured if that was not done before; with --only_report, the result is then
-    `None`. Only this function reads the test split.
+    The full result of a cell. A cell without a result is measured, or gives `None` with --only_report. Only this
+    function reads the test split.
     """
     out = runs.folder / cell.name
     file = out / "result.json"

@@ -10,7 +10,7 @@ import torch
 
 
 def signed_ratio(first: float, second: float) -> float:
-    """The imbalance ratio rho of two modalities (Eq. 8), the score of the first over that of the second; at least 0."""
+    """The imbalance ratio rho (Eq. 8), at least 0: the score of the first modality over the score of the second."""
     return first / second
 
 
@@ -52,7 +52,7 @@ def prototypical_entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """The mean (...) of the values (..., B) that the bool mask (..., B) keeps; 0 if it keeps none."""
+    """The mean (...) of the values (..., B) that the bool mask (..., B) keeps. It is 0 if the mask keeps none."""
     if mask is None:
         return values.mean(-1)
     return torch.where(mask, values, 0).sum(-1) / mask.sum(-1).clamp(min=1)

@@ -26,7 +26,9 @@ def add_lora(name: str, backbone: PreTrainedModel, settings: dict[str, Any]) -> 
     try:
         config = LoraConfig(**{"target_modules": "all-linear", **settings})
     except TypeError as error:
-        raise ValueError(f"Expected `lora` of {name!r} to be arguments of peft.LoraConfig, got {settings}.") from error
+        raise ValueError(
+            f"Expected `lora` of {name!r} to be arguments of peft.LoraConfig, got {settings}; correct it."
+        ) from error
     try:
         inject_adapter_in_model(config, backbone)
     except ValueError as error:

@@ -47,7 +47,9 @@ class NumericProcessor(FeatureExtractionMixin):
             try:
                 rows.append(np.atleast_2d(as_numbers(value)))
             except UnreadableError as error:
-                raise UnreadableError(f"Expected numbers in the training data, but value {i + 1}, {error}.") from error
+                raise UnreadableError(
+                    f"Expected numbers in the training data, but value {i + 1}, {error}; correct it."
+                ) from error
         widths = {row.shape[1] for row in rows}
         if len(widths) != 1:
             raise ValueError(f"Expected vectors of one width to fit, got widths {sorted(widths)}; correct the data.")

@@ -40,7 +40,7 @@ class Prototypes(nn.Module):
     def __init__(self, widths: dict[str, int], num_labels: int):
         super().__init__()
         if not widths or num_labels < 1:
-            raise ValueError(f"Expected at least one modality and one class, got {widths} and {num_labels} classes.")
+            raise ValueError(f"Expected at least one modality and one class, got {widths} and {num_labels}; add one.")
         for name in widths:
             check_modality_name(name)
         self.widths = dict(widths)
@@ -51,7 +51,7 @@ class Prototypes(nn.Module):
             self.register_buffer(f"{name}_seen", torch.zeros(num_labels, dtype=torch.bool))
 
     def mean(self, modality: str) -> torch.Tensor:
-        """The prototypes (K, D_m) of one modality; zeros for a class that has none."""
+        """The prototypes (K, D_m) of one modality. They are zero for a class without a prototype."""
         return self.get_buffer(f"{modality}_mean")
 
     def count(self, modality: str) -> torch.Tensor:

@@ -97,7 +97,7 @@ class MultimodalTrainingArguments(TrainingArguments):
             except json.JSONDecodeError as error:
                 raise ValueError(
                     "Expected `modality_learning_rates` as JSON, such as '{\"text\": 1e-5}', got "
-                    f"{self.modality_learning_rates!r}."
+                    f"{self.modality_learning_rates!r}; correct it."
                 ) from error
         rates = {} if self.modality_learning_rates is None else self.modality_learning_rates
         if not isinstance(rates, dict) or not all(

@@ -365,7 +365,7 @@ class PrototypeTrainer(MultimodalTrainer):
 
 
 def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:
-    """The `embeddings` of a model's output; raises `ValueError` if it has none."""
+    """The `embeddings` of a model's output. Raises `ValueError` if it has none."""
     if "embeddings" not in output:
         raise ValueError(
             f"Expected the model's output to have `embeddings`, got {list(output)}; pass an `embeddings_fn` "

@@ -14,7 +14,7 @@ import gradio as gr
 from pmr_hf import MultimodalPipeline
 
 
-TOP = 3  # classes and prototypes that are shown of each modality
+TOP = 3  # number of classes and prototypes to show for each modality
 CSS = """
 .pmr {display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 14px; font-size: 14px}
 .pmr section {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 12px 14px}
@@ -31,8 +31,9 @@ CSS = """
 """
 NOTE = (
     "<b>Share</b> of the decision: how much the modality adds to the score of the answer, on average over all orders "
-    "in which the modalities may join; a red bar speaks against it. <b>Says alone</b>: its classifier by class "
-    "prototypes. <b>Nearest prototypes</b>: how far this sample is from the mean training sample of each class."
+    "in which the modalities may join. A red bar speaks against the answer. <b>Says alone</b>: the prediction of the "
+    "modality's prototype classifier. <b>Nearest prototypes</b>: how far this sample is from the mean training sample "
+    "of each class."
 )
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts from the network
 
@@ -43,15 +44,15 @@ def main() -> None:
     parser.add_argument(
         "--missing", default="prototypes", choices=["fused", "prototypes"], help="see MultimodalPipeline"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
-    parser.add_argument("--port", type=int, help="by default the first free one from 7860")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 allows other machines")
+    parser.add_argument("--port", type=int, help="port to listen on; by default the first free one from 7860")
     args = parser.parse_args()
     pipe = MultimodalPipeline(args.model, missing=args.missing)
     build(pipe, args.model).launch(server_name=args.host, server_port=args.port, theme=THEME, css=CSS, show_error=True)
 
 
 def build(pipe: MultimodalPipeline, title: str) -> gr.Blocks:
-    """The page for a model; launch it with `THEME` and `CSS`."""
+    """Build the page for a model. Launch it with `THEME` and `CSS`."""
     names = pipe.model.config.modalities
 
     def classify(*values: Any) -> tuple[dict[str, float], str]:
@@ -96,19 +97,21 @@ def component_of(pipe: MultimodalPipeline, name: str) -> gr.components.Component
 
 
 def read(pipe: MultimodalPipeline, name: str, value: Any) -> Any:
-    """The value for the pipeline, from what a person gave; `None` if the field is empty."""
+    """Convert the content of an input field to a value for the pipeline. An empty field gives `None`."""
     if isinstance(value, str) and not value.strip():
         return None
     if pipe.processor.kind(name).medium == "numbers" and value is not None:
         try:
             return [float(part) for part in value.split(",")]
         except ValueError as error:
-            raise ValueError(f"Expected numbers with commas between them for {name}, got {value!r}.") from error
+            raise ValueError(
+                f"Expected numbers with commas between them for {name}, got {value!r}; correct it."
+            ) from error
     return value
 
 
 def modalities_html(result: dict[str, Any], given: dict[str, Any]) -> str:
-    """A box for each modality: its share, its own classes, and the nearest prototypes."""
+    """The HTML of a box for each modality, with its share, the classes that it predicts, and the nearest prototypes."""
     boxes = []
     for name, part in result["modalities"].items():
         heading = f"<h4>{escape(name)}"
@@ -131,10 +134,12 @@ def modalities_html(result: dict[str, Any], given: dict[str, Any]) -> str:
 
 
 def row(label: str, length: float, value: str, kind: str = "") -> str:
+    """The HTML of a row with a label, a bar of `length` in [0, 1], and a value."""
     return f'<div class="row"><span>{escape(str(label))}</span>{bar(length, kind)}<span>{value}</span></div>'
 
 
 def bar(length: float, kind: str = "") -> str:
+    """The HTML of a bar of `length` in [0, 1]. `kind` is a CSS class: "against", "far" or empty."""
     return f'<div><div class="bar {kind}" style="width: {100 * length:.1f}%"></div></div>'
 
 

@@ -6,13 +6,13 @@ Compare PMR with other methods under one protocol, for every method, fusion head
         --fusions concat sum film gated --learning_rates 3e-2 1e-1 3e-1 --output_dir outputs/cg_mnist
     python examples/benchmark.py --methods joint pmr --vary pmr_alpha 0.5 1 2 4          # an ablation
 
-Each run is one of `examples/run_pmr.py`. An argument that --help does not list goes to the runs of every method that
+Each run is a run of `examples/run_pmr.py`. An argument that --help does not list goes to the runs of every method that
 has it. For each method, the learning rate is chosen from the grid by validation accuracy on the first seed. The best
-epoch is chosen on validation. Only the runs at the chosen rate are tested, once. A finished run is not repeated, and
-the same command resumes a run that was stopped.
+epoch is chosen by validation accuracy. Only the runs at the chosen rate are tested, once. A finished run is not
+repeated, and the same command resumes a run that was stopped.
 
-The output folder gets `results.jsonl` with a line for each reported run, those of earlier commands included, the table
-`results.md`, and plots.
+The script writes to the output folder: `results.jsonl` with a line for each reported run, including the runs of earlier
+commands, the table `results.md`, and plots.
 """
 
 import argparse
@@ -40,11 +40,11 @@ from pmr_hf.reporting.benchmark_table import table_of
 
 
 class RunError(Exception):
-    """A run has no result; the message says why."""
+    """Raised when a run has no result. The message says why."""
 
 
 class Runs(NamedTuple):
-    """What the runs of a command have in common."""
+    """The settings that all runs of a command share."""
 
     folder: Path
     shared: Options
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--fusions", nargs="+", default=["concat"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
-        "--learning_rates", nargs="+", help="the same grid for all methods; by default only the rate of run_pmr.py"
+        "--learning_rates", nargs="+", help="grid of rates for all methods; by default only the rate of run_pmr.py"
     )
     parser.add_argument(
         "--vary", nargs="+", metavar=("ARGUMENT", "VALUE"), help="an argument of run_pmr.py and the values to try"
@@ -78,14 +78,14 @@ def main() -> None:
     script_args = parsed(Cell(args.methods[0], args.fusions[0]), shared)
     groups = groups_of(args, list(script_args.columns))
     rates = args.learning_rates or [None]
-    for group in groups:  # a mistake in any of them shows before the first run
+    for group in groups:  # a mistake in any of them must show before the first run
         for rate in rates:
             parsed(group._replace(rate=rate), shared)
     folder = args.output_dir or Path("outputs") / f"benchmark-{script_args.data_name.replace('/', '-')}"
     runs = Runs(folder, shared, rates, args.seeds, args.only_report)
 
     try:
-        reported(runs)  # results of other arguments in the folder show before the first run, too
+        reported(runs)  # results of other arguments must show before the first run, too
     except RunError as error:
         sys.exit(str(error))
     failures, finished = [], False
@@ -103,6 +103,7 @@ def main() -> None:
 
 
 def parsed(cell: Cell, shared: Options) -> ScriptArguments:
+    """Parse the arguments of a cell, to check them before it runs."""
     return parse_arguments([*cell.arguments(shared), "--output_dir", "unused"])[0]
 
 
@@ -110,15 +111,21 @@ def parsed(cell: Cell, shared: Options) -> ScriptArguments:
 
 
 def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
-    """Run what is missing; give the result of each seed, at the rate with the best validation on the first seed."""
+    """
+    Run the missing cells of a group, and yield the result of each seed at the learning rate with the best validation
+    accuracy on the first seed.
+
+    Raises:
+        RunError: if training fails, or diverges at a seed.
+    """
     first = group._replace(seed=runs.seeds[0])
     found = {rate: trained(first._replace(rate=rate), runs) for rate in runs.rates}
     grid = {
         rate: train.get("eval_accuracy") for rate, train in found.items() if train
-    }  # without accuracy where training diverged
+    }  # `None` where training diverged
     rates = [rate for rate, accuracy in grid.items() if accuracy is not None]
     if rates:
-        best = first._replace(rate=max(rates, key=grid.__getitem__))  # of equal rates, the first
+        best = first._replace(rate=max(rates, key=grid.__getitem__))  # the first of equally good rates
         missing = beyond_grid(best.rate, runs.rates)
         if missing is not None:
             print(f"{best.name}: the best rate is at the end of the grid; add a {missing} one.", flush=True)
@@ -136,11 +143,11 @@ def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
             raise RunError("\n".join(diverged))
     elif not runs.only_report:
         name = first._replace(rate=runs.rates[0]).name
-        raise RunError(f"Expected {name} to train at one of the rates, but it diverged with each.")
+        raise RunError(f"Expected {name} to train at one of the rates, but it diverged at each; lower them.")
 
 
 def beyond_grid(rate: str | None, rates: list[str | None]) -> str | None:
-    """If a rate is at an end of the grid, where a better one may be: "lower" or "higher"."""
+    """Where a better rate may lie: "lower" or "higher" if `rate` is at that end of the grid, else `None`."""
     grid = sorted(float(other) for other in rates if other is not None)
     ends = {grid[0]: "lower", grid[-1]: "higher"} if len(grid) > 1 else {}
     return None if rate is None else ends.get(float(rate))
@@ -148,10 +155,10 @@ def beyond_grid(rate: str | None, rates: list[str | None]) -> str | None:
 
 def reported(runs: Runs) -> list[dict[str, Any]]:
     """
-    The results that the folder has already.
+    Read the results that are already in the folder.
 
     Raises:
-        RunError: if their runs had other arguments than this command. Arguments that only some methods have may differ.
+        RunError: if their runs had other arguments than this command. Arguments of single methods may differ.
     """
     file = runs.folder / "results.jsonl"
     results = [json.loads(line) for line in file.open(encoding="utf-8")] if file.is_file() else []
@@ -163,8 +170,8 @@ def reported(runs: Runs) -> list[dict[str, Any]]:
 
 def with_result(result: dict[str, Any], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
-    The earlier results and a new one. Of the same method, setting and head, only other seeds at the same learning rate
-    are kept.
+    Add a new result to the earlier ones. Of the earlier results with the same method, setting and fusion head, only
+    those with another seed at the same learning rate are kept.
     """
     kept = []
     for other in others:
@@ -177,8 +184,8 @@ def with_result(result: dict[str, Any], others: list[dict[str, Any]]) -> list[di
 
 def trained(cell: Cell, runs: Runs) -> dict[str, Any] | None:
     """
-    The metrics of training and validation of a cell, which is run if it has none; `None` with --only_report. If a loss
-    diverged, `diverged` holds the error instead.
+    The training and validation metrics of a cell. A cell without metrics is run, or gives `None` with --only_report. If
+    a loss diverged, the only key is `diverged`, with the error.
     """
     out, arguments = runs.folder / cell.name, cell.arguments(runs.shared)
     known, file = out / "arguments.json", out / "trained.json"
@@ -206,7 +213,7 @@ def trained(cell: Cell, runs: Runs) -> dict[str, Any] | None:
 
 
 def launch(out: Path, arguments: list[str]) -> tuple[int, str]:
-    """Train in a process of its own. Returns its exit code and the last error in its log."""
+    """Train in a separate process. Returns its exit code and the last error in its log."""
     script = Path(__file__).parent / "run_pmr.py"
     command = [sys.executable, "-m", "accelerate.commands.launch", str(script), *arguments, "--output_dir", str(out)]
     command += ["--do_predict", "False", "--resume_from_checkpoint", "True", "--disable_tqdm", "True"]
@@ -220,7 +227,7 @@ def launch(out: Path, arguments: list[str]) -> tuple[int, str]:
 
 
 def require_free(out: Path) -> None:
-    """Raise `RunError` if a run still trains there: it goes on when only the command that started it is killed."""
+    """Raise `RunError` if a run still trains in the folder, since it outlives a killed command that started it."""
     file = out / "process.json"
     if file.is_file():
         pid, started = json.loads(file.read_text(encoding="utf-8"))
@@ -229,7 +236,7 @@ def require_free(out: Path) -> None:
 
 
 def require_same(out: Path, before: list[str], now: list[str]) -> None:
-    """Raise `RunError` if a run had other arguments than it has now, in any order."""
+    """Raise `RunError` if a run had other arguments before than now. The order does not matter."""
     ours, theirs = ([" ".join(option) for option in options_of(each)] for each in (now, before))
     if sorted(ours) != sorted(theirs):
         more = ", ".join(option for option in theirs if option not in ours) or "none"
@@ -242,8 +249,8 @@ def require_same(out: Path, before: list[str], now: list[str]) -> None:
 
 def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, Any] | None:
     """
-    All that is reported of a cell, measured if that was not done; `None` with --only_report. The test split is read
-    here only.
+    The full result of a cell. A cell without a result is measured, or gives `None` with --only_report. Only this
+    function reads the test split.
     """
     out = runs.folder / cell.name
     file = out / "result.json"
@@ -299,11 +306,12 @@ def write_report(folder: Path, results: list[dict[str, Any]]) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
+    """Write a value as JSON, all of it or nothing."""
     write_whole(file, json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write all of it or nothing, so that a file that exists is complete."""
+    """Write the whole text or nothing, so that an existing file is always complete."""
     part = file.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(file)

@@ -1,12 +1,12 @@
 """
-PMR with a label for each segment: which event each second of a video shows, if any.
+PMR with a label for each segment: predict which event each second of a video shows, if any.
 
     accelerate launch examples/event_localisation.py                               # sequences of scikit-learn's digits
     accelerate launch examples/event_localisation.py --data_dir AVE_Dataset        # AVE: 28 events and background
 
 This is Table 4 of the paper. An encoder sees one segment at a time, and an LSTM for each modality sees all segments of
-a video, as in Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018, who use features of
-pretrained networks. The LSTMs give the embeddings (B, T, D), and PMR treats each labelled segment as a sample. The
+a video, as in Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018. (They use features of
+pretrained networks.) The LSTMs give the embeddings (B, T, D), and PMR treats each labelled segment as a sample. The
 script also takes every argument of `PMRTrainingArguments`.
 """
 
@@ -55,9 +55,9 @@ class LocalisationConfig(PreTrainedConfig):
     Configuration of a [`LocalisationModel`].
 
     Args:
-        channels (`dict[str, int]`, *optional*): number of channels of each modality's pictures; by default those of
-            digits, 1 for gray and 3 for colored.
-        encoder (`str`, *optional*, defaults to `"cg_mnist"`): encoder of every modality, or `"resnet18"`.
+        channels (`dict[str, int]`, *optional*): number of channels of each modality's pictures. Defaults to 1 for
+            gray and 3 for colored, as for the digits.
+        encoder (`str`, *optional*, defaults to `"cg_mnist"`): encoder of every modality, `"cg_mnist"` or `"resnet18"`.
         hidden_size (`int`, *optional*, defaults to `128`): width of the embeddings.
     """
 
@@ -73,7 +73,7 @@ class LocalisationConfig(PreTrainedConfig):
 
 
 class LocalisationModel(PreTrainedModel):
-    """Each modality has an encoder of segments and a bidirectional LSTM; a linear layer classifies both embeddings."""
+    """Each modality has an encoder of segments and a bidirectional LSTM. A linear layer classifies both embeddings."""
 
     config_class = LocalisationConfig
 
@@ -95,7 +95,7 @@ class LocalisationModel(PreTrainedModel):
             module.reset_parameters()
 
     def forward(self, labels: torch.Tensor | None = None, **modalities: dict[str, torch.Tensor]) -> MultimodalOutput:
-        """Logits (B, T, K), from the frames (B, T, C, H, W) or the spectrogram (B, 1, F, L) of each modality."""
+        """The logits (B, T, K), from the frames (B, T, C, H, W) or the spectrogram (B, 1, F, L) of each modality."""
         embeddings = {}
         for name, encoder in self.encoders.items():
             pixels = modalities[name]["pixel_values"]
@@ -108,7 +108,7 @@ class LocalisationModel(PreTrainedModel):
 
 
 def cut(spectrograms: torch.Tensor, segments: int) -> torch.Tensor:
-    """Cut (B, 1, F, L) into segments of equal length along time, (B, T, 1, F, L // T); drop the remainder."""
+    """Cut spectrograms (B, 1, F, L) along time into T equal segments, (B, T, 1, F, L // T), and drop the remainder."""
     length = spectrograms.shape[3] // segments
     return spectrograms[..., : segments * length].unflatten(3, (segments, length)).movedim(3, 1)
 
@@ -118,7 +118,7 @@ def cut(spectrograms: torch.Tensor, segments: int) -> torch.Tensor:
 
 def digit_sequences(seed: int) -> DatasetDict:
     """
-    Sequences of ten pictures in gray and in colour: `train` (600), `validation` (150) and `test` (200).
+    Build sequences of ten pictures in gray and in colour: `train` (600), `validation` (150) and `test` (200).
 
     In each sequence, three to eight digits of one class are the event. The other pictures are background: digits whose
     pixels are shuffled. The digits of training events have the colour of their class. All other pictures have a random
@@ -140,6 +140,7 @@ def digit_sequences(seed: int) -> DatasetDict:
 def sequences_of(
     images: np.ndarray, labels: np.ndarray, correlation: float, count: int, generator: np.random.Generator
 ) -> list[dict[str, Any]]:
+    """Draw `count` sequences from the images (N, H, W) with labels (N,), see [`digit_sequences`]."""
     rows = []
     for _ in range(count):
         event, length = generator.integers(10), generator.integers(3, 9)
@@ -159,7 +160,7 @@ def sequences_of(
 
 
 def seconds_of_ave(data_dir: str) -> tuple[DatasetDict, list[str]]:
-    """AVE with a label for each second, and the names of the classes. The last class is background."""
+    """Read AVE with a label for each second, and the names of the classes. The last class is background."""
     splits = read_ave(data_dir)
     names = splits["train"].features["label"].names
 
@@ -177,10 +178,14 @@ class ScriptArguments:
 
     method: str = field(
         default="pmr",
-        metadata={"help": "'joint' is plain training, monitored with prototypes.", "choices": ["pmr", "joint"]},
+        metadata={
+            "help": "The training method. 'joint' is plain training, monitored with prototypes.",
+            "choices": ["pmr", "joint"],
+        },
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the unpacked AVE_Dataset; by default, digits are used."}
+        default=None,
+        metadata={"help": "Folder of the unpacked AVE_Dataset. By default, digits of scikit-learn are used."},
     )
 
 

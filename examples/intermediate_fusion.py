@@ -4,7 +4,7 @@ PMR with fusion inside the encoders: MMTM and CentralNet on colored-and-gray dig
     accelerate launch examples/intermediate_fusion.py --fusion mmtm               # digits of scikit-learn
     accelerate launch examples/intermediate_fusion.py --fusion centralnet --method joint --data_dir mnist
 
-This is Table 3 of the paper. The models are not `MultimodalModel`s: `PMRTrainer` only needs an embedding of each
+This is Table 3 of the paper. The models are not `MultimodalModel`s. `PMRTrainer` only needs an embedding of each
 modality in their output, and prototypes, which `attach_prototypes` adds. The script also takes every argument of
 `PMRTrainingArguments`.
 """
@@ -32,10 +32,12 @@ from pmr_hf.data.new_encoders import digit_processor
 from pmr_hf.data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS
 
 
-CHANNELS = [32, 32, 64, 64]  # of the encoder's feature maps, by stage
+CHANNELS = [32, 32, 64, 64]  # number of channels of the encoder's feature maps, by stage
 
 
 class IntermediateFusionConfig(PreTrainedConfig):
+    """Configuration of both models. `hidden_size` is the width of the embeddings."""
+
     model_type = "intermediate_fusion"
 
     def __init__(self, hidden_size: int = 512, **kwargs):
@@ -65,6 +67,7 @@ class IntermediateFusionModel(PreTrainedModel):
     def output(
         self, logits: torch.Tensor, embeddings: dict[str, torch.Tensor], labels: torch.Tensor | None
     ) -> MultimodalOutput:
+        """The output of the model, with the cross entropy of the logits (B, K) if there are labels (B,)."""
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return MultimodalOutput(loss=loss, logits=logits, embeddings=embeddings)
 
@@ -85,6 +88,7 @@ class MMTM(nn.Module):
         self.excite = nn.ModuleDict({name: nn.Linear(total // 4, count) for name, count in channels.items()})
 
     def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Rescale the channels of the feature maps (B, C_m, h, w) of each modality."""
         joint = F.relu(self.squeeze(torch.cat([maps.mean((2, 3)) for maps in features.values()], dim=1)))
         return {
             name: 2 * self.excite[name](joint).sigmoid()[:, :, None, None] * maps for name, maps in features.items()
@@ -92,7 +96,7 @@ class MMTM(nn.Module):
 
 
 class MMTMModel(IntermediateFusionModel):
-    """An MMTM follows each of the last three stages; one linear layer classifies both embeddings."""
+    """An MMTM follows each of the last three stages, and one linear layer classifies both embeddings."""
 
     def __init__(self, config: IntermediateFusionConfig):
         super().__init__(config)
@@ -112,12 +116,12 @@ class MMTMModel(IntermediateFusionModel):
 
 class CentralNetModel(IntermediateFusionModel):
     """
-    A central network runs beside the encoders and classifies. Each of its layers reads a learned weighted sum of its
-    previous layer and of the encoders' feature maps at that stage (Vielzeuf et al., "CentralNet: a Multilayer Approach
-    for Multimodal Fusion", ECCV workshops 2018, Eq. 1).
+    A central network runs beside the encoders and classifies the sample. Each of its layers reads a learned weighted
+    sum of its previous layer and of the encoders' feature maps at that stage (Vielzeuf et al., "CentralNet: a
+    Multilayer Approach for Multimodal Fusion", ECCV workshops 2018, Eq. 1).
 
-    Deviation: that paper also trains the encoders with losses of their own. They are left out here, so that the joint
-    baseline has one loss.
+    Deviation: the paper also trains the encoders with their own losses. These losses are left out here, so that the
+    joint baseline has one loss.
     """
 
     def __init__(self, config: IntermediateFusionConfig):
@@ -143,6 +147,7 @@ class CentralNetModel(IntermediateFusionModel):
         return self.output(self.classifier(center), embeddings, labels)
 
     def blend(self, layer: int, center: torch.Tensor | None, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The weighted sum of the central features and the encoders' features, all of one shape, at a layer."""
         own, gray, colored = self.weights[layer]
         blended = gray * features["gray"] + colored * features["colored"]
         return blended if center is None else own * center + blended
@@ -156,9 +161,12 @@ class ScriptArguments:
     """Arguments of this script."""
 
     fusion: str = field(default="mmtm", metadata={"help": "Fusion model.", "choices": list(MODELS)})
-    method: str = field(default="pmr", metadata={"help": "'joint' sets alpha = mu = 0.", "choices": ["pmr", "joint"]})
+    method: str = field(
+        default="pmr",
+        metadata={"help": "The training method. 'joint' sets alpha = mu = 0.", "choices": ["pmr", "joint"]},
+    )
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the raw MNIST files; by default, digits of scikit-learn."}
+        default=None, metadata={"help": "Folder of the raw MNIST files. By default, digits of scikit-learn are used."}
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on at most this many samples."})
 

@@ -1,10 +1,10 @@
 """
-Predict the classes of the rows of a table with a trained model, one JSON line for each.
+Predict the class of each row of a table with a trained model, and write one JSON line per row.
 
     python examples/predict.py --model outputs/posts-concat-pmr --input new.csv --columns image=picture text=title \\
         --output predictions.jsonl
 
-A run that is stopped goes on where it was when it is started again. A row that cannot be read, or that has none of the
+When a stopped run is started again, it continues where it stopped. A row that cannot be read, or that has none of the
 modalities, gets an `error` in place of `labels`.
 """
 
@@ -26,14 +26,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Hub name or folder of a trained model")
     parser.add_argument(
-        "--input", required=True, type=Path, help="csv, tsv, json, jsonl or parquet; paths from its folder"
+        "--input",
+        required=True,
+        type=Path,
+        help="csv, tsv, json, jsonl or parquet file; relative paths start at its folder",
     )
-    parser.add_argument("--output", required=True, type=Path, help="JSON lines, in the order of the input")
+    parser.add_argument("--output", required=True, type=Path, help="JSON lines file, in the order of the input")
     parser.add_argument(
         "--columns", required=True, nargs="+", metavar="modality=column", help="or modality=a,b for numbers"
     )
-    parser.add_argument("--top_k", type=int, default=1, help="best classes to write for each row")
-    parser.add_argument("--explain", action="store_true", help="also write what each modality says, and its share")
+    parser.add_argument("--top_k", type=int, default=1, help="number of best classes to write for each row")
+    parser.add_argument("--explain", action="store_true", help="also write the answer and the share of each modality")
     parser.add_argument(
         "--missing", default="prototypes", choices=["fused", "prototypes"], help="see MultimodalPipeline"
     )
@@ -56,7 +59,7 @@ def main() -> None:
         parser.error(f"expected --columns of the modalities {pipe.model.config.modalities}, got {unknown}")
     done = resume(args.output)
     if done > len(table):
-        parser.error(f"{args.output} has {done} predictions of {len(table)} rows; is it of another input?")
+        parser.error(f"{args.output} has {done} predictions of {len(table)} rows; is it the output for another input?")
     rows = (row_of(table[i], columns, pipe, args.input.parent) for i in range(done, len(table)))
     check_options(args)
     errors = 0
@@ -73,7 +76,9 @@ def main() -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Keep what the answers hang on beside them; stop where a run goes on with something else."""
+    """
+    Save the options of a run beside its output. Raises `ValueError` if the output was begun with other options.
+    """
     file = args.output.with_name(f"{args.output.name}.options.json")
     names = ("model", "input", "columns", "top_k", "explain", "missing")
     options = {name: str(getattr(args, name)) for name in names}
@@ -81,14 +86,14 @@ def check_options(args: argparse.Namespace) -> None:
         found = json.loads(file.read_text(encoding="utf-8"))
         if found != options:
             raise ValueError(
-                f"Expected {args.output} to be of the options {options}, but it was begun with {found}; give another "
+                f"Expected {args.output} to have the options {options}, but it was begun with {found}; give another "
                 "--output, or delete it."
             )
     file.write_text(json.dumps(options), encoding="utf-8")
 
 
 def resume(output: Path) -> int:
-    """How many predictions there are; a last line that was not finished is cut off."""
+    """The number of finished predictions in the output. An unfinished last line is cut off."""
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         return 0
@@ -114,7 +119,7 @@ def row_of(row: dict[str, Any], columns: dict[str, str], pipe: MultimodalPipelin
 def predict(
     pipe: MultimodalPipeline, batch: list[dict[str, Any]], top_k: int, explain: bool
 ) -> Iterator[dict[str, Any]]:
-    """What to write for each row; where one of them is wrong, they are taken one by one to find it."""
+    """Yield what to write for each row. If one row is wrong, the rows are classified one by one to find it."""
     try:
         results = list(pipe.stream(batch, top_k, explain))
     except ValueError as error:

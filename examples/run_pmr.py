@@ -8,8 +8,8 @@ Train PMR, or a method that it is compared with, on any dataset of several modal
         --columns image=picture text=title --label_column topic \\
         --backbones image=google/vit-base-patch16-224 text=bert-base-uncased             # your own data
 
-The script also takes every argument of the method's trainer, such as those of `PMRTrainingArguments`, which include all
-of `TrainingArguments`.
+The script also takes every argument of the method's trainer. For PMR, these are the arguments of
+`PMRTrainingArguments`, which include all of `TrainingArguments`.
 """
 
 import logging
@@ -61,9 +61,9 @@ def main() -> None:
     checkpoint = training_args.resume_from_checkpoint
     start = time.perf_counter()
     train_metrics = trainer.train(resume_from_checkpoint=True if checkpoint == "True" else checkpoint).metrics
-    train_metrics["train_seconds"] = time.perf_counter() - start  # includes what a method does before the first step
+    train_metrics["train_seconds"] = time.perf_counter() - start  # includes a method's work before the first step
     train_metrics["train_peak_memory_mib"] = peak_memory()
-    train_metrics["train_resumed"] = int(trainer.resumed_from is not None)  # then the time is of the last part only
+    train_metrics["train_resumed"] = int(trainer.resumed_from is not None)  # if so, the time covers only the last part
     trainer.save_metrics("train", train_metrics)
 
     # Evaluate
@@ -84,12 +84,12 @@ def main() -> None:
 
 
 def peak_memory() -> float:
-    """Peak memory of this process so far in MiB: of the GPU if there is one, else of the machine."""
+    """The peak memory of this process so far, in MiB: GPU memory if there is a GPU, else main memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**20
-    import resource  # Windows has none
+    import resource  # not available on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -102,6 +102,7 @@ def print_results(
     metrics: dict[str, float],
     seconds: float,
 ) -> None:
+    """Print a table of the accuracies on a split, the imbalance ratio and the training time."""
     prefix = "test" if split == "test" else "eval"
     names = list(script_args.columns)
     rows = {f"{split} accuracy, fused": f"{metrics[f'{prefix}_accuracy']:.3f}"}

@@ -1,4 +1,4 @@
-"""Prototypical Modal Rebalance (PMR) for multimodal models of the Hugging Face world."""
+"""Prototypical Modal Rebalance (PMR) for multimodal models in the Hugging Face ecosystem."""
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 

@@ -1,5 +1,5 @@
 """
-The equations of Prototypical Modal Rebalance (PMR) that make its loss, one function each, as training calls them.
+The equations of the loss of Prototypical Modal Rebalance (PMR). Each is one function, which training calls.
 
 Fan, Xu, Wang, Wang, Guo, "PMR: Prototypical Modal Rebalance for Multimodal Learning", CVPR 2023 (arXiv 2211.07089).
 Eqs. 6 and 12, the class means and their update, are in `model/prototypes.py`; Eq. 7, the prototype classifier, is in
@@ -10,22 +10,25 @@ import torch
 
 
 def signed_ratio(first: float, second: float) -> float:
-    """rho of two modalities, the score of the first over the score of the second (Eq. 8): at least 0."""
+    """The imbalance ratio rho (Eq. 8), at least 0: the score of the first modality over the score of the second."""
     return first / second
 
 
 def imbalance_ratio(scores: torch.Tensor) -> torch.Tensor:
-    """Each modality's score over the least, rho^m = s^m / min_l s^l (Eq. 8 for M modalities): (M,) to (M,), >= 1."""
+    """
+    The imbalance ratios rho^m = s^m / min_l s^l (Eq. 8 for M modalities). Takes scores (M,) and returns (M,), at least
+    1.
+    """
     scores = _positive(scores)
     return scores / scores.min()
 
 
 def prototypical_cross_entropy(log_probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
-    -log p_i(y_i) of each sample, in nats. The mean over the samples of a batch is PCE (Eq. 9).
+    The prototypical cross entropy -log p_i(y_i) of each sample, in nats. Its mean over a batch is PCE (Eq. 9).
 
     Args:
-        log_probabilities (`torch.Tensor`): (..., B, K), of the prototype classifier.
+        log_probabilities (`torch.Tensor`): (..., B, K), log-probabilities of the prototype classifier.
         labels (`torch.Tensor`): (B,) int64 classes.
 
     Returns:
@@ -36,17 +39,20 @@ def prototypical_cross_entropy(log_probabilities: torch.Tensor, labels: torch.Te
 
 
 def true_class_probability(cross_entropy: torch.Tensor) -> torch.Tensor:
-    """p_i(y_i), the probability of each sample's own class (Eq. 8), in [0, 1], from -log p_i(y_i), of any shape."""
+    """The probability p_i(y_i) of each sample's true class (Eq. 8), in [0, 1], from -log p_i(y_i) of any shape."""
     return (-cross_entropy).exp()
 
 
 def prototypical_entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
-    """Entropy H(p_i) of each sample (Eq. 13), in [0, log K] nats: log-probabilities (..., B, K) to (..., B)."""
+    """
+    The entropy H(p_i) of each sample (Eq. 13), in [0, log K] nats. Takes log-probabilities (..., B, K) of the prototype
+    classifier and returns (..., B).
+    """
     return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean over B of the values (..., B) that the bool mask (..., B) keeps; 0 where it keeps none."""
+    """The mean (...) of the values (..., B) that the bool mask (..., B) keeps. It is 0 if the mask keeps none."""
     if mask is None:
         return values.mean(-1)
     return torch.where(mask, values, 0).sum(-1) / mask.sum(-1).clamp(min=1)
@@ -54,15 +60,16 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch
 
 def rebalance_weights(scores: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Coefficients of the PCE and of the entropy terms (Eq. 11 and its form for M modalities).
+    The weights of the PCE terms and of the entropy terms (Eq. 11 and its form for M modalities).
 
-    With s^m the mean true-class probability of modality m, PCE weighs a^m = clip(max_l s^l / s^m - 1, 0, 1), so that
-    the slow modalities are accelerated, and the entropy e^m = clip(s^m / min_l s^l - 1, 0, 1), so that the dominant
-    ones are held back. For two modalities these are the beta and gamma of Eqs. 10, 11 and 13.
+    The weight of PCE is a^m = clip(max_l s^l / s^m - 1, 0, 1), which accelerates the slow modalities. The weight of the
+    entropy is e^m = clip(s^m / min_l s^l - 1, 0, 1), which holds the dominant modalities back. For two modalities,
+    these weights are beta and gamma of Eqs. 10, 11 and 13.
 
     Args:
-        scores (`torch.Tensor`): (M,), s^m.
-        present (`torch.Tensor`, *optional*): (M,) bool. An absent modality weighs 0 and is compared with no other.
+        scores (`torch.Tensor`): (M,), s^m, the mean true-class probability of modality m, in [0, 1].
+        present (`torch.Tensor`, *optional*): (M,) bool, the modalities that the batch has; all by default. An absent
+            modality has weight 0 and is not compared with the others.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: PCE weights (M,) and entropy weights (M,), in [0, 1] and without gradient.
@@ -87,7 +94,7 @@ def rebalancing_terms(
     mu: float,
 ) -> torch.Tensor:
     """
-    What PMR adds to the loss, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10 and 13 for M modalities).
+    The terms that PMR adds to the loss, alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10 and 13 for M modalities).
 
     Args:
         pce (`torch.Tensor`): (M, B), [`prototypical_cross_entropy`] of each sample.
@@ -107,5 +114,5 @@ def rebalancing_terms(
 
 
 def _positive(scores: torch.Tensor) -> torch.Tensor:
-    # A probability can underflow to 0; two such modalities are level, and 0 / 0 must not be NaN.
+    # A probability can underflow to 0. Two modalities with score 0 are balanced, so 0 / 0 must not give NaN.
     return scores.detach().float().clamp(min=torch.finfo(torch.float32).tiny)

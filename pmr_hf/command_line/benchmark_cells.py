@@ -1,4 +1,4 @@
-"""What `examples/benchmark.py` runs: cells, each with the arguments of one run of `examples/run_pmr.py`."""
+"""The cells that `examples/benchmark.py` runs. Each has the arguments of one run of `examples/run_pmr.py`."""
 
 import argparse
 from dataclasses import fields
@@ -9,15 +9,15 @@ from .benchmark_options import Options, flat, name_of, options_of
 from .script_arguments import ScriptArguments
 
 
-# The arguments of run_pmr.py that make each method of the benchmark
+# The arguments of run_pmr.py that select each method of the benchmark
 BENCHMARK_METHODS = {
-    "unimodal": ["--method", "joint"],  # a run for each modality alone
+    "unimodal": ["--method", "joint"],  # one run for each modality alone
     "joint": ["--method", "joint"],
     "dropout": ["--method", "joint", "--modality_dropout", "0.3"],
     "pmr": ["--method", "pmr"],
     "pmr_without_per": ["--method", "pmr", "--pmr_mu", "0"],
     "pmr_hard": ["--method", "pmr", "--pmr_weights", "hard"],
-    "pmr_dropout": ["--method", "pmr", "--modality_dropout", "0.3"],  # not of the paper
+    "pmr_dropout": ["--method", "pmr", "--modality_dropout", "0.3"],  # not in the paper
     "acc": ["--method", "acc"],
     "ogm": ["--method", "ogm"],
     "ogm_ge": ["--method", "ogm", "--ogm_noise", "True"],
@@ -25,7 +25,7 @@ BENCHMARK_METHODS = {
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],
 }
-# The arguments of run_pmr.py that the benchmark sets, and what sets them
+# The arguments of run_pmr.py that the benchmark sets, and where they are set
 DECIDED = {
     "method": "by --methods",
     "fusion": "by --fusions",
@@ -43,12 +43,12 @@ class Cell(NamedTuple):
     fusion: str
     rate: str | None = None  # as on the command line; `None` for the default of run_pmr.py
     seed: int = 0
-    modality: str | None = None  # of `unimodal`
-    setting: tuple[str, str] | None = None  # a varied argument and its value
+    modality: str | None = None  # only for the method `unimodal`
+    setting: tuple[str, str] | None = None  # the varied argument and its value
 
     @property
     def name(self) -> str:
-        """Name of the run's folder, such as concat-pmr-lr3e-2-seed0."""
+        """The name of the run's folder, such as concat-pmr-lr3e-2-seed0."""
         rate = None if self.rate is None else f"lr{self.rate}"
         setting = None if self.setting is None else "=".join(self.setting)
         parts = (self.fusion, self.method, self.modality, setting, rate, f"seed{self.seed}")
@@ -56,7 +56,7 @@ class Cell(NamedTuple):
 
     @property
     def group(self) -> dict[str, str | None]:
-        """What the cell shares with the same method at other learning rates and seeds."""
+        """The method, setting and fusion head. Cells that differ only in learning rate and seed share them."""
         method = self.method if self.modality is None else f"{self.method}: {self.modality}"
         return {
             "method": method,
@@ -65,7 +65,7 @@ class Cell(NamedTuple):
         }
 
     def arguments(self, shared: Options) -> list[str]:
-        """The cell's command line for run_pmr.py. `shared` are the arguments that all runs of the benchmark get."""
+        """The command line of run_pmr.py for this cell. `shared` are the arguments of all runs of the benchmark."""
         arguments = flat(known_to(self.method, shared))
         arguments += ["--fusion", self.fusion, "--seed", str(self.seed), *BENCHMARK_METHODS[self.method]]
         arguments += [] if self.modality is None else ["--modalities", self.modality]
@@ -74,7 +74,7 @@ class Cell(NamedTuple):
 
 
 def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
-    """A cell for each method, fusion head and setting, without learning rate and seed; method by method."""
+    """The cells of all methods, fusion heads and settings, method by method, without learning rate and seed."""
     groups = []
     for method in args.methods:
         settings: list[tuple[str, str] | None] = [(args.vary[0], value) for value in args.vary[1:]]
@@ -89,16 +89,16 @@ def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
 
 
 def known_to(method: str, options: Options) -> Options:
-    """The options that run_pmr.py has for a method of the benchmark."""
+    """Keep the options that run_pmr.py has for a method of the benchmark."""
     trainer = METHODS[BENCHMARK_METHODS[method][1]]
     names = {field.name for arguments in (ScriptArguments, trainer.args_class) for field in fields(arguments)}
     return [option for option in options if {name_of(option), name_of(option).removeprefix("no_")} & names]
 
 
 def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
-    """A sentence if an argument is unknown or set in two places, else `None`."""
+    """A message if an argument is unknown or set in two places, else `None`."""
     if len(args.vary) == 1:
-        return f"Expected an argument and at least one value in --vary, got {args.vary}."
+        return f"Expected an argument and at least one value in --vary, got {args.vary}; add values."
     decided = DECIDED | {"learning_rate": "by --learning_rates"} if args.learning_rates else DECIDED
     decided |= {
         name_of(option): f"by {method}" for method in args.methods for option in options_of(BENCHMARK_METHODS[method])
@@ -108,7 +108,9 @@ def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
         if name_of(option) in decided:
             return f"Expected no {option[0]} here: it is set {decided[name_of(option)]}."
         if not any(known_to(method, [option]) for method in args.methods):
-            return f"Expected arguments of run_pmr.py that {' or '.join(args.methods)} knows, got {option[0]}."
+            return (
+                f"Expected arguments of run_pmr.py that {' or '.join(args.methods)} takes, got {option[0]}; correct it."
+            )
     if varied and name_of(varied[0]) in map(name_of, shared):
-        return f"Expected {varied[0][0]} in --vary alone."
+        return f"Expected {varied[0][0]} only in --vary, got it twice; remove one."
     return None

@@ -1,4 +1,4 @@
-"""Command lines taken apart: an argument and its values each, such as ["--columns", "image=picture", "text=title"]."""
+"""Split a command line into options: each an argument and its values, such as ["--columns", "image=a", "text=b"]."""
 
 Options = list[list[str]]
 
@@ -15,10 +15,10 @@ def options_of(arguments: list[str]) -> Options:
 
 
 def flat(options: Options) -> list[str]:
-    """The command line again."""
+    """Join options into a command line."""
     return [part for option in options for part in option]
 
 
 def name_of(option: list[str]) -> str:
-    """Name of the argument, such as pmr_alpha for --pmr_alpha and --pmr-alpha=2."""
+    """The name of an option's argument, such as pmr_alpha for --pmr_alpha and --pmr-alpha=2."""
     return option[0].removeprefix("--").partition("=")[0].replace("-", "_")

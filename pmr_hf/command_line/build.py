@@ -1,4 +1,4 @@
-"""What a script trains, built from its arguments: the processor, the collator and the model."""
+"""Build the processor, the collator and the model of a script from its arguments."""
 
 import torch
 from datasets import Dataset
@@ -13,14 +13,14 @@ from .script_arguments import ScriptArguments
 
 
 def pretrained_processor(args: ScriptArguments) -> MultimodalProcessor:
-    """The processors of the pretrained encoders alone, which may be none."""
+    """Load the processors of the pretrained encoders only. There may be none."""
     return MultimodalProcessor.from_backbones(
         {name: backbone for name, backbone in args.backbones.items() if backbone not in NEW_ENCODERS}
     )
 
 
 def new_encoder(name: str, args: ScriptArguments, train: Dataset) -> NewEncoder:
-    """Config and processor of a modality's encoder with new weights."""
+    """The config and the processor of a modality's encoder with new weights. `train` is the training split."""
     source = EncoderInput(
         train=train,
         column=args.columns[name],
@@ -34,12 +34,16 @@ def add_new_encoders(
     args: ScriptArguments, pretrained: MultimodalProcessor, train: Dataset
 ) -> tuple[dict[str, str | PreTrainedConfig], MultimodalProcessor]:
     """
-    The encoder of each modality, by name or as the config of a new one, and the processor of them all.
+    Add the new encoders to the pretrained ones.
 
     Args:
-        args (`ScriptArguments`): the encoders to take.
-        pretrained (`MultimodalProcessor`): of `pretrained_processor`.
-        train (`Dataset`): the training split, whose values standardise numbers.
+        args (`ScriptArguments`): names the encoders.
+        pretrained (`MultimodalProcessor`): the result of [`pretrained_processor`].
+        train (`Dataset`): the training split, whose statistics standardise numbers.
+
+    Returns:
+        `tuple[dict[str, str | PreTrainedConfig], MultimodalProcessor]`: the encoder of each modality, as a name or as
+        the config of a new encoder; and the processor of all modalities.
     """
     backbones: dict[str, str | PreTrainedConfig] = dict(args.backbones)
     processors = dict(pretrained.processors)
@@ -51,6 +55,7 @@ def add_new_encoders(
 
 
 def build_collator(args: ScriptArguments, processor: MultimodalProcessor) -> MultimodalCollator:
+    """Build the collator for the columns and the label column in the arguments."""
     return MultimodalCollator(processor, columns=args.columns, label=args.label_column, on_error=args.on_error)
 
 
@@ -61,14 +66,14 @@ def build_model(
     unimodal_heads: bool = False,
 ) -> MultimodalModel:
     """
-    The model, with new weights where there are no pretrained ones.
+    Build the model. Parts without pretrained weights get new ones.
 
     Args:
-        args (`ScriptArguments`): fusion head, widths, pooling, modality dropout and LoRA.
-        backbones (`dict`): of `add_new_encoders`.
+        args (`ScriptArguments`): fusion head, width, pooling, modality dropout, LoRA and memory format.
+        backbones (`dict`): the encoders that [`add_new_encoders`] returns.
         classes (`list[str]`): names of the classes, in the order of their ids.
-        unimodal_heads (`bool`, *optional*, defaults to `False`): whether each modality gets a linear classifier of its
-            own, which some methods train.
+        unimodal_heads (`bool`, *optional*, defaults to `False`): whether each modality gets its own linear classifier,
+            which some methods train.
     """
     model = MultimodalModel.from_backbones(
         backbones,

@@ -1,4 +1,4 @@
-"""From the command line to the arguments of the data and the model, and those of the method's trainer."""
+"""Parse a command line into the arguments of the script and the training arguments of the method."""
 
 import torch
 from transformers import HfArgumentParser
@@ -10,7 +10,7 @@ from ..training.arguments import PrototypeTrainingArguments
 from .script_arguments import ScriptArguments
 
 
-# Every script: the best epoch is chosen by validation accuracy, and a stopped run can resume.
+# For every script: the best epoch is chosen by validation accuracy, and a stopped run can resume.
 DEFAULTS = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
@@ -21,11 +21,11 @@ DEFAULTS = {
     "dataloader_pin_memory": torch.cuda.is_available(),
     "report_to": "none",
 }
-# On a user's own data, whose encoders are pretrained
+# For a user's own data, with pretrained encoders
 OWN_DATA_DEFAULTS = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
-    "learning_rate": 1e-3,  # of the head and of new encoders; `lower_pretrained_rates` gives pretrained ones a tenth
+    "learning_rate": 1e-3,  # for the head and new encoders; `lower_pretrained_rates` gives pretrained ones a tenth
     "warmup_steps": 0.1,
     "num_train_epochs": 5,
 }
@@ -33,12 +33,12 @@ OWN_DATA_DEFAULTS = {
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments, PrototypeTrainingArguments]:
     """
-    The arguments of a command, `sys.argv` by default. The method decides which training arguments there are, and the
-    data which defaults they have.
+    Parse the arguments of a command, by default `sys.argv`. The method determines which training arguments there are,
+    and the data determines their defaults.
 
     Raises:
         ValueError: for an unknown argument, or a value outside its range.
-        SystemExit: of argparse, for a value of another type, and after --help.
+        SystemExit: raised by argparse for a value of another type, and after --help.
     """
     script_parser = HfArgumentParser(ScriptArguments, add_help=False)
     script_args, _ = script_parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
@@ -70,6 +70,6 @@ def lower_pretrained_rates(script_args: ScriptArguments, training_args: Prototyp
 
 
 def _output_dir(script_args: ScriptArguments) -> str:
-    """Such as outputs/digits-concat-pmr."""
+    """The default output folder, such as outputs/digits-concat-pmr."""
     parts = [script_args.data_name.replace("/", "-"), script_args.fusion, script_args.method]
     return f"outputs/{'-'.join([*parts, *(script_args.modalities or [])])}"

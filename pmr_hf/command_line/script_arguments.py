@@ -1,4 +1,4 @@
-"""The arguments of the data and the model that `examples/run_pmr.py` takes on the command line."""
+"""The command-line arguments of `examples/run_pmr.py` for the method, the data and the model."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,10 @@ from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
 
 
-# Given as modality=value, and kept as a dict by modality
+# Arguments that are given as modality=value and become a dict by modality
 BY_MODALITY = ("columns", "backbones", "pooling", "num_frames", "lora")
 PAIRS = {"metavar": "modality=..."}
-# Least and greatest value of a number
+# The lowest and the highest value of each number
 RANGES = {
     "preprocess_workers": (1, 1024),
     "clip_seconds": (0.1, 3600),
@@ -26,7 +26,7 @@ RANGES = {
 @dataclass
 class ScriptArguments:
     """
-    Arguments of the data, the model and the method. Lists of modality=value become dicts by modality.
+    Arguments for the method, the data and the model. Lists of modality=value become dicts by modality.
 
     Raises:
         ValueError: for a value outside its range, or modalities that do not match.
@@ -35,7 +35,7 @@ class ScriptArguments:
     method: str = field(
         default="pmr",
         metadata={
-            "help": "The training method; 'joint' is plain training, monitored with prototypes.",
+            "help": "The training method. 'joint' is plain training, monitored with prototypes.",
             "choices": list(METHODS),
         },
     )
@@ -43,23 +43,24 @@ class ScriptArguments:
     dataset: str = field(
         default="digits",
         metadata={
-            "help": "One of the paper's data sets, or 'digits' of scikit-learn.",
+            "help": "One of the paper's datasets, or the digits of scikit-learn.",
             "choices": list(PAPER_SETS),
         },
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder with the raw download of --dataset."})
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Hub name or folder of your own data (with --dataset cg_mnist: of a copy of MNIST)."},
+        metadata={"help": "Hub name or folder of your own data, or of a copy of MNIST with --dataset cg_mnist."},
     )
     dataset_config_name: str | None = field(
         default=None, metadata={"help": "Configuration of --dataset_name on the Hub."}
     )
     train_file: str | None = field(
-        default=None, metadata={"help": "Your own data in a csv, tsv, jsonl or parquet file, in place of a name."}
+        default=None,
+        metadata={"help": "Your own data in a csv, tsv, jsonl or parquet file, in place of --dataset_name."},
     )
     validation_file: str | None = field(
-        default=None, metadata={"help": "Validation table; without it, a tenth of the training rows is taken."}
+        default=None, metadata={"help": "Validation table. By default, a tenth of the training rows is taken out."}
     )
     test_file: str | None = field(default=None, metadata={"help": "Test table, evaluated once, after training."})
     columns: list[str] | None = field(
@@ -82,7 +83,7 @@ class ScriptArguments:
         default=None, metadata={"help": "Number of processes that extract features to disk."}
     )
     modalities: list[str] | None = field(
-        default=None, metadata={"help": "Train on these modalities only; by default on all."}
+        default=None, metadata={"help": "Train on these modalities only. By default, all are used."}
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on at most this many samples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on at most this many samples."})
@@ -104,7 +105,7 @@ class ScriptArguments:
     backbones: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"Encoder of each modality: a Hub name, a folder, or with new weights {', '.join(NEW_ENCODERS)}.",
+            "help": f"Encoder of each modality: Hub name, folder, or new weights as {', '.join(NEW_ENCODERS)}.",
             **PAIRS,
         },
     )
@@ -147,12 +148,12 @@ class ScriptArguments:
 
     @property
     def own_data(self) -> bool:
-        """Whether the data is the user's own, not a set of the paper."""
+        """Whether the data is the user's own, not a dataset of the paper."""
         return self.train_file is not None or (self.dataset_name is not None and self.dataset != "cg_mnist")
 
     @property
     def data_name(self) -> str:
-        """Name of the data for the model card: a Hub name, or a file's or folder's name without its path."""
+        """The name of the data for the model card: a Hub name, or the name of a file or folder without its path."""
         name = self.dataset_name or self.train_file or self.dataset
         return Path(name).stem if Path(name).exists() else name
 
@@ -161,10 +162,10 @@ class ScriptArguments:
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
-                raise ValueError(f"Expected --{name} of {least} to {most}, got {value}.")
+                raise ValueError(f"Expected --{name} from {least} to {most}, got {value}; correct it.")
 
     def _take_paper_set(self) -> None:
-        """Fill in the columns, encoders and frames of a set of the paper; the user may replace the last two."""
+        """Fill in the columns, encoders and frames of the paper's dataset. The user may replace the last two."""
         paper_set = PAPER_SETS[self.dataset]
         self.label_column = "label"
         self.columns = paper_set.columns
@@ -175,31 +176,33 @@ class ScriptArguments:
         if not self.backbones or self.columns.keys() != self.backbones.keys():
             raise ValueError(
                 f"Expected --columns and --backbones for the same modalities, got columns for {list(self.columns)} and "
-                f"backbones for {list(self.backbones)}."
+                f"backbones for {list(self.backbones)}; give both for each modality."
             )
         unknown = [name for name in self.modalities or [] if name not in self.columns]
         if unknown:
-            raise ValueError(f"Expected --modalities among {list(self.columns)}, got {unknown}.")
+            raise ValueError(f"Expected --modalities among {list(self.columns)}, got {unknown}; correct it.")
 
     def _keep_modalities(self) -> None:
-        """Drop what was given for other modalities than --modalities."""
+        """Drop the settings of modalities that --modalities does not name."""
         for name in BY_MODALITY:
             kept = {modality: value for modality, value in getattr(self, name).items() if modality in self.modalities}
             setattr(self, name, kept)
 
 
 def _by_modality(name: str, pairs: list[str]) -> dict[str, str]:
-    """From ["image=picture", "text=title"] to {"image": "picture", "text": "title"}."""
+    """Turn ["image=picture", "text=title"] into {"image": "picture", "text": "title"}."""
     wrong = [pair for pair in pairs if not all(pair.partition("="))]
     if wrong:
-        raise ValueError(f"Expected --{name} as modality=value, got {wrong}.")
+        raise ValueError(f"Expected --{name} as modality=value, got {wrong}; correct it.")
     values = dict(pair.split("=", 1) for pair in pairs)
     if len(values) < len(pairs):
-        raise ValueError(f"Expected each modality once in --{name}, got {pairs}.")
+        raise ValueError(f"Expected each modality once in --{name}, got {pairs}; remove one.")
     return values
 
 
 def _whole_number(modality: str, value: str) -> int:
     if not value.isdecimal() or len(value) > 6 or int(value) < 1:
-        raise ValueError(f"Expected a whole number for {modality!r} in --num_frames or --lora, got {value!r}.")
+        raise ValueError(
+            f"Expected a whole number for {modality!r} in --num_frames or --lora, got {value!r}; correct it."
+        )
     return int(value)

@@ -1,4 +1,4 @@
-"""The splits that the command line asks for: a set of the paper, or the user's own data."""
+"""Load the splits of a dataset of the paper, or of the user's own data."""
 
 from datasets import DatasetDict
 
@@ -10,13 +10,13 @@ from .script_arguments import ScriptArguments
 
 def load_splits(args: ScriptArguments, processor: MultimodalProcessor, seed: int) -> DatasetDict:
     """
-    The splits `train`, `validation` and, where there is one, `test`, of a set of the paper or of the user's own data.
+    Load the splits `train`, `validation` and, where there is one, `test`.
 
     Args:
-        args (`ScriptArguments`): what to read.
+        args (`ScriptArguments`): names the data to read.
         processor (`MultimodalProcessor`): the processors of at least the pretrained encoders. They tell which columns
             of the user's own data hold paths of files.
-        seed (`int`): seed of the splits and of what is drawn.
+        seed (`int`): seed of the splits and of the draw of training rows.
     """
     if args.own_data:
         return _load_own_data(args, processor, seed)
@@ -48,7 +48,7 @@ def _load_own_data(args: ScriptArguments, processor: MultimodalProcessor, seed: 
 
 
 def _strings_are_paths(name: str, args: ScriptArguments, processor: MultimodalProcessor) -> bool:
-    """Whether a string in a modality's column is the path of a file; text and numbers have none."""
+    """Whether a string in a modality's column is the path of a file, as for all modalities but texts and numbers."""
     if name in processor.processors:
         return processor.kind(name).strings_are_paths
     return args.backbones[name] != "numbers"

@@ -1,7 +1,7 @@
 """
 AVE: 4,143 events of 28 categories in ten-second videos. Each event is both seen and heard.
 
-One of the paper's data sets (PMR, CVPR 2023, section 4.1). Source: Tian et al. 2018, "Audio-Visual Event Localization
+One of the paper's datasets (PMR, CVPR 2023, section 4.1). Source: Tian et al. 2018, "Audio-Visual Event Localization
 in Unconstrained Videos".
 """
 
@@ -24,12 +24,13 @@ def read_ave(data_dir: str | Path) -> DatasetDict:
     Columns: `audio` and `video` (both the absolute path of the mp4 file, whose sound track is the audio), `label` (the
     sorted categories of Annotations.txt), `start` and `end` (of the event in the video, in seconds).
 
-    Each row is an event. A line that a list repeats is one event. 45 videos have events of several categories, and 18
-    of them have one event in train and another in validation (10) or test (8). The lists stay as they are, so that
-    results compare with published ones. The event of VWi2ENBuTbw in train starts and ends at 0.
+    Each row is an event. A line that is repeated in a list gives one event. 45 videos have events of several
+    categories, and 18 of them have one event in train and another in validation (10) or test (8). The lists are used
+    unchanged, so that results are comparable with published ones. The event of VWi2ENBuTbw in train starts and ends at
+    0.
 
     Args:
-        data_dir (`str`): the unpacked AVE_Dataset, with Annotations.txt, the three lists and the folder AVE.
+        data_dir (`str`): folder of the unpacked AVE_Dataset, with Annotations.txt, the three lists and the folder AVE.
 
     Raises:
         FileNotFoundError: if files, the folder or videos are missing; the message names them.
@@ -81,7 +82,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_events(splits: dict[str, list[Event]], categories: list[str]) -> None:
-    """Every event has a known category and is in one split only."""
+    """Check that every event has a known category and is in one split only."""
     seen: dict[Event, str] = {}
     for split, events in splits.items():
         for event in events:

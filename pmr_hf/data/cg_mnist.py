@@ -1,9 +1,9 @@
 """
 Colored-and-gray digits (CG-MNIST): two pictures of each digit, one in gray and one in a colour.
 
-One of the paper's data sets (PMR, CVPR 2023, section 4.1; the colours follow Kim et al. 2019, "Learning Not to Learn").
-In training, the colour gives the label away. A model learns the modality "colored" at once, but its colour says little
-about the label in the test. The modality "gray" takes longer to learn and generalises.
+One of the paper's datasets (PMR, CVPR 2023, section 4.1; the colours follow Kim et al. 2019, "Learning Not to Learn").
+In training, the colour gives the label away. A model therefore learns the modality "colored" at once. In the test
+split, however, the colour says little about the label. The modality "gray" takes longer to learn and generalises.
 """
 
 import gzip
@@ -44,7 +44,7 @@ Digits = tuple[np.ndarray, np.ndarray]  # images (N, H, W) uint8, labels (N,)
 
 
 def read_sklearn_digits() -> dict[str, Digits]:
-    """The 1,797 real 8 x 8 digits that scikit-learn ships, as `train` (three quarters) and `test` (a quarter)."""
+    """Read the 1,797 digits of 8 x 8 pixels in scikit-learn, as `train` (three quarters) and `test` (a quarter)."""
     digits = load_digits()
     images = (digits.images * (255 / 16)).round().astype(np.uint8)
     train, test = train_test_split(np.arange(len(images)), test_size=0.25, stratify=digits.target, random_state=0)
@@ -83,7 +83,10 @@ def read_mnist(data_dir: str | Path) -> dict[str, Digits]:
 
 
 def read_dataset(name_or_path: str) -> dict[str, Digits]:
-    """Read a copy of MNIST on the Hub or in a folder, with the splits `train` and `test`, and `image` and `label`."""
+    """
+    Read a copy of MNIST on the Hub or in a folder, with the splits `train` and `test` and the columns `image` and
+    `label`.
+    """
     splits = load_dataset(name_or_path)
     return {
         split: (
@@ -102,9 +105,9 @@ def class_colors(labels: np.ndarray, correlation: float, generator: np.random.Ge
 
     Args:
         labels (`np.ndarray`): (N,) classes in 0..9.
-        correlation (`float`): share of the digits, in [0, 1], in the colour of their own class. The others get the
-            colour of a random class.
-        generator (`np.random.Generator`): source of all randomness.
+        correlation (`float`): share of the digits, in [0, 1], that get the colour of their own class. The others get
+            the colour of a random class.
+        generator (`np.random.Generator`): the source of all randomness.
     """
     own = generator.random(len(labels)) < correlation
     classes = np.where(own, labels, generator.integers(0, len(COLORS), len(labels)))
@@ -115,7 +118,16 @@ def class_colors(labels: np.ndarray, correlation: float, generator: np.random.Ge
 def colored_and_gray(
     images: np.ndarray, labels: np.ndarray, correlation: float, generator: np.random.Generator, description: str = ""
 ) -> Dataset:
-    """A dataset with the columns `gray` (the digit), `colored` (the digit in its colour) and `label`."""
+    """
+    Build a dataset with the columns `gray` (the digit), `colored` (the digit in its colour) and `label`.
+
+    Args:
+        images (`np.ndarray`): (N, H, W) uint8.
+        labels (`np.ndarray`): (N,) classes in 0..9.
+        correlation (`float`): see [`class_colors`].
+        generator (`np.random.Generator`): the source of all randomness.
+        description (`str`, *optional*): label of the progress bar.
+    """
     colors = class_colors(labels, correlation, generator)
     rows = tqdm(zip(images, colors, strict=True), total=len(images), desc=f"Coloring {description}", leave=False)
     pictures = [(_png(image), _png((image[:, :, None] * color).round().astype(np.uint8))) for image, color in rows]
@@ -139,15 +151,16 @@ def cg_mnist(
     """
     Build the colored-and-gray splits `train`, `validation` and `test`. The same seed gives the same splits.
 
-    Training digits have the colours of their classes. Validation digits are cut from the training digits, so the splits
-    share no digit. They are coloured like the test, so that models are selected for the test's condition.
+    Training digits have the colours of their classes. Validation digits are taken out of the training digits, so the
+    splits share no digit. They are coloured like the test digits, so that models are selected under test conditions.
 
     Args:
         digits (`dict[str, Digits]`): `train` and `test` digits.
-        test_correlation (`float`, *optional*, defaults to `0.0`): share of the validation and test digits in the colour
-            of their own class, in [0, 1]. The others have a random colour, so that 0.0 leaves no correlation. The paper
-            calls its correlation weak and gives no number.
-        validation_size (`float | int`, *optional*, defaults to `0.1`): share or number of the training digits to cut.
+        test_correlation (`float`, *optional*, defaults to `0.0`): share of the validation and test digits, in [0, 1],
+            that get the colour of their own class. The others get the colour of a random class, so that 0.0 leaves no
+            correlation. The paper calls its correlation weak and gives no number.
+        validation_size (`float | int`, *optional*, defaults to `0.1`): share or number of the training digits to take
+            out for validation.
         max_train_samples (`int`, *optional*): train on at most this many digits, at least 1, drawn at random.
         seed (`int`, *optional*, defaults to `0`): seed of the splits and the colours.
 

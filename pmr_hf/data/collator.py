@@ -1,4 +1,4 @@
-"""The collator: from the rows of a dataset to the model's batch."""
+"""The collator, which turns the rows of a dataset into a batch of the model."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -25,13 +25,13 @@ class MultimodalCollator:
 
     Args:
         processor (`MultimodalProcessor`): processes each modality.
-        columns (`dict[str, str | list[str]]`): the dataset's column of each modality, or several columns of numbers.
+        columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers.
         label (`str`, *optional*, defaults to `"label"`): the column of integer classes; `None` for unlabelled data.
         num_labels (`int`, *optional*): number of classes K, to check the labels of each batch. The trainer sets it.
         on_error (`str`, *optional*, defaults to `"raise"`): what to do with a value that cannot be read. `"missing"`
-            warns, and takes the modality as missing from that row.
-        segments (`bool`, *optional*, defaults to `False`): whether labels may be lists, with one class for each of the
-            T segments of a sample, so that the batch has labels (B, T). The trainer sets it for a model other than a
+            logs a warning and treats the modality as missing in that row.
+        segments (`bool`, *optional*, defaults to `False`): whether labels may be lists with one class for each of the T
+            segments of a sample. The batch then has labels (B, T). The trainer sets it for a model other than a
             [`MultimodalModel`].
 
     Raises:
@@ -54,7 +54,7 @@ class MultimodalCollator:
                 f"for {list(columns)}; give both the same names."
             )
         if on_error not in ("raise", "missing"):
-            raise ValueError(f"Expected `on_error` to be 'raise' or 'missing', got {on_error!r}.")
+            raise ValueError(f"Expected `on_error` to be 'raise' or 'missing', got {on_error!r}; correct it.")
         self.processor = processor
         self.columns = dict(columns)
         self.label = label
@@ -63,6 +63,7 @@ class MultimodalCollator:
         self.segments = segments
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Collate at least one row into a batch: the encoder inputs of each modality, and `labels` (B,) or (B, T)."""
         if not rows:
             raise ValueError("Expected at least one row to collate, got none; drop empty batches.")
         for keys in {tuple(row) for row in rows}:
@@ -78,7 +79,7 @@ class MultimodalCollator:
         return batch
 
     def extract(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Features | None]:
-        """The features of one modality for each of some rows; `None` where it is missing."""
+        """Extract the features of one modality from each row. The result is `None` for a row that lacks it."""
         return self.processor.extract(name, [self._read(name, i, row) for i, row in enumerate(rows)])
 
     def _read(self, name: str, i: int, row: dict[str, Any]) -> Any:
@@ -97,14 +98,17 @@ class MultimodalCollator:
 
     def cache(self, dataset: AnyDataset, num_proc: int | None = None) -> AnyDataset:
         """
-        Extract every modality of a dataset once, with a progress bar, to files that `datasets` keeps and finds again.
+        Extract the features of every modality of a dataset once, and store them in the cache of `datasets`.
 
-        From the result, the collator makes the same batches as from the dataset itself, but does not have to read files
-        and extract features again. If the data, its files or the processor change, the features are extracted again.
+        The collator makes the same batches from the result as from the dataset itself, without reading files or
+        extracting features again. If the data, its files or the processor change, the features are extracted again.
 
         Args:
             dataset (`datasets.Dataset | datasets.DatasetDict`): with this collator's columns.
-            num_proc (`int`, *optional*): number of processes to extract in.
+            num_proc (`int`, *optional*): number of processes that extract features.
+
+        Returns:
+            The dataset with one column of features per modality, in place of the columns of the modalities.
         """
         if isinstance(dataset, datasets.DatasetDict):
             return datasets.DatasetDict({split: self.cache(part, num_proc) for split, part in dataset.items()})
@@ -114,7 +118,7 @@ class MultimodalCollator:
         return cache_features(dataset, self.columns, self.extract, fingerprint, keep, num_proc)
 
     def check_columns(self, found: Sequence[str] | dict[str, Any]) -> None:
-        """Raise `ValueError` if a column that the collator needs is not among those found (or the keys of a row)."""
+        """Raise `ValueError` if a column that the collator needs is not among `found`, names or the keys of a row."""
         needed = [] if self.label is None else [self.label]
         for name, column in self.columns.items():
             if CACHED + name not in found:
@@ -133,6 +137,9 @@ class MultimodalCollator:
 
         Returns:
             `list[str] | None`: the names of the classes, if the label column is a `ClassLabel`.
+
+        Raises:
+            ValueError: for a missing column, or labels that are not integers in 0..K-1.
         """
         class_names, labels = None, None
         if isinstance(dataset, list):

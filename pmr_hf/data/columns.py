@@ -1,4 +1,4 @@
-"""The columns of a dataset: one or several per modality, columns of paths, and the column that names a row's source."""
+"""Functions for the columns of a dataset, and the name of the column with the source of each row."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ ROW = "source_row"  # the column that says where a row comes from, for messages
 
 
 def as_list(value: str | list[str]) -> list[str]:
-    """A string as a list of one; a list as it is."""
+    """Put a string into a list. A list is returned unchanged."""
     return [value] if isinstance(value, str) else value
 
 

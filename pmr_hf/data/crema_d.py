@@ -1,7 +1,7 @@
 """
-CREMA-D: 7,442 clips with sound and video, in which 91 actors speak twelve sentences in six emotions.
+CREMA-D: 7,442 clips with sound and video, in which 91 actors speak twelve sentences with six emotions.
 
-One of the paper's data sets (PMR, CVPR 2023, section 4.1). Source: Cao et al. 2014, "CREMA-D: Crowd-sourced Emotional
+One of the paper's datasets (PMR, CVPR 2023, section 4.1). Source: Cao et al. 2014, "CREMA-D: Crowd-sourced Emotional
 Multimodal Actors Dataset".
 """
 
@@ -32,20 +32,20 @@ def read_crema_d(
 
     Args:
         data_dir (`str`): the cloned repository, with the folders AudioWAV and VideoFlash (or VideoMP4).
-        split (`str`, *optional*, defaults to `"public"`): how to split.
+        split (`str`, *optional*, defaults to `"public"`): how to split the clips.
 
-            * `"public"` takes the split of the public implementations (6,698 and 744 clips). Their lists train.csv and
-              test.csv belong in `data_dir`. The same actors are in training and test. Validation is cut from train,
-              with the same share of each emotion.
-            * `"speaker"` takes every clip of AudioWAV, and each actor is in one split only. A tenth of the actors,
-              drawn at random, are the test, which thus measures accuracy on new people.
-        validation_size (`float`, *optional*, defaults to `0.1`): share in (0, 1) of the clips in train.csv for
-            `"public"`, and of the actors outside the test for `"speaker"`.
-        seed (`int`, *optional*, defaults to `0`): seed of the validation cut and of the draw of actors.
+            * `"public"` uses the split of the public implementations (6,698 training and 744 test clips). Put their
+              lists train.csv and test.csv into `data_dir`. Training and test share the same actors. Validation clips
+              are taken out of the training clips, with the same share of each emotion.
+            * `"speaker"` uses every clip in AudioWAV, and puts each actor into one split only. The test split is a
+              random tenth of the actors, so it measures the accuracy on new people.
+        validation_size (`float`, *optional*, defaults to `0.1`): size of the validation split, in (0, 1): for
+            `"public"`, the share of the clips in train.csv; for `"speaker"`, the share of the actors outside the test.
+        seed (`int`, *optional*, defaults to `0`): seed of the validation split and of the draw of actors.
 
     Raises:
         FileNotFoundError: if folders, lists or clips are missing or are only Git LFS pointers; the message names them.
-        ValueError: for another `split`, or lists that share clips or are not of this data.
+        ValueError: for another `split`, for lists that share clips, or for lists or files that are not from CREMA-D.
     """
     if split not in ("public", "speaker"):
         raise ValueError(f"Expected `split` 'public' or 'speaker', got {split!r}; only 'speaker' keeps actors apart.")
@@ -120,7 +120,7 @@ def _speaker_split(folder: Path, validation_size: float, seed: int) -> dict[str,
 
 
 def _code(name: str) -> str:
-    """Code of the emotion of a clip such as 1001_DFA_ANG_XX; empty for other names."""
+    """The code of the emotion in the name of a clip, such as 1001_DFA_ANG_XX; empty for other names."""
     parts = re.fullmatch(r"\d{4}_[A-Z]{3}_([A-Z]{3})_[A-Z]{2}", name)
     return parts[1] if parts else ""
 
@@ -156,7 +156,7 @@ def _check_folders(folder: Path) -> None:
 
 
 def _files(folder: Path, name: str) -> tuple[Path, Path]:
-    """Sound and video of a clip."""
+    """The sound file and the video file of a clip."""
     mp4 = folder / "VideoMP4" / f"{name}.mp4"
     return folder / "AudioWAV" / f"{name}.wav", mp4 if mp4.is_file() else folder / "VideoFlash" / f"{name}.flv"
 
@@ -175,6 +175,6 @@ def _check_files(files: list[Path]) -> None:
     ]
     if pointers:
         raise FileNotFoundError(
-            f"Expected sound and video, but {len(pointers)} files are only Git LFS pointers to it, such as "
+            f"Expected sound and video files, but {len(pointers)} files are only Git LFS pointers to them, such as "
             f"{pointers[:3]}; run `git lfs pull` in the clone."
         )

@@ -1,5 +1,5 @@
 """
-The feature cache: every modality of a dataset, extracted once to files that `datasets` keeps and finds again.
+The feature cache, which extracts the features of a dataset once and stores them in the cache of `datasets`.
 
 The features of a modality are one column of bytes, in the safetensors format.
 """
@@ -20,8 +20,8 @@ from ..model.multimodal_processor import MultimodalProcessor
 from .columns import as_list, holds_strings
 
 
-CACHED = "__features__"  # before a modality's name: the column of its extracted features
-# Part of each fingerprint. Raise it when the code that reads or extracts a value changes what an encoder gets.
+CACHED = "__features__"  # prefix of a modality's name, for the column of its extracted features
+# Part of each fingerprint. Raise it when a change of the code that reads or extracts values changes the features.
 EXTRACTION_VERSION = 1
 
 
@@ -34,15 +34,19 @@ def cache_features(
     num_proc: int | None = None,
 ) -> datasets.Dataset:
     """
-    The dataset with a column of features per modality in place of the columns that they are extracted from.
+    Replace the columns of each modality by one column of extracted features.
 
     Args:
         dataset (`datasets.Dataset`): the rows.
-        columns (`Mapping[str, str | list[str]]`): by modality, the columns to extract from.
-        extract (`Callable`): from a modality's name and some rows to the features of each, `None` where it is missing.
-        fingerprint (`str`): of the result, see [`feature_fingerprint`].
-        keep (`Sequence[str]`, *optional*): columns that stay, even if features are extracted from them.
-        num_proc (`int`, *optional*): number of processes to extract in.
+        columns (`Mapping[str, str | list[str]]`): the columns to extract from, by modality.
+        extract (`Callable`): maps a modality's name and several rows to the features of each row, or `None` for a row
+            that lacks the modality.
+        fingerprint (`str`): fingerprint of the result, see [`feature_fingerprint`].
+        keep (`Sequence[str]`, *optional*): columns to keep, even if features are extracted from them.
+        num_proc (`int`, *optional*): number of processes that extract features.
+
+    Returns:
+        `datasets.Dataset`: the dataset with the columns of features.
     """
     sources = {part for column in columns.values() for part in as_list(column)} - set(keep)
     others = {name: feature for name, feature in dataset.features.items() if name not in sources}
@@ -73,7 +77,10 @@ def feature_fingerprint(
     columns: Mapping[str, str | list[str]],
     on_error: str,
 ) -> str:
-    """A digest of all that decides the features: the data, the files that it names, and the processors' settings."""
+    """
+    A digest of 32 hex digits of everything that determines the features: the data, the files that it names, and the
+    settings of the processors.
+    """
     settings = (EXTRACTION_VERSION, dataset._fingerprint, columns, on_error, processor.kinds, processor.num_frames)
     digest = hashlib.sha256(repr(settings).encode())
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +89,7 @@ def feature_fingerprint(
             kind.forget_calls()
             kind.save(Path(folder, name))
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-            if file.suffix != ".py":  # a comment in the code would count
+            if file.suffix != ".py":  # otherwise a changed comment in the code would count
                 digest.update(f"{file.relative_to(folder)} ".encode())
                 digest.update(file.read_bytes())
     paths = {
@@ -97,7 +104,7 @@ def feature_fingerprint(
 
 
 def cached_features(name: str, rows: Sequence[dict[str, Any]]) -> list[Features | None]:
-    """The features of a modality from the rows of a dataset that [`cache_features`] made."""
+    """The features of the modality `name` in rows of a dataset that [`cache_features`] returned."""
     return [None if row[CACHED + name] is None else load(row[CACHED + name]) for row in rows]
 
 

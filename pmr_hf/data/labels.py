@@ -1,4 +1,4 @@
-"""Class labels: as integers for a batch, from any values of a table, and cut into two parts by class."""
+"""Class labels: conversion to integers for a batch, encoding of the values of a table, and stratified splits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from .columns import ROW
 
 logger = logging.get_logger(__name__)
 
-NO_LABEL = -100  # of a segment without a label, the value that torch's cross entropy ignores
+NO_LABEL = -100  # the label of a segment without one, which torch's cross entropy ignores
 
 
 def integer_labels(labels: Any, num_labels: int | None = None, segments: bool = False) -> torch.Tensor:
     """
-    Class labels as an int64 tensor (B,), or (B, T) for the T segments of each sample.
+    Convert class labels to an int64 tensor (B,), or (B, T) for the T segments of each sample.
 
     Args:
         labels: a list, array or CPU tensor of integers, not empty.
-        num_labels (`int`, *optional*): the number of classes K, to check that labels are in 0..K-1.
+        num_labels (`int`, *optional*): the number of classes K. If given, the labels must be in 0..K-1.
         segments (`bool`, *optional*, defaults to `False`): whether each label may be a list of integers, one for each
             segment. All lists must have the same length. -100 stands for a segment without a label.
 
@@ -34,8 +34,8 @@ def integer_labels(labels: Any, num_labels: int | None = None, segments: bool = 
     except ValueError as error:  # lists of unequal lengths
         if segments and all(np.ndim(label) == 1 for label in labels):
             raise ValueError(
-                f"Expected as many labels of segments for each sample, got {sorted({len(label) for label in labels})}; "
-                "fill up with -100, which counts nowhere."
+                f"Expected the same number of segment labels for each sample, got "
+                f"{sorted({len(label) for label in labels})}; pad with -100, which is ignored."
             ) from error
         values = np.empty(0)
     dimensions = (1, 2) if segments else (1,)
@@ -57,8 +57,8 @@ def integer_labels(labels: Any, num_labels: int | None = None, segments: bool = 
 
 def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
     """
-    The splits with one `ClassLabel` in the column `label`: the classes of the training split. A test split without
-    labels is left out.
+    Encode the column `label` of all splits as one `ClassLabel` with the classes of the training split. A test split
+    without labels is left out.
 
     Raises:
         ValueError: for rows without a label, for a class that the training split lacks, or for a column that does not
@@ -86,7 +86,7 @@ def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
     else:
         classes = [str(value) for value in sorted(set(values["train"]))]
         if len(classes) > 1000 and len(classes) > len(values["train"]) // 2:
-            raise ValueError(f"Expected classes in column {label!r}, got {len(classes)} values; name another.")
+            raise ValueError(f"Expected classes in column {label!r}, got {len(classes)} values; name another column.")
     ids = {name: i for i, name in enumerate(classes)}
     encoded = {}
     for name, split in splits.items():
@@ -101,7 +101,7 @@ def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
         if unknown:
             raise ValueError(
                 f"Expected the classes of the training split in {name}, got {unknown[:5]} too; add training rows of "
-                "them or drop these rows."
+                "these classes, or drop the rows."
             )
         encoded[name] = split.remove_columns(label).add_column(
             label, [ids[value] for value in names], feature=ClassLabel(names=classes)
@@ -115,16 +115,16 @@ def _no_label(value: Any, feature: Any) -> bool:
 
 def stratified_cut(labels: Sequence[int | str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
-    Cut rows into two parts by class.
+    Split rows into two parts, stratified by class.
 
     Args:
         labels (`Sequence[int | str]`): the class of each row.
-        share (`float`): share of each class to cut, in (0, 1). At least one row of a class is cut, but none of a class
-            of one row.
+        share (`float`): share of each class to take out, in (0, 1). At least one row of each class is taken out, unless
+            the class has only one row.
         seed (`int`): seed of the random choice.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: sorted indices of the remaining rows, and of the rows that are cut.
+        `tuple[np.ndarray, np.ndarray]`: sorted indices of the remaining rows, and of the rows that are taken out.
     """
     classes, cut = np.asarray(labels), []
     generator = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Encoders with new weights, by the word that stands in place of a pretrained model's name in `--backbones`."""
+"""Encoders with new weights. `--backbones` takes their names in place of the name of a pretrained model."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ RESNET18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths"
 
 
 class EncoderInput(NamedTuple):
-    """What a new encoder will read."""
+    """The data that a new encoder will read."""
 
-    train: Dataset  # of `load_table`; only `numbers` looks at its values
+    train: Dataset  # from `load_table`; only `numbers` reads its values
     column: str | list[str]
-    on_error: str = "raise"  # or "missing", as `MultimodalCollator` has it
-    clip_seconds: float = 3  # length of every spectrogram
+    on_error: str = "raise"  # or "missing", see `MultimodalCollator`
+    clip_seconds: float = 3  # length of every spectrogram, in seconds
 
 
 NewEncoder = tuple[PreTrainedConfig, ModalityProcessor]
@@ -32,7 +32,8 @@ NewEncoder = tuple[PreTrainedConfig, ModalityProcessor]
 
 def numbers(source: EncoderInput) -> NewEncoder:
     """
-    A small network on numbers, and a processor with the mean and deviation of each over the training rows.
+    A multi-layer perceptron for numbers, and a processor with the mean and standard deviation of each feature over the
+    training rows.
 
     Raises:
         UnreadableError: for a value that is not a number, unless `on_error` is `"missing"`.
@@ -45,7 +46,7 @@ def numbers(source: EncoderInput) -> NewEncoder:
 
 
 def _row_of_numbers(source: EncoderInput, place: str, value: Any) -> Any:
-    """One row's numbers; `None` if it has none, or none that can be read where that is allowed."""
+    """The numbers of one row. `None` if they are missing, or unreadable while `on_error` is "missing"."""
     if is_missing(value):
         return None
     try:
@@ -60,17 +61,17 @@ def _row_of_numbers(source: EncoderInput, place: str, value: Any) -> Any:
 
 
 def resnet18(source: EncoderInput) -> NewEncoder:
-    """ResNet-18 on pictures or frames of 224 x 224 pixels."""
+    """ResNet-18 for pictures or frames of 224 x 224 pixels."""
     return ResNetConfig(**RESNET18), ViTImageProcessor()
 
 
 def spectrogram(source: EncoderInput) -> NewEncoder:
-    """ResNet-18 on the spectrogram of a sound."""
+    """ResNet-18 for the spectrogram of a sound."""
     return ResNetConfig(num_channels=1, **RESNET18), _spectrogram_extractor(source)
 
 
 def spectrogram_small(source: EncoderInput) -> NewEncoder:
-    """The four-layer encoder of CG-MNIST on the spectrogram of a sound."""
+    """The paper's four-layer encoder of CG-MNIST, for the spectrogram of a sound."""
     return CGMNISTConfig(num_channels=1), _spectrogram_extractor(source)
 
 
@@ -79,17 +80,17 @@ def _spectrogram_extractor(source: EncoderInput) -> SpectrogramFeatureExtractor:
 
 
 def cg_mnist(source: EncoderInput) -> NewEncoder:
-    """The paper's four-layer encoder of CG-MNIST, on colored digits."""
+    """The paper's four-layer encoder of CG-MNIST, for colored digits."""
     return CGMNISTConfig(num_channels=3), digit_processor(3)
 
 
 def cg_mnist_gray(source: EncoderInput) -> NewEncoder:
-    """The paper's four-layer encoder of CG-MNIST, on gray digits."""
+    """The paper's four-layer encoder of CG-MNIST, for gray digits."""
     return CGMNISTConfig(num_channels=1), digit_processor(1)
 
 
 def digit_processor(channels: int) -> ViTImageProcessor:
-    """Keeps the size of pictures, and scales their values by the mean and deviation of MNIST."""
+    """A processor that keeps the size of pictures and standardises their values as for MNIST. `channels` is 1 or 3."""
     return ViTImageProcessor(do_resize=False, image_mean=[0.1307] * channels, image_std=[0.3081] * channels)
 
 

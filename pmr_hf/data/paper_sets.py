@@ -1,4 +1,4 @@
-"""The data sets of the paper, by the word of `--dataset`: how each is read, and how the paper trains on it."""
+"""The datasets of the paper, by their names in `--dataset`: how each is read, and how the paper trains on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ from .tables import draw_rows
 
 @dataclass
 class ReadOptions:
-    """What a user may choose of a paper's set. Each set takes the options that it knows."""
+    """The user's options for reading a dataset of the paper. Each dataset uses only some of them."""
 
     data_dir: str | None = None  # folder of the raw download
     dataset_name: str | None = None  # cg_mnist: a copy of MNIST on the Hub or in a folder, in place of `data_dir`
-    split: str = "public"  # crema_d: or "speaker"
-    test_correlation: float = 0.0  # digits and cg_mnist
+    split: str = "public"  # crema_d: "public" or "speaker"
+    test_correlation: float = 0.0  # digits and cg_mnist: see `cg_mnist`
     max_train_samples: int | None = None
     seed: int = 0
 
 
 @dataclass
 class PaperSet:
-    """One data set: how to read it, and the paper's settings for it."""
+    """One dataset: how to read it, and the paper's settings for it."""
 
     read: Callable[[ReadOptions], DatasetDict]
-    columns: dict[str, str]  # of each modality
-    encoders: dict[str, str]  # of each modality: a word of `NEW_ENCODERS`
-    frames: dict[str, int]  # of each modality of videos: how many frames to take of a video
+    columns: dict[str, str]  # column of each modality
+    encoders: dict[str, str]  # encoder of each modality, a name in `NEW_ENCODERS`
+    frames: dict[str, int]  # number of frames to take from each video, by modality
     rate: float  # default learning rate
     epochs: int  # default number of epochs
-    clip_seconds: float = 3  # length of every spectrogram
+    clip_seconds: float = 3  # length of every spectrogram, in seconds
 
 
 # ---- Reading ----
@@ -81,7 +81,7 @@ def _folder(dataset: str, options: ReadOptions) -> str:
 
 # ---- The table ----
 
-# On the paper's sets: its batch size, optimizer and alpha. Its learning rate of 1e-3 is meant for 100 epochs.
+# For the paper's datasets: the paper's batch size, optimizer and alpha. Its learning rate of 1e-3 is for 100 epochs.
 PAPER_DEFAULTS = {
     "per_device_train_batch_size": 64,
     "per_device_eval_batch_size": 256,
@@ -90,7 +90,7 @@ PAPER_DEFAULTS = {
 }
 PAPER_ALPHA = 2.0
 PAPER_SETS = {
-    "digits": PaperSet(  # CG-MNIST of the small digits that scikit-learn ships, which need no download
+    "digits": PaperSet(  # CG-MNIST with the small digits of scikit-learn, which need no download
         read=_read_digits,
         columns={"gray": "gray", "colored": "colored"},
         encoders={"gray": "cg_mnist_gray", "colored": "cg_mnist"},

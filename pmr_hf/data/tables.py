@@ -24,8 +24,8 @@ class Table(NamedTuple):
     """One split as it was read."""
 
     rows: Dataset
-    name: str  # for messages: the file's name, or that of the split
-    folder: Path  # where relative paths begin
+    name: str  # name of the file or of the split, for messages
+    folder: Path  # where relative paths start
 
 
 def load_table(
@@ -44,20 +44,21 @@ def load_table(
 
     Labels of any type become a `ClassLabel`, whose names are the sorted values of the training split. Pictures, sound
     and video stay undecoded until the collator reads them. Relative paths start at the folder of their table. If there
-    is no validation split, one is cut from the training split, stratified by label. The column `source_row` says where
-    each row comes from.
+    is no validation split, one is taken out of the training split, stratified by label. The column `source_row` says
+    where each row comes from.
 
     Args:
-        columns (`dict[str, str | list[str]]`): the column of each modality, or several columns of numbers.
+        columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers.
         label (`str`, *optional*, defaults to `"label"`): the column of classes.
         dataset_name (`str`, *optional*): a Hub name, a folder with `train.csv` (or .tsv, .jsonl, .parquet; and
-            `validation`, `test`), a folder that `datasets` saved, or any other that `datasets.load_dataset` takes.
+            `validation`, `test`), a folder that `datasets` saved, or anything else that `datasets.load_dataset` takes.
         config_name (`str`, *optional*): the configuration of a dataset on the Hub.
-        files (`dict[str, str]`, *optional*): the table of each split, in place of a name.
+        files (`dict[str, str]`, *optional*): the table of each split, in place of `dataset_name`.
         files_in (`Sequence[str]`, *optional*): modalities whose strings are paths of files.
         check_files (`bool`, *optional*, defaults to `True`): whether to check now that all of these files exist.
-        validation_size (`float`, *optional*, defaults to 0.1): share of each class to cut, in (0, 1).
-        seed (`int`, *optional*, defaults to 0): seed of that cut.
+        validation_size (`float`, *optional*, defaults to 0.1): share of each class to take out for validation, in
+            (0, 1).
+        seed (`int`, *optional*, defaults to 0): seed of the validation split.
 
     Raises:
         FileNotFoundError: for a missing table, or a missing file that a table names.
@@ -81,7 +82,7 @@ def load_table(
 
 
 def draw_rows(rows: Dataset, count: int | None, seed: int) -> Dataset:
-    """At most `count` rows, drawn at random; for `None` all rows, in their order."""
+    """Draw at most `count` rows at random. For `None`, all rows are returned in their order."""
     if count is None:
         return rows
     return rows.shuffle(seed=seed).select(range(min(count, len(rows))))
@@ -91,7 +92,7 @@ def draw_rows(rows: Dataset, count: int | None, seed: int) -> Dataset:
 
 
 def _read_tables(dataset_name: str | None, config_name: str | None, files: dict[str, str] | None) -> dict[str, Table]:
-    """The table of each split, under our names of the splits."""
+    """Read the table of each split, under the names `train`, `validation` and `test`."""
     if dataset_name is not None and files:
         raise ValueError(f"Expected a dataset name or files, got {dataset_name} and {files}; give one of them.")
     folder = Path(dataset_name) if dataset_name is not None and os.path.isdir(dataset_name) else None
@@ -121,7 +122,7 @@ def _tables_in(folder: Path) -> dict[str, str]:
 
 def read_table(file: Path) -> Dataset:
     """
-    The rows of a csv, tsv, json, jsonl or parquet file.
+    Read the rows of a csv, tsv, json, jsonl or parquet file.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -136,7 +137,7 @@ def read_table(file: Path) -> Dataset:
 
 
 def _load_dataset(dataset_name: str | None, config_name: str | None, folder: Path | None) -> dict[str, Dataset]:
-    """The splits of a dataset on the Hub, or in a folder without tables named as splits."""
+    """Load the splits of a dataset on the Hub, or in a folder without tables named as splits."""
     if dataset_name is None:
         raise ValueError("Expected a dataset name or files, got neither; give --dataset_name or --train_file.")
     if folder is not None and any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
@@ -184,7 +185,7 @@ def _absolute(rows: Dataset, columns: set[str], folder: Path, check: bool) -> Da
 
 
 def _absolute_path(value: Any, folder: Path) -> Any:
-    """One path, or each in a list; an empty value stays as it is."""
+    """Make one path, or each path in a list, absolute. An empty value stays unchanged."""
     if isinstance(value, list):
         return [_absolute_path(part, folder) for part in value]
     if value and "://" in value:
@@ -214,8 +215,8 @@ def _cut_validation(train: Dataset, label: str, share: float, seed: int) -> dict
     rest, chosen = stratified_cut(train[label][:], share, seed)
     if len(chosen) == 0:
         raise ValueError(
-            f"Expected a class of at least two rows to cut a validation split from, got {len(train)} rows of as many "
-            "classes; give --validation_file."
+            f"Expected a class of at least two rows to cut a validation split from, got {len(train)} rows, each of its "
+            "own class; give --validation_file."
         )
-    logger.warning(f"No validation split: {len(chosen)} of {len(train)} training rows are taken.")
+    logger.warning(f"No validation split: {len(chosen)} of {len(train)} training rows are taken out for it.")
     return {"train": train.select(rest), "validation": train.select(chosen)}

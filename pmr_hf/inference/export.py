@@ -1,4 +1,4 @@
-"""A model for `torch.export` and ONNX, with a fixed set of modalities: flat tensors in, logits out."""
+"""A model for `torch.export` and ONNX, which maps flat tensors of a fixed set of modalities to logits."""
 
 import torch
 from torch import nn
@@ -19,17 +19,17 @@ class ExportableModel(nn.Module):
     program.module()(*flat.arguments(processor(image=[other], text=["a bird"])))  # (1, K)
     ```
 
-    Every sample must have each modality of `inputs`; the model's learned vectors replace all other modalities. All
-    sizes but the batch are those of `inputs`, so pad texts to that length.
+    Every sample must have each modality of `inputs`. The model's learned vectors replace all other modalities. All
+    sizes except the batch size are fixed to the sizes in `inputs`, so pad texts to that length.
 
     Args:
-        model (`MultimodalModel`): the model. It is put in evaluation mode.
-        inputs (`dict[str, dict[str, torch.Tensor]]`): a batch of at least two samples, as the processor makes it.
+        model (`MultimodalModel`): the model. It is set to evaluation mode.
+        inputs (`dict[str, dict[str, torch.Tensor]]`): a batch of at least two samples, as the processor returns it.
 
     Raises:
-        ValueError: for a batch of one sample, whose size exporters would fix, or with samples that lack a modality; for
+        ValueError: for a batch of one sample, whose size exporters would fix, and for samples that lack a modality. For
             videos whose frames are encoded one by one, and for the mask of a speech encoder that reads padded clips one
-            by one, because these computations depend on the values.
+            by one, since these computations depend on the values.
     """
 
     def __init__(self, model: MultimodalModel, inputs: dict[str, dict[str, torch.Tensor]]):
@@ -40,32 +40,32 @@ class ExportableModel(nn.Module):
             }
             raise ValueError(
                 f"Expected two samples or more that have all of the modalities to export, got {shapes}; leave out a "
-                "modality that the exported model shall not take."
+                "modality that the exported model should not take."
             )
         for name, values in inputs.items():
             config = model.config.backbones[name]
             if "frame_mask" in values:
                 raise ValueError(
-                    f"Expected {name!r} without a `frame_mask`, got one: how many frames are encoded depends on the "
-                    "values, which exporters do not take; use a video encoder."
+                    f"Expected {name!r} without a `frame_mask`, got one: the number of encoded frames depends on "
+                    "the values, which exporters do not support; use a video encoder."
                 )
             if "conv_stride" in config and "attention_mask" in values and not ignores_padding(config):
                 raise ValueError(
                     f"Expected {name!r} without an `attention_mask`, got one: a {config.model_type!r} of this kind "
-                    "reads padded clips one by one, which exporters do not take; leave it out, and give clips of one "
-                    "length."
+                    "reads padded clips one by one, which exporters do not support; leave it out, and give clips of "
+                    "one length."
                 )
         self.model = model.eval()
         self.names = [(name, key) for name in inputs for key in inputs[name]]
 
     @property
     def input_names(self) -> list[str]:
-        """The arguments, such as `image_pixel_values`, in their order."""
+        """The names of the arguments, such as `image_pixel_values`, in order."""
         return [f"{name}_{key}" for name, key in self.names]
 
     @property
     def dynamic_shapes(self) -> tuple[tuple[dict[int, torch.export.Dim], ...]]:
-        """What `torch.export.export` needs to know: the first dimension of each argument is the batch."""
+        """The dynamic shapes for `torch.export.export`: the first dimension of each argument is the batch."""
         batch = torch.export.Dim("batch")
         return (tuple({0: batch} for _ in self.names),)
 
@@ -74,6 +74,7 @@ class ExportableModel(nn.Module):
         return tuple(inputs[name][key] for name, key in self.names)
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """The fused logits (B, K), from the tensors of a batch in the order of `input_names`."""
         inputs: dict[str, dict[str, torch.Tensor]] = {}
         for (name, key), tensor in zip(self.names, tensors, strict=True):
             inputs.setdefault(name, {})[key] = tensor

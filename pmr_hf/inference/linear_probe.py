@@ -14,16 +14,16 @@ from tqdm.auto import tqdm
 from ..model.modeling import MultimodalModel
 
 
-PROBE_ROWS = 10_000  # at most so many training rows fit a linear probe
+PROBE_ROWS = 10_000  # a linear probe is fitted to at most this many training rows
 
-Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]  # such as `MultimodalCollator`
+Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]  # for instance a `MultimodalCollator`
 
 
 class Embedded(NamedTuple):
-    """The embeddings of a whole data set, N rows."""
+    """The embeddings of a whole dataset with N rows."""
 
-    embeddings: dict[str, torch.Tensor]  # (N, D_m) of each modality
-    present: dict[str, torch.Tensor]  # (N,) of each modality, bool
+    embeddings: dict[str, torch.Tensor]  # (N, D_m), by modality
+    present: dict[str, torch.Tensor]  # (N,) bool, by modality
     labels: torch.Tensor  # (N,)
 
 
@@ -47,7 +47,7 @@ def embed(model: MultimodalModel, rows: Dataset, collator: Collator, batch_size:
 
 
 def probe_accuracy(name: str, fitted: Embedded, tested: Embedded) -> float:
-    """Accuracy of logistic regression on the standardised embeddings of one modality, where it is present."""
+    """The accuracy of logistic regression on the standardised embeddings of one modality, where it is present."""
 
     def rows(data: Embedded) -> tuple[Any, Any]:
         present = data.present[name]

@@ -1,4 +1,4 @@
-"""Accuracy of a trained model and of each modality alone, linear probes, and each modality's share of the answer."""
+"""Measure a trained model: its accuracy, the accuracy of each modality alone, linear probes, and Shapley values."""
 
 from typing import Any
 
@@ -18,26 +18,27 @@ def modality_report(
     model: MultimodalModel, collator: Collator, splits: dict[str, Dataset], batch_size: int, seed: int = 0
 ) -> dict[str, Any]:
     """
-    Accuracies and shares of a trained model on the `test` split, or on `validation` where there is no test.
+    Measure the accuracies and shares of a trained model on the `test` split, or on `validation` if there is no test.
 
     Args:
         model (`MultimodalModel`): the model, in evaluation mode, on the device to use.
         collator (`MultimodalCollator`): turns rows into batches.
         splits (`dict[str, Dataset]`): `train`, and `validation` or `test`.
         batch_size (`int`): rows to embed at a time.
-        seed (`int`, *optional*, defaults to `0`): seed of the draw of the rows that the linear probes are fitted to.
+        seed (`int`, *optional*, defaults to `0`): seed for drawing the rows that the linear probes are fitted to.
 
     Returns:
-        `dict[str, Any]`: `split` and `modalities`; `test_accuracy` and `test_macro_f1` of the fused answer; and of each
-        modality m, with accuracies in [0, 1]:
+        `dict[str, Any]`: `split` and `modalities`; `test_accuracy` and `test_macro_f1` of the fused logits; and for
+        each modality m, with accuracies in [0, 1]:
 
-        * `m_prototype_accuracy`, of its prototypes,
-        * `m_head_accuracy`, of its part of a fusion head that splits by modality,
-        * `m_probe_accuracy`, of a linear probe: logistic regression on its embeddings,
+        * `m_prototype_accuracy`, the accuracy of its prototype classifier,
+        * `m_head_accuracy`, the accuracy of its part of a fusion head that splits by modality,
+        * `m_probe_accuracy`, the accuracy of a linear probe: logistic regression on its embeddings,
         * `m_share`, its mean Shapley value for the fused probability of the true class, in [-1, 1].
 
-        Accuracies are over the rows that have the modality, and left out if there are none. The probe is left out
-        where the training rows with the modality are all of one class, and the share with a single modality.
+        Accuracies are computed over the rows that have the modality, and are left out if there are none. The probe is
+        left out if all training rows with the modality have the same class. The share is left out if the model has a
+        single modality.
     """
     split = "test" if "test" in splits else "validation"
     train = splits["train"].shuffle(seed=seed).select(range(min(PROBE_ROWS, len(splits["train"]))))
@@ -69,14 +70,20 @@ def modality_report(
 
 
 def head_logits(model: MultimodalModel, tested: Embedded) -> dict[str, torch.Tensor]:
-    """Logits (N, K) of each modality's part of the fusion head; none if it does not split, or has one modality."""
+    """
+    The logits (N, K) of each modality's part of the fusion head. The dict is empty if the head does not split by
+    modality, or if the model has a single modality.
+    """
     if not model.fusion.splits_by_modality or len(tested.embeddings) == 1:
         return {}
     return model.modality_logits(tested.embeddings, tested.present)
 
 
 def shares_of(model: MultimodalModel, tested: Embedded) -> dict[str, float]:
-    """Mean Shapley value of each modality for the fused probability of the true class; none for one modality."""
+    """
+    The mean Shapley value of each modality for the fused probability of the true class. The dict is empty if the model
+    has a single modality.
+    """
     names = list(tested.embeddings)
     if len(names) == 1:
         return {}
@@ -91,4 +98,5 @@ def shares_of(model: MultimodalModel, tested: Embedded) -> dict[str, float]:
 
 
 def share_right(guesses: torch.Tensor, labels: torch.Tensor) -> float:
+    """The share of guesses (N,) that equal their labels (N,), in [0, 1]."""
     return (guesses == labels).double().mean().item()

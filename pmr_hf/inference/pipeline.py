@@ -1,4 +1,4 @@
-"""From raw values of any of the modalities to classes with scores, and the answer of each modality alone."""
+"""The pipeline, which classifies raw values with a trained model and explains the answer by modality."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +16,9 @@ from .shapley import shapley_values
 
 class MultimodalPipeline:
     """
-    Classifies raw values with a trained model: pictures, sound, video, texts and numbers, given as files, bytes, URLs,
-    arrays or PIL images (see [`MultimodalProcessor`]). A sample may lack some of the modalities, but not all.
+    Classifies raw values with a trained model. The values are pictures, sound, video, texts and numbers, given as
+    files, bytes, URLs, arrays or PIL images (see [`MultimodalProcessor`]). A sample may lack some of the modalities,
+    but not all.
 
     ```python
     pipe = MultimodalPipeline("me/my-model")
@@ -28,17 +29,18 @@ class MultimodalPipeline:
 
     Args:
         model (`MultimodalModel | str | os.PathLike`): a model, or the Hub name or local folder of one.
-        processor (`MultimodalProcessor | str | os.PathLike`, *optional*): its processor. By default the one that is
-            saved with a model given by name.
+        processor (`MultimodalProcessor | str | os.PathLike`, *optional*): the processor of the model. By default, the
+            processor that is saved with a model given by name.
         batch_size (`int`, *optional*, defaults to 32): number of samples in one forward pass.
-        device (`str | torch.device`, *optional*): where to run. By default a model given by name runs on a GPU if there
-            is one, and a loaded model stays where it is.
-        missing (`str`, *optional*, defaults to `"prototypes"`): how to classify a sample that lacks modalities: with
-            `"prototypes"`, by the product of the prototype classifiers (Eq. 7) of the modalities that it has; with
-            `"fused"`, by the fusion head, with its learned vector in place of each missing embedding.
+        device (`str | torch.device`, *optional*): where to run. By default, a model given by name runs on a GPU, if
+            available, and a loaded model stays on its device.
+        missing (`str`, *optional*, defaults to `"prototypes"`): how to classify a sample that lacks modalities.
+            `"prototypes"` multiplies the probabilities of the prototype classifiers (Eq. 7) of its modalities.
+            `"fused"` uses the fusion head, with a learned vector in place of each missing embedding.
 
     Raises:
-        ValueError: for a model without its processor, or for modalities that differ between them.
+        ValueError: for a model without its processor, for modalities that differ between model and processor, or for a
+            value of `batch_size` or `missing` outside its range.
     """
 
     def __init__(
@@ -64,9 +66,9 @@ class MultimodalPipeline:
                 "give both the same names."
             )
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size!r}.")
+            raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size!r}; correct it.")
         if missing not in ("fused", "prototypes"):
-            raise ValueError(f"Expected `missing` to be 'fused' or 'prototypes', got {missing!r}.")
+            raise ValueError(f"Expected `missing` to be 'fused' or 'prototypes', got {missing!r}; correct it.")
         self.model = model.to(device).eval() if device else model.eval()
         self.processor = processor
         self.batch_size = batch_size
@@ -79,25 +81,26 @@ class MultimodalPipeline:
         Classify one sample, or several given as lists.
 
         Args:
-            top_k (`int`, *optional*, defaults to 5): how many of the best classes to return; all if `None`.
+            top_k (`int`, *optional*, defaults to 5): number of best classes to return, at least 1; all if `None`.
             explain (`bool`, *optional*, defaults to `False`): also return the answer and the share of each modality.
-            modalities: by name, one value, or a list, tuple or dataset column of values, as many for each modality. A
-                list of numbers is one vector of numbers. A modality that is left out or `None` is missing.
+            modalities: the value of each modality, by name; or a list, tuple or dataset column of values, of the same
+                length for each modality. A list of numbers is one value. A modality that is left out or `None` is
+                missing.
 
         Returns:
             For one sample, a list of `{"label", "score"}`, the best class first. For lists, a list of these lists. With
-            `explain`, each such list becomes a dict: the list itself as `labels`, and `modalities`, which has for each
-            modality
+            `explain`, a dict takes the place of each list. Its `labels` are that list. Its `modalities` have, for each
+            modality:
 
-            * `labels`, by its prototype classifier, and `distances`, `{"label", "distance"}` to its prototypes, the
-              nearest first; both are empty if the modality is missing or has no prototypes;
+            * `labels`, the classes that its prototype classifier predicts, and `distances`, the `{"label", "distance"}`
+              of its prototypes, the nearest first. Both are empty if the modality is missing or has no prototypes.
             * `share`, its Shapley value for the score of the best class, see
               [`~pmr_hf.inference.shapley.shapley_values`]. The shares sum to this score minus the score without any
               modality.
 
         Raises:
-            ValueError: for an unknown modality, lists of unequal lengths, or a sample without any modality; with
-                `missing="prototypes"`, for a sample that lacks modalities if the model has no prototypes.
+            ValueError: for an unknown modality, lists of unequal lengths, or a sample without any modality. With
+                `missing="prototypes"`, also for a sample that lacks modalities if the model has no prototypes.
             UnreadableError: for a value that cannot be read.
         """
         self._check_names(modalities)
@@ -106,10 +109,15 @@ class MultimodalPipeline:
         if not any(several.values()):
             modalities = {name: [value] for name, value in modalities.items()}
         elif not all(several.values()):
-            raise ValueError(f"Expected one value of each modality, or a list of each, got lists of {several}.")
+            raise ValueError(
+                f"Expected one value of each modality, or a list of each, got a list (True) or a value: {several}; "
+                "give lists of all modalities or of none."
+            )
         lengths = {name: len(values) for name, values in modalities.items()}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"Expected as many values of each modality, got {lengths}; give one of each per sample.")
+            raise ValueError(
+                f"Expected the same number of values of each modality, got {lengths}; give one per sample."
+            )
         (count,) = set(lengths.values())
         rows = ({name: values[i] for name, values in modalities.items()} for i in range(count))
         results = list(self.stream(rows, top_k, explain))
@@ -119,11 +127,15 @@ class MultimodalPipeline:
         self, rows: Iterable[Mapping[str, Any]], top_k: int | None = 5, explain: bool = False
     ) -> Iterator[list[dict[str, Any]] | dict[str, Any]]:
         """
-        Classify samples from any iterable of dicts, with values by modality. They are read in batches of `batch_size`,
-        so that only one batch is in memory. It yields for each sample what a call returns.
+        Classify samples from any iterable of dicts with a value for each modality, and yield the result of a call for
+        each sample. Samples are read in batches of `batch_size`, so that only one batch is in memory.
+
+        Raises:
+            ValueError: see a call.
+            UnreadableError: for a value that cannot be read.
         """
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"Expected `top_k` of at least 1, or None for all classes, got {top_k!r}.")
+            raise ValueError(f"Expected `top_k` of at least 1, or None for all classes, got {top_k!r}; correct it.")
         rows = iter(rows)
         while batch := list(islice(rows, self.batch_size)):
             yield from self._classify(batch, top_k, explain)
@@ -155,18 +167,18 @@ class MultimodalPipeline:
         inputs = self.processor(**{name: [row.get(name) for row in rows] for name in given})
         output = model(**{name: {key: v.to(model.device) for key, v in inputs[name].items()} for name in given})
         present = output.present or all_present(names, output.logits)
-        closeness = model.prototypes(output.embeddings)  # minus the distances
+        closeness = model.prototypes(output.embeddings)  # the negative distances
         alone = {name: logits.log_softmax(1) for name, logits in closeness.items()}
         whole = stack_masks(present, names, output.logits).all(0)
         unseen = [name for name in names if not model.prototypes.seen(name).any()]
         if self.missing == "prototypes" and unseen and not whole.all():
             raise ValueError(
-                f"Expected prototypes of each modality for samples that lack some, got none of {unseen}; train with "
+                f"Expected prototypes of each modality for samples that lack any, got none of {unseen}; train with "
                 "PMRTrainer, or set `missing='fused'`."
             )
 
         def scores(present: dict[str, torch.Tensor]) -> torch.Tensor:
-            """Scores (B, K) from these modalities, by the kind of answer that the whole sample gets."""
+            """The scores (B, K) from these modalities, fused only for samples that have all modalities."""
             fused = model.fuse(output.embeddings, present).float().softmax(1)
             if self.missing == "fused" or whole.all():
                 return fused

@@ -1,4 +1,4 @@
-"""The training methods: one file each, named by the word of `--method`, and `METHODS`, which lists them all."""
+"""The training methods, one file each. A file has the name that `--method` takes; `METHODS` lists all methods."""
 
 from ..training.prototype_trainer import PrototypeTrainer
 from .acc import GradientBoostTrainer

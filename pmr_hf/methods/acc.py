@@ -19,8 +19,9 @@ class GradientBoostTrainer(GradientScalingTrainer):
 
     * The paper gives no formula; this one is ours. With the weights of PMR, both methods act on the same modality, at
       the same time and to the same degree.
-    * The authors' code scales by 1 + tanh(alpha rho), where rho > 1 is the score of the dominant modality over that of
-      the slow one, both by slices of the fusion head. It scales convolutions only, for the first 50 epochs.
+    * The authors' code scales by 1 + tanh(alpha rho). There, rho > 1 is the score of the dominant modality divided by
+      the score of the slow one, both computed from slices of the fusion head. The code scales convolutions only, and
+      only in the first 50 epochs.
 
     Args:
         model (`MultimodalModel`): the model.
@@ -31,4 +32,5 @@ class GradientBoostTrainer(GradientScalingTrainer):
     description = "Trained with a larger gradient for the slow modality"
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """The scales 1 + a^m (M,), in [1, 2]."""
         return 1 + terms.pce_weights

@@ -22,7 +22,7 @@ STATE_NAME = "agm_losses.safetensors"
 @dataclass
 class AGMTrainingArguments(PrototypeTrainingArguments):
     """
-    Arguments of [`AGMTrainer`]: those of [`PrototypeTrainingArguments`], and `agm_alpha`.
+    Arguments of [`AGMTrainer`]. The class adds `agm_alpha` to [`PrototypeTrainingArguments`].
 
     Args:
         agm_alpha (`float`, *optional*, defaults to `1.0`): alpha, the strength of the modulation; at least 0.
@@ -36,7 +36,7 @@ class AGMTrainingArguments(PrototypeTrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         if not 0 <= self.agm_alpha < float("inf"):
-            raise ValueError(f"Expected `agm_alpha` to be finite and at least 0, got {self.agm_alpha}.")
+            raise ValueError(f"Expected `agm_alpha` to be finite and at least 0, got {self.agm_alpha}; correct it.")
 
     @property
     def hyper_parameters(self) -> dict[str, object]:
@@ -54,13 +54,13 @@ class AGMTrainer(GradientScalingTrainer):
 
     Deviations from the paper and its code:
 
-    * To remove a modality, its learned vector replaces its embedding, so no encoder runs again. The authors feed zeros
-      to the encoder. Without any modality the logits are zero, as in the authors' code.
+    * A modality is removed by replacing its embedding with its learned vector, so no encoder runs again. The authors
+      feed zeros to the encoder. Without any modality, the logits are zero, as in the authors' code.
     * The scale applies to the whole gradient that an encoder gets from the fused loss. The code scales the gradient of
-      each response, which also reaches the head. For the encoders both are the same if the head adds up its modalities
-      (concat, sum). For FiLM and gated heads they differ, and ours is the simpler reading.
+      each response, which also reaches the head. For the encoders, both are the same if the head adds up its modalities
+      (concat, sum). For FiLM and gated heads they differ, and this package uses the simpler reading.
     * The modulation lasts for the whole training; in the code it ends after 20 epochs by default. The first batch is
-      not scaled, because no batch precedes it. Exponents are clipped at 20; the code has bounds for each data set.
+      not scaled, because no batch precedes it. Exponents are clipped at 20; the code has bounds for each dataset.
     * Responses are computed in training mode; the code computes some in evaluation mode.
 
     Li, Li, Hu, Lei, Li, Zhou, "Boosting Multi-modal Model Performance with Adaptive Gradient Modulation", ICCV 2023.
@@ -86,6 +86,7 @@ class AGMTrainer(GradientScalingTrainer):
         self.loss_sums: torch.Tensor | None = None
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """The scales (M,) of [`agm_scales`], or ones in the first batch. Adds the losses of the batch to the sums."""
         losses, counts = self.response_losses(outputs, labels)
         batch_sums = torch.stack([losses, torch.ones_like(losses)]) * (counts > 0)
         previous = self.loss_sums
@@ -97,7 +98,10 @@ class AGMTrainer(GradientScalingTrainer):
         return agm_scales(losses, average, self.args.agm_alpha, known)
 
     def response_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """s^m (M,), the mean cross entropy over the counted samples of all processes, and their numbers (M,)."""
+        """
+        The mean cross entropy s^m (M,) of each response over the samples that count, of all processes, and the number
+        (M,) of these samples.
+        """
         model, names = self.unwrapped_model, list(self.prototypes.widths)
         present = outputs.present or all_present(names, labels)
 
@@ -130,14 +134,14 @@ def agm_scales(
     losses: torch.Tensor, average: torch.Tensor, alpha: float, known: torch.Tensor | None = None
 ) -> torch.Tensor:
     """
-    exp(-alpha (r^m - tau^m)) (Eqs. 8 to 10 of Li et al. 2023).
+    The gradient scales exp(-alpha (r^m - tau^m)) (Eqs. 8 to 10 of Li et al. 2023).
 
     Args:
         losses (`torch.Tensor`): (M,), s^m of this batch.
         average (`torch.Tensor`): (M,), the averages of s^m over the earlier batches.
         alpha (`float`): at least 0.
-        known (`torch.Tensor`, *optional*): (M,) bool, the modalities that have losses; all by default. The others get
-            scale 1 and do not enter the leads.
+        known (`torch.Tensor`, *optional*): (M,) bool, the modalities that have losses; all by default. The other
+            modalities get scale 1 and are left out of the leads.
 
     Returns:
         `torch.Tensor`: (M,), in [0, exp(alpha tau^m)].

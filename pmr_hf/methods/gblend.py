@@ -32,15 +32,15 @@ FUSED = "fused"
 @dataclass
 class GradientBlendingArguments(PrototypeTrainingArguments):
     """
-    Arguments of [`GradientBlendingTrainer`]: those of [`PrototypeTrainingArguments`], and the weights of the
-    losses or how to estimate them.
+    Arguments of [`GradientBlendingTrainer`]. The class adds to [`PrototypeTrainingArguments`] the weights of the
+    losses and the settings of their estimation.
 
     Args:
         blend_weights (`dict`, *optional*, defaults to `None`): weight of the loss of each modality and of `"fused"`.
-            Each is at least 0, and not all are 0. On the command line, give them as JSON. By default they are estimated
-            before training.
-        blend_epochs (`float`, *optional*, defaults to `None`): epochs of each run of the estimation, above 0. By
-            default as many as the training has, as in the paper.
+            All weights are at least 0, and one or more are positive. On the command line, give a JSON object. By
+            default, the weights are estimated before training.
+        blend_epochs (`float`, *optional*, defaults to `None`): number of epochs of each run of the estimation, above 0.
+            Defaults to the number of training epochs, as in the paper.
         blend_holdout (`float`, *optional*, defaults to `0.1`): share of the training set, in (0, 1), that the
             estimation holds out to measure generalization.
 
@@ -50,10 +50,10 @@ class GradientBlendingArguments(PrototypeTrainingArguments):
 
     blend_weights: dict[str, float] | str | None = field(
         default=None,
-        metadata={"help": "Weight of the loss of each modality and of 'fused', as JSON; by default estimated."},
+        metadata={"help": "Weight of the loss of each modality and of 'fused', as JSON. By default estimated."},
     )
     blend_epochs: float | None = field(
-        default=None, metadata={"help": "Epochs of each run of the estimation; by default those of training."}
+        default=None, metadata={"help": "Epochs of each run of the estimation. By default as many as in training."}
     )
     blend_holdout: float = field(
         default=0.1, metadata={"help": "Share of the training set held out to measure generalization, in (0, 1)."}
@@ -65,7 +65,9 @@ class GradientBlendingArguments(PrototypeTrainingArguments):
             try:
                 self.blend_weights = json.loads(self.blend_weights)
             except json.JSONDecodeError as error:
-                raise ValueError(f"Expected `blend_weights` as JSON, got {self.blend_weights!r}.") from error
+                raise ValueError(
+                    f"Expected `blend_weights` as JSON, got {self.blend_weights!r}; correct it."
+                ) from error
         if self.blend_weights is not None and not (
             isinstance(self.blend_weights, dict)
             and all(isinstance(weight, (int, float)) for weight in self.blend_weights.values())
@@ -73,13 +75,13 @@ class GradientBlendingArguments(PrototypeTrainingArguments):
             and any(self.blend_weights.values())
         ):
             raise ValueError(
-                "Expected `blend_weights` to map each modality and 'fused' to numbers of at least 0, of which one is "
-                f"above, got {self.blend_weights}."
+                "Expected `blend_weights` to map each modality and 'fused' to numbers of at least 0, and one of them "
+                f"to be positive, got {self.blend_weights}; correct them."
             )
         if self.blend_epochs is not None and not 0 < self.blend_epochs < float("inf"):
-            raise ValueError(f"Expected `blend_epochs` above 0, got {self.blend_epochs}.")
+            raise ValueError(f"Expected `blend_epochs` above 0, got {self.blend_epochs}; correct it.")
         if not 0 < self.blend_holdout < 1:
-            raise ValueError(f"Expected `blend_holdout` in (0, 1), got {self.blend_holdout}.")
+            raise ValueError(f"Expected `blend_holdout` in (0, 1), got {self.blend_holdout}; correct it.")
 
     @property
     def hyper_parameters(self) -> dict[str, object]:
@@ -91,14 +93,14 @@ class GradientBlendingArguments(PrototypeTrainingArguments):
 
 class GradientBlendingTrainer(UnimodalHeadsTrainer):
     """
-    Trainer that minimizes a weighted sum of the fused loss and of the loss of each unimodal head, sum_k w_k L_k
-    (Eq. 2). The weights are estimated offline: w_k is proportional to G_k / O_k^2 (Eq. 6, Algorithms 1 and 2), and they
+    Trainer that minimizes sum_k w_k L_k (Eq. 2), a weighted sum of the fused loss and of the loss of each unimodal
+    head. The weights w_k are estimated offline. They are proportional to G_k / O_k^2 (Eq. 6, Algorithms 1 and 2) and
     sum to 1.
 
-    Before training, the estimation trains M + 1 copies of the model, one with each loss alone. All start from the same
-    weights. G_k is the decrease of the loss on held-out training rows. O_k is how much more it decreased on the rows
-    trained on. The measured losses are saved in `blend_losses.json` in the output folder, and a resumed run reads them
-    from there. The time of the estimation is a part of the method's training time.
+    Before training, the estimation trains M + 1 copies of the model, each with one of the losses. All copies start from
+    the same weights. G_k is the decrease of the loss on held-out training rows. O_k is the additional decrease on the
+    rows that the copy was trained on. The measured losses are saved to `blend_losses.json` in the output folder, where
+    a resumed run reads them. The time of the estimation is part of the training time of the method.
 
     The paper leaves some cases open. Here, a loss that did not decrease on the held-out rows gets weight 0. |O_k| is
     clipped to at least 1e-3. If no loss decreased, all get the same weight.
@@ -111,9 +113,9 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         kwargs: everything else that [`PrototypeTrainer`] takes.
 
     Raises:
-        ValueError: if the model has no unimodal heads, or `blend_weights` has other keys than the modalities and
-            `"fused"`; or if the weights must be estimated, and the training set is streaming, `optimizers` are passed
-            or `dataloader_drop_last` is set.
+        ValueError: if the model has no unimodal heads, or if `blend_weights` has keys other than the modalities and
+            `"fused"`. If the weights must be estimated, also for a streaming training set, for given `optimizers`, and
+            for `dataloader_drop_last=True`.
     """
 
     args_class = GradientBlendingArguments
@@ -128,23 +130,24 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
 
     @property
     def loss_names(self) -> list[str]:
-        """The L = M + 1 losses: the modalities, and last `"fused"`."""
+        """The names of the L = M + 1 losses: the modalities, then `"fused"`."""
         return [*self.prototypes.widths, FUSED]
 
     def check_setup(self) -> None:
+        """Check `blend_weights`, or what their estimation needs. Raises `ValueError`, see the class."""
         names, weights = self.loss_names, self.args.blend_weights
         if weights is not None and set(weights) != set(names):
-            raise ValueError(f"Expected `blend_weights` for {names}, got them for {list(weights)}.")
+            raise ValueError(f"Expected `blend_weights` for {names}, got {list(weights)}; weigh each once.")
         if self.train_dataset is not None and weights is None:
             if is_stream(self.train_dataset):
                 raise ValueError(
-                    "Expected a training set with a length, of which a part can be held out, or `blend_weights`, got "
-                    f"a {type(self.train_dataset).__name__} without them."
+                    "Expected a training set with a length, to hold out a part of it, got a "
+                    f"{type(self.train_dataset).__name__}; pass such a dataset, or set `blend_weights`."
                 )
             if self.optimizer is not None or self.lr_scheduler is not None:
                 raise ValueError(
-                    "Expected `optim` and `lr_scheduler_type` in the arguments, from which each run of the estimation "
-                    "makes its own optimizer, or `blend_weights`, got `optimizers` without them."
+                    "Expected `optim` and `lr_scheduler_type` in the arguments, since each run of the estimation "
+                    "creates its own optimizer, got `optimizers`; leave them out, or set `blend_weights`."
                 )
             if self.args.dataloader_drop_last:
                 raise ValueError(
@@ -154,7 +157,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         super().check_setup()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
-        """Estimate the weights of the losses, unless `blend_weights` gives them, and train."""
+        """Estimate the weights of the losses, unless `blend_weights` gives them, and then train."""
         if self.args.blend_weights is None or self._estimated:
             self.args.blend_weights = self.estimate_weights(resume=bool(resume_from_checkpoint))
             self._estimated = True
@@ -176,8 +179,11 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         Estimate the weight of the loss of each modality and of the fused loss (Algorithm 1), on copies of the model.
 
         Args:
-            resume (`bool`, *optional*, defaults to `False`): do not measure the losses again that are already in
-                `blend_losses.json`.
+            resume (`bool`, *optional*, defaults to `False`): keep the losses that `blend_losses.json` already holds,
+                and measure only the other losses.
+
+        Returns:
+            `dict[str, float]`: the weight of each loss in `loss_names`, at least 0. The weights sum to 1.
 
         Raises:
             ValueError: if no row is left to train on.
@@ -213,7 +219,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         return dict(zip(names, weights, strict=True))
 
     def _estimator(self, name: str, rows: Dataset) -> "GradientBlendingTrainer":
-        """A trainer that trains a copy of the model on some rows, with the loss `name` alone."""
+        """A trainer that trains a copy of the model on these rows, with the loss `name` alone."""
         one_loss = {loss_name: float(loss_name == name) for loss_name in self.loss_names}
         epochs = self.args.num_train_epochs if self.args.blend_epochs is None else self.args.blend_epochs
         args = replace(
@@ -240,7 +246,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
 
     @torch.no_grad()
     def mean_losses(self, rows: Dataset) -> list[float]:
-        """The mean cross entropy over rows, in evaluation mode, of each loss in `loss_names`."""
+        """The mean of each loss in `loss_names` over the rows of a dataset, in evaluation mode."""
         model, names = self.model.eval(), list(self.prototypes.widths)
         sums, counts = torch.zeros(2, len(names) + 1, device=self.args.device)
         for inputs in self.get_eval_dataloader(rows):
@@ -269,8 +275,8 @@ def blend_weights(losses: torch.Tensor) -> torch.Tensor:
     Weights proportional to G / O^2, generalization over squared overfitting (Eqs. 4 to 6 of Wang et al. 2020).
 
     Args:
-        losses (`torch.Tensor`): (L, 4), each loss before training on the training rows and on the held-out rows, and
-            after training on the same two.
+        losses (`torch.Tensor`): (L, 4). The columns are the loss on the training rows and on the held-out rows before
+            training, and the loss on the same two after training.
 
     Returns:
         `torch.Tensor`: (L,), each at least 0, with sum 1.

@@ -16,8 +16,8 @@ def scale_gradients(model: MultimodalModel, scales: Mapping[str, torch.Tensor]) 
     """
     Make the model multiply the gradient that each embedding gets from the fusion head by a scalar.
 
-    The gradient of an encoder is linear in that of its embedding. The scalar therefore scales the whole gradient that
-    the encoder gets from the fused loss.
+    The gradient of an encoder is linear in the gradient of its embedding. The scalar therefore scales the whole
+    gradient that the encoder gets from the fused loss.
 
     Args:
         model (`MultimodalModel`): the model.
@@ -32,7 +32,7 @@ def scale_gradients(model: MultimodalModel, scales: Mapping[str, torch.Tensor]) 
 
 
 def scaled_in_backward(embedding: torch.Tensor, name: str, scales: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The same embedding; the backward pass multiplies its gradient by `scales[name]`, if that is set by then."""
+    """Return the embedding (B, D). The backward pass multiplies its gradient by `scales[name]`, if set by then."""
     if not embedding.requires_grad:
         return embedding
     embedding = embedding.view_as(embedding)  # other uses of the embedding keep their gradient
@@ -68,18 +68,22 @@ class GradientScalingTrainer(PrototypeTrainer):
         self.add_callback(ForgetScales(self))
 
     def on_new_model(self, model: nn.Module) -> None:
+        """Add the hooks that scale gradients. Raises `ValueError` for a model of another class, compiled or sharded."""
         super().on_new_model(model)
         self.scales: dict[str, torch.Tensor] = {}  # by modality, for the current micro-batch
         scale_gradients(require_hooks(self, model), self.scales)
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-        """The factor (M,) for the gradient of each encoder. It must be the same in all processes."""
+        """
+        The factor (M,) for the gradient of each encoder, which must be the same in all processes. A subclass overrides
+        this method. The arguments are those of [`PrototypeTrainer.method_loss`].
+        """
         raise NotImplementedError
 
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
-        """The loss itself, after setting the scales for its backward pass."""
+        """Set the scales for the backward pass, and return the loss unchanged."""
         names = list(self.prototypes.widths)
         with torch.no_grad():
             scales = self.gradient_scales(terms, outputs, labels)
@@ -89,7 +93,7 @@ class GradientScalingTrainer(PrototypeTrainer):
 
 
 def require_hooks(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:
-    """The model itself; raises `ValueError` if hooks on its modules would not see every gradient."""
+    """Return the model. Raises `ValueError` if hooks on its modules would not see every gradient."""
     name = type(trainer).__name__
     if not isinstance(model, MultimodalModel):
         raise ValueError(

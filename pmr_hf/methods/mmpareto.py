@@ -1,4 +1,4 @@
-"""MMPareto: in each encoder, the gradients of the fused and of the unimodal loss are blended so as not to conflict."""
+"""MMPareto: blend the gradients of the fused and the unimodal loss in each encoder, so that they do not conflict."""
 
 from typing import Any
 
@@ -11,22 +11,23 @@ from .gradient_scaling import ForgetScales, require_hooks, scale_gradients, scal
 from .unimodal_heads import UnimodalHeadsTrainer
 
 
-GAMMA = 1.5  # of Algorithm 1, as in the authors' code
+GAMMA = 1.5  # the factor gamma of Algorithm 1, with the value in the authors' code
 
 
 class MMParetoTrainer(UnimodalHeadsTrainer):
     """
-    Trainer that minimizes the sum of the fused loss and of the unimodal losses, and blends their gradients g^f and g^u
-    in the encoder of each modality as 2 a^f g^f + 2 a^u g^u (Algorithm 1). If the two do not conflict, a^f = a^u = 1/2.
-    Otherwise the weights give the convex combination of least norm. A blend shorter than g^f + g^u is rescaled to that
-    norm, and every blend is multiplied by 1.5. The heads get the gradients of their own losses.
+    Trainer that minimizes the sum of the fused loss and the unimodal losses. In the encoder of each modality, it blends
+    their gradients g^f and g^u as 2 a^f g^f + 2 a^u g^u (Algorithm 1). If the two gradients do not conflict,
+    a^f = a^u = 1/2. Otherwise the weights give the convex combination of least norm. A blend shorter than g^f + g^u is
+    rescaled to the norm of g^f + g^u, and every blend is multiplied by 1.5. The heads get the gradients of their own
+    losses.
 
     Two additional backward passes per modality, in all processes, compute the two gradients of its encoder. Training
     logs contain, for each modality m, their cosine `m_cosine` and a^f as `m_fused_weight`.
 
     Deviations from the authors' code:
 
-    * Norms are those of the whole gradient of an encoder, as in the paper; the code takes those of each parameter.
+    * Norms are computed over the whole gradient of an encoder, as in the paper. The code computes them per parameter.
     * The projection before the fusion is treated as a part of the encoder.
     * Two gradients do not conflict if one of them is zero. If they cancel, the blend is lengthened at most
       a thousandfold.
@@ -56,6 +57,7 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
         self.add_callback(ForgetScales(self))
 
     def on_new_model(self, model: nn.Module) -> None:
+        """Add the hooks that scale gradients. Raises `ValueError` for a model without heads, compiled or sharded."""
         super().on_new_model(model)
         # For the current micro-batch: by modality for the fused gradient, by `unimodal_key` for the unimodal one
         self.scales: dict[str, torch.Tensor] = {}
@@ -67,6 +69,7 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
             )
 
     def check_setup(self) -> None:
+        """Raise `ValueError` if no encoder is trained, and for the errors of [`PrototypeTrainer`]."""
         if not any(self.encoder_parameters().values()):
             raise ValueError("Expected an encoder that is trained, got none; leave one out of `freeze`.")
         super().check_setup()
@@ -74,7 +77,7 @@ class MMParetoTrainer(UnimodalHeadsTrainer):
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
-        """The sum of the fused and the unimodal losses, after setting the scales that blend their gradients."""
+        """Set the scales that blend the gradients, and return the sum of the fused and the unimodal losses."""
         self.scales.clear()  # the gradients that are blended must not be scaled themselves
         losses = self.loss_scale * self.unimodal_losses(outputs, labels)
         self._set_scales(loss, losses)
@@ -124,6 +127,6 @@ def pareto_weights(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     min_norm_weight = ((unimodal - dot) / (fused + unimodal - 2 * dot).clamp(min=tiny)).clamp(0, 1)
     weight = torch.where(dot >= 0, 0.5, min_norm_weight)
     blend = 4 * (weight**2 * fused + 2 * weight * (1 - weight) * dot + (1 - weight) ** 2 * unimodal)  # squared norm
-    blend = torch.maximum(blend, 1e-6 * (fused + unimodal))  # if both cancel, what is left is rounding error
+    blend = torch.maximum(blend, 1e-6 * (fused + unimodal))  # if both cancel, only rounding error is left
     ratio = ((fused + unimodal + 2 * dot).clamp(min=0) / blend.clamp(min=tiny)).sqrt()
     return weight, GAMMA * ratio.clamp(min=1)

@@ -1,4 +1,4 @@
-"""On-the-fly gradient modulation (OGM, OGM-GE): the gradient of the dominant modality's encoder is scaled down."""
+"""On-the-fly gradient modulation (OGM, OGM-GE): scale down the gradient of the dominant modality's encoder."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from .gradient_scaling import GradientScalingTrainer
 @dataclass
 class OGMTrainingArguments(PrototypeTrainingArguments):
     """
-    Arguments of [`OGMTrainer`]: those of [`PrototypeTrainingArguments`], `ogm_alpha` and `ogm_noise`.
+    Arguments of [`OGMTrainer`]. The class adds `ogm_alpha` and `ogm_noise` to [`PrototypeTrainingArguments`].
 
     Args:
         ogm_alpha (`float`, *optional*, defaults to `0.1`): alpha of Eq. 10, the strength of the modulation; at least
@@ -35,7 +35,7 @@ class OGMTrainingArguments(PrototypeTrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         if not 0 <= self.ogm_alpha < float("inf"):
-            raise ValueError(f"Expected `ogm_alpha` to be finite and at least 0, got {self.ogm_alpha}.")
+            raise ValueError(f"Expected `ogm_alpha` to be finite and at least 0, got {self.ogm_alpha}; correct it.")
 
     @property
     def hyper_parameters(self) -> dict[str, object]:
@@ -48,17 +48,17 @@ class OGMTrainingArguments(PrototypeTrainingArguments):
 class OGMTrainer(GradientScalingTrainer):
     """
     Trainer that scales the gradient of each encoder by k^m = 1 - tanh(alpha rho^m) where rho^m > 1, else by 1 (Eq. 10).
-    rho^m is the score of modality m over the mean score of the others (Eqs. 8, 9). The score is the mean probability of
-    the true class, computed from the modality's slice of the fusion head.
+    rho^m is the score of modality m over the mean score of the others (Eqs. 8, 9). The score is the mean true-class
+    probability, computed from the modality's slice of the fusion head.
 
-    With `ogm_noise` (OGM-GE), Gaussian noise is added to the gradient of each encoder parameter (Eqs. 11, 12). Its
-    standard deviation is that of the unscaled gradient.
+    With `ogm_noise` (OGM-GE), Gaussian noise is added to the gradient of each encoder parameter (Eqs. 11, 12). The
+    noise has the standard deviation of the unscaled gradient.
 
     Deviations from the paper and its code, which assume two modalities, a head that splits by modality, and
     convolutions:
 
-    * If the head does not split by modality, the scores are those of the class prototypes.
-    * rho^m compares modality m with the mean of the others. For two modalities that is the other one.
+    * If the head does not split by modality, the scores come from the prototype classifiers.
+    * rho^m compares modality m with the mean of the others, which for two modalities is the other one.
     * All parameters of an encoder are modulated, so transformers are covered. The code modulates convolutions only.
       The scale also applies to the projection of the modality and to the learned vector that replaces absent
       embeddings; the noise does not. The scale is at least 1e-6.
@@ -92,6 +92,7 @@ class OGMTrainer(GradientScalingTrainer):
             self.add_callback(_AddNoise(self))
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """The scales (M,) of [`ogm_scales`]."""
         scores, counts = self.scores(terms, outputs, labels)
         scales = ogm_scales(scores, self.args.ogm_alpha, counts > 0)
         if self.args.ogm_noise:
@@ -101,7 +102,10 @@ class OGMTrainer(GradientScalingTrainer):
     def scores(
         self, terms: PrototypeTerms, outputs: MultimodalOutput, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean true-class probability (M,) over the counted samples of all processes, and their numbers (M,)."""
+        """
+        The mean true-class probability (M,) of each modality over the samples that count, of all processes, and the
+        number (M,) of these samples.
+        """
         model = self.unwrapped_model
         if not model.fusion.splits_by_modality:
             return terms.scores, terms.counts
@@ -112,14 +116,14 @@ class OGMTrainer(GradientScalingTrainer):
 
 def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None = None) -> torch.Tensor:
     """
-    k^m = 1 - tanh(alpha rho^m) where rho^m > 1, else 1 (Eq. 10 of Peng et al. 2022). rho^m is s^m over the mean score
-    of the other modalities.
+    The gradient scales k^m = 1 - tanh(alpha rho^m) where rho^m > 1, else 1 (Eq. 10 of Peng et al. 2022). rho^m is s^m
+    over the mean score of the other modalities.
 
     Args:
         scores (`torch.Tensor`): (M,), s^m.
         alpha (`float`): at least 0.
-        present (`torch.Tensor`, *optional*): (M,) bool, the modalities that the batch has; all by default. The others
-            get scale 1 and do not enter the means.
+        present (`torch.Tensor`, *optional*): (M,) bool, the modalities that the batch has; all by default. The other
+            modalities get scale 1 and are left out of the means.
 
     Returns:
         `torch.Tensor`: (M,), in [1e-6, 1].

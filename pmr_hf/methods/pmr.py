@@ -1,4 +1,4 @@
-"""Prototypical Modal Rebalance (PMR): terms of the class prototypes are added to the loss."""
+"""Prototypical Modal Rebalance (PMR), which adds terms of the class prototypes to the loss."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +14,8 @@ from ..training.prototype_trainer import PrototypeTrainer
 @dataclass
 class PMRTrainingArguments(PrototypeTrainingArguments):
     """
-    Arguments of [`PMRTrainer`]: those of [`PrototypeTrainingArguments`], and the weights and duration of the
-    terms.
+    Arguments of [`PMRTrainer`]. The class adds the weights and the duration of the PMR terms to
+    [`PrototypeTrainingArguments`].
 
     Args:
         pmr_alpha (`float`, *optional*, defaults to `1.0`): alpha of Eq. 10, the weight of the prototypical cross
@@ -25,10 +25,10 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
         pmr_entropy_epochs (`float`, *optional*, defaults to `10.0`): E_r of Eq. 13; at least 0. PER is applied while
             epoch < E_r. The paper gives no number.
         pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, or `"hard"` for a
-            weight of 1 wherever that of Eq. 11 is positive, as in the authors' public code.
+            weight of 1 wherever the weight of Eq. 11 is positive, as in the authors' public code.
         pmr_epochs (`float`, *optional*, defaults to `None`): PMR is applied while epoch < `pmr_epochs`; at least 0.
-            After that, only the fused loss is trained, and the weights are still logged. By default PMR is applied to
-            the end, as in the paper. The authors' code calls this `modulation_ends`.
+            After that, training minimizes only the fused loss, and still logs the weights. By default PMR is applied
+            until the end, as in the paper. The authors' code calls this argument `modulation_ends`.
 
     Raises:
         ValueError: if a value is outside its range.
@@ -56,7 +56,7 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
                 raise ValueError(f"Expected `{name}` to be finite and at least 0, got {value}; 0 switches it off.")
         if self.pmr_weights not in ("clip", "hard"):
             raise ValueError(
-                f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; 'clip' is the paper's."
+                f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; the paper uses 'clip'."
             )
 
     @property
@@ -74,9 +74,9 @@ class PMRTrainer(PrototypeTrainer):
     """
     Trainer that accelerates the slow modality and holds back the dominant one, using class prototypes (PMR).
 
-    In training it adds alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m to the loss of `Trainer` (Eqs. 10-13). The weights
-    a^m and e^m are those of [`~pmr_hf.equations.rebalance_weights`]. See [`PrototypeTrainer`] for how the
-    prototypes are updated and what is logged.
+    In training, it adds alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m to the loss of `Trainer` (Eqs. 10-13).
+    [`~pmr_hf.equations.rebalance_weights`] computes the weights a^m and e^m. [`PrototypeTrainer`] describes the refresh
+    of the prototypes and the logs.
 
     ```bibtex
     @inproceedings{fan2023pmr,
@@ -100,6 +100,7 @@ class PMRTrainer(PrototypeTrainer):
     description = "Trained with [PMR](https://arxiv.org/abs/2211.07089), which keeps the slow modality learning"
 
     def rebalance_weights(self, scores: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weights a^m and e^m (M,) of Eq. 11. With `pmr_weights="hard"`, positive weights become 1."""
         pce_weights, per_weights = super().rebalance_weights(scores, present)
         if self.args.pmr_weights == "hard":
             return pce_weights.gt(0).float(), per_weights.gt(0).float()
@@ -108,11 +109,11 @@ class PMRTrainer(PrototypeTrainer):
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
-        """The loss plus alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13), as long as these are applied."""
+        """The loss plus alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13) until `pmr_epochs`, then the loss."""
         epoch = self.state.epoch or 0
         if self.args.pmr_epochs is not None and epoch >= self.args.pmr_epochs:
             return loss
-        # Means over the counted samples of all processes, whose gradients are averaged
+        # The terms are means over the samples that count, of all processes. DDP averages gradients over the processes.
         shares = self.accelerator.num_processes / terms.counts.clamp(min=1)
         mu = self.args.pmr_mu if epoch < self.args.pmr_entropy_epochs else 0.0
         return loss + self.loss_scale * rebalancing_terms(

@@ -1,4 +1,4 @@
-"""Base of the methods that add to the fused loss the loss of a unimodal head for each modality."""
+"""Base class of the methods that train a unimodal head for each modality beside the fusion head."""
 
 from typing import Any
 
@@ -23,6 +23,7 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
     """
 
     def on_new_model(self, model: nn.Module) -> None:
+        """Prepare the model. Raises `ValueError` if it has no unimodal heads."""
         super().on_new_model(model)
         if not isinstance(model, MultimodalModel) or not model.config.unimodal_heads:
             raise ValueError(
@@ -32,8 +33,8 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
 
     def unimodal_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> torch.Tensor:
         """
-        Cross entropy (M,) of each unimodal head, scaled for DDP, which averages gradients over the processes: the
-        average of these values over the processes is the mean over the counted samples of all processes.
+        The cross entropy (M,) of each unimodal head. It is scaled for DDP, which averages gradients over the processes:
+        the average over the processes is the mean over the samples that count, of all processes.
         """
         losses = torch.stack(
             [
@@ -47,6 +48,7 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
         return sums * self.accelerator.num_processes / self.accelerator.reduce(counts, "sum").clamp(min=1)
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """Add the classes (B,) that each unimodal head predicts, as `m_unimodal_accuracy`."""
         return super().modality_predictions(outputs) | {
             f"{name}_unimodal_accuracy": classes_of(name, logits, outputs)
             for name, logits in outputs.unimodal_logits.items()

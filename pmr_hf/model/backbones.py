@@ -1,4 +1,4 @@
-"""Encoders of any family: from a Hub name, a folder, a config or a model to the encoder alone."""
+"""Load an encoder of any model family from a Hub name, a folder, a config or a model."""
 
 import os
 
@@ -22,12 +22,15 @@ def load_backbone(
     name: str, backbone: str | os.PathLike | PreTrainedConfig | PreTrainedModel
 ) -> tuple[PreTrainedModel, PreTrainedConfig]:
     """
-    The encoder of a modality, without a decoder or a task head, and the config to build it again.
+    Load the encoder of a modality, without a decoder or a task head.
 
     Args:
         name (`str`): the modality, for messages.
-        backbone (`str | os.PathLike | PreTrainedConfig | PreTrainedModel`): a Hub name or local folder (loads the
-            weights; for CLIP or SigLIP, only the vision tower), a config (new weights), or a loaded model.
+        backbone (`str | os.PathLike | PreTrainedConfig | PreTrainedModel`): a Hub name or local folder to load weights
+            from, a config for new weights, or a loaded model. Only the vision tower of CLIP or SigLIP is used.
+
+    Returns:
+        `tuple[PreTrainedModel, PreTrainedConfig]`: the encoder, and the config to build it again.
 
     Raises:
         TypeError: for a backbone of another type.
@@ -43,11 +46,11 @@ def load_backbone(
     if not isinstance(backbone, (str, os.PathLike)):
         raise TypeError(
             f"Expected the backbone of {name!r} to be a Hub name, a local folder, a config or a PreTrainedModel, got "
-            f"{type(backbone).__name__}; wrap a timm model as TimmWrapperConfig(architecture=...), and give `lora` for "
-            "an encoder to adapt with PEFT."
+            f"{type(backbone).__name__}; wrap a timm model as TimmWrapperConfig(architecture=...), and set `lora` to "
+            "adapt an encoder with PEFT."
         )
     config = encoder_config(name, backbone)
-    # Always in fp32, also if the file is in half precision: `bf16=True` and the optimizer expect fp32 weights.
+    # Load in fp32 even if the file is in half precision: `bf16=True` and the optimizer expect fp32 weights.
     model, loading = AutoModel.from_pretrained(
         backbone, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
@@ -68,8 +71,8 @@ def load_backbone(
 
 def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
     """
-    The config of an encoder, from its Hub name or local folder. Raises `ValueError` if it needs code of its own, and
-    what [`one_encoder`] raises.
+    Load the config of an encoder from its Hub name or local folder. Raises `ValueError` if the encoder needs custom
+    code, or if [`one_encoder`] refuses the config.
     """
     try:
         config = AutoConfig.from_pretrained(backbone, trust_remote_code=False)  # by default it would ask on stdin
@@ -77,7 +80,7 @@ def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
         if "trust_remote_code" not in str(error):
             raise
         raise ValueError(
-            f"Expected a backbone of transformers itself for {name!r}, but {backbone} comes with code of its own, "
+            f"Expected a backbone of transformers itself for {name!r}, but {backbone} comes with custom code, "
             "which is not run; read that code, load the encoder with `trust_remote_code=True` yourself, and pass it."
         ) from error
     return one_encoder(name, config)
@@ -85,8 +88,9 @@ def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
 
 def one_encoder(name: str, config: PreTrainedConfig) -> PreTrainedConfig:
     """
-    The config of a single encoder: the given one, or its vision tower's for models like CLIP. Raises `ValueError` for
-    other models of several encoders, such as CLAP, and for an encoder that `AutoModel` does not know.
+    The config of a single encoder: the given config, or the config of the vision tower for models such as CLIP. Raises
+    `ValueError` for other models with several encoders, such as CLAP, and for an encoder that `AutoModel` does not
+    know.
     """
     towers = config.sub_configs.keys()
     if {"vision_config", "text_config"} <= towers:
@@ -123,7 +127,7 @@ def _registration(config: PreTrainedConfig) -> str:
 
 def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """An encoder with new weights, without the decoder that its `AutoModel` may have."""
-    # The default dtype is that of this whole model. A saved config may name the one that its encoder once had.
+    # The default dtype is the dtype of the whole model. A saved config may name an earlier dtype of the encoder.
     model = AutoModel.from_config(config, dtype=torch.get_default_dtype())
     return model.get_encoder() if config.is_encoder_decoder else model
 
@@ -145,7 +149,7 @@ def _encoder(name: str, model: PreTrainedModel) -> PreTrainedModel:
 
 
 def embedding_width(name: str, backbone: PreTrainedModel) -> int:
-    """The width D of a backbone's pooled embedding; raises `ValueError` if its config does not say."""
+    """The width D of an encoder's pooled embedding. Raises `ValueError` if its config does not state it."""
     if isinstance(backbone, TimmWrapperModel):
         return backbone.timm_model.head_hidden_size
     for field in ("hidden_size", "hidden_sizes", "hidden_dim"):
@@ -153,6 +157,6 @@ def embedding_width(name: str, backbone: PreTrainedModel) -> int:
         if width:
             return width[-1] if isinstance(width, (list, tuple)) else width
     raise ValueError(
-        f"Expected the config of backbone {name!r} ({type(backbone).__name__}) to say the width of its embedding, "
+        f"Expected the config of backbone {name!r} ({type(backbone).__name__}) to state the width of its embedding, "
         "found no `hidden_size`; set `config.hidden_size` to the width of its pooled output."
     )

@@ -1,4 +1,4 @@
-"""The small convolutional encoder for the paper's colored-and-gray digits (CG-MNIST), as a backbone."""
+"""The small convolutional encoder for the paper's colored-and-gray digits (CG-MNIST)."""
 
 import torch
 from torch import nn
@@ -26,8 +26,8 @@ class CGMNISTConfig(PreTrainedConfig):
 
 class CGMNISTModel(PreTrainedModel):
     """
-    Batch norm, four convolutions with a max pool after the first, an average pool and a linear layer: the encoder for
-    CG-MNIST in PMR (CVPR 2023, section 4). Images may have any size from 4 x 4; those of the paper are 28 x 28.
+    The encoder for CG-MNIST in PMR (CVPR 2023, section 4): batch norm, four convolutions with a max pool after the
+    first, an average pool and a linear layer. Images may have any size from 4 x 4 pixels; the paper uses 28 x 28.
     """
 
     config_class = CGMNISTConfig
@@ -56,14 +56,17 @@ class CGMNISTModel(PreTrainedModel):
             super()._init_weights(module)
 
     def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """From images (B, C, H, W), `last_hidden_state` (B, 64, h, w) and `pooler_output` (B, hidden_size)."""
+        """Encode images (B, C, H, W) to `last_hidden_state` (B, 64, h, w) and `pooler_output` (B, hidden_size)."""
         features = pixel_values
         for stage in range(len(self.convolutions)):
             features = self.run_stage(stage, features)
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=self.pool(features))
 
     def run_stage(self, stage: int, features: torch.Tensor) -> torch.Tensor:
-        """Run one convolution with its activation, on the feature maps before it, or on the images for stage 0."""
+        """
+        Run one convolution and its activation. The input is the feature maps of the previous stage, or the images
+        (B, C, H, W) for stage 0.
+        """
         if stage > 0:
             return F.relu(self.convolutions[stage](features))
         return F.max_pool2d(F.relu(self.convolutions[0](self.norm(features))), kernel_size=3, stride=2, padding=1)

@@ -13,7 +13,7 @@ from .cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .numeric_encoder import NumericConfig, NumericModel
 
 
-# Registered here, since `__init__.py` is not saved with a model, which must load without pmr_hf.
+# Registered here, because a saved model must load without pmr_hf, and `__init__.py` is not saved with it.
 AutoConfig.register(CGMNISTConfig.model_type, CGMNISTConfig, exist_ok=True)
 AutoModel.register(CGMNISTConfig, CGMNISTModel, exist_ok=True)
 AutoConfig.register(NumericConfig.model_type, NumericConfig, exist_ok=True)
@@ -39,7 +39,7 @@ RESERVED_NAMES = {
 # How an encoder's tokens become one embedding
 POOLINGS = ("auto", "cls", "mean", "max")
 
-LARGEST = 10**6  # number of classes, width or rank: more than anyone needs, and still fits in memory
+LARGEST = 10**6  # the limit for the number of classes, a width or a rank, which still fits in memory
 
 
 def check_modality_name(name: str) -> None:
@@ -84,7 +84,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_fields(fields: dict[str, Any]) -> None:
-    """Raise `ValueError` for a field of the wrong type, or for a number that would fill the memory."""
+    """Raise `ValueError` for a field of the wrong type or out of range, such as a width that would fill the memory."""
     for field, (expected, holds) in FIELDS.items():
         value = fields.get(field)
         if field in fields and not holds(value):
@@ -96,7 +96,7 @@ def check_fields(fields: dict[str, Any]) -> None:
 
 class MultimodalConfig(PreTrainedConfig):
     """
-    Configuration of a [`MultimodalModel`]. Saved to JSON and loaded, it has the same sub-configs in the same order.
+    Configuration of a [`MultimodalModel`]. A saved configuration loads with the same sub-configs in the same order.
 
     Args:
         backbones (`dict[str, PreTrainedConfig | dict]`, *optional*): one encoder config per modality name. A dict needs
@@ -111,12 +111,12 @@ class MultimodalConfig(PreTrainedConfig):
             [`~pmr_hf.model.pooling.pool`].
         modality_dropout (`float`, *optional*, defaults to 0.0): probability, in [0, 1), that a modality of a training
             sample is dropped, drawn for each modality and sample. A sample that would lose all its modalities keeps all
-            of them. It prepares the model for samples that lack modalities.
-        lora (`dict[str, dict]`, *optional*): by modality, arguments of `peft.LoraConfig`, such as `{"r": 8}`. Of these
-            encoders, only the LoRA layers are trained.
+            of them. Dropout prepares the model for samples that lack modalities.
+        lora (`dict[str, dict]`, *optional*): the arguments of `peft.LoraConfig` by modality, such as
+            `{"text": {"r": 8}}`. Only the LoRA layers of these encoders are trained.
         unimodal_heads (`bool`, *optional*, defaults to `False`): also classify each embedding alone, by a linear layer
             beside the fusion head. Some methods train these heads. They do not change the fused logits.
-        kwargs: fields of every config, such as `num_labels` or `id2label`.
+        kwargs: other fields of [`~transformers.PreTrainedConfig`], such as `num_labels` or `id2label`.
 
     Raises:
         ValueError: for a name that is not an identifier or is taken, if `modalities` and `backbones` differ, or for a
@@ -175,7 +175,9 @@ class MultimodalConfig(PreTrainedConfig):
         for field in ("pooling", "lora"):
             unknown = [name for name in getattr(self, field) if name not in self.modalities]
             if unknown:
-                raise ValueError(f"Expected `{field}` to name modalities among {self.modalities}, got {unknown} too.")
+                raise ValueError(
+                    f"Expected `{field}` to name modalities among {self.modalities}, got {unknown} too; remove them."
+                )
         wrong = {name: value for name, value in self.pooling.items() if value not in POOLINGS}
         if wrong:
             raise ValueError(f"Expected `pooling` to be one of {POOLINGS}, got {wrong}; 'auto' suits most encoders.")
@@ -184,11 +186,12 @@ class MultimodalConfig(PreTrainedConfig):
             self.to_dict()  # some wrong values only fail here
         except Exception as error:  # transformers raises many types for a wrong value
             raise ValueError(
-                f"Expected the fields that any config may have, got {kwargs!r:.80}, of which transformers says: "
-                f"{error!r}; correct them, or leave them out."
+                f"Expected fields of a PreTrainedConfig, got {kwargs!r:.80}, which transformers refuses ({error!r}); "
+                "correct them, or leave them out."
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields as a dict. Each sub-config has only the fields that differ from their defaults."""
         output = super().to_dict()
         output["backbones"] = {name: self.backbones[name].to_diff_dict() for name in self.modalities}
         return output
@@ -207,6 +210,6 @@ def _sub_config(name: str, config: Any) -> PreTrainedConfig:
         return AutoConfig.for_model(**config)
     except Exception as error:  # transformers raises many types for a wrong value
         raise ValueError(
-            f"Expected the config of backbone {name!r} to be of a {config['model_type']!r}, of which transformers "
-            f"says: {error!r}; correct it, or register its class."
+            f"Expected a config of type {config['model_type']!r} for backbone {name!r}, but transformers refuses it "
+            f"({error!r}); correct it, or register its class."
         ) from error

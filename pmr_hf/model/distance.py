@@ -1,7 +1,7 @@
 """
 Distances to class prototypes, which are the logits of the prototype classifier (Eq. 7 of PMR), and their gradient.
 
-Everything is computed in fp32, for inputs of any dtype and under any autocast, without a host synchronisation.
+All computations are in fp32, for inputs of any dtype and under any autocast, and need no host synchronisation.
 """
 
 import torch
@@ -16,7 +16,7 @@ def prototype_logits(
     embeddings: torch.Tensor, prototypes: torch.Tensor, seen: torch.Tensor | None = None
 ) -> torch.Tensor:
     """
-    Logits of the prototype classifier, the negative Euclidean distance to each class prototype (Eq. 7).
+    The logits of the prototype classifier: the negative Euclidean distance to each class prototype (Eq. 7).
 
     The squared distance is expanded around the mean of the prototypes. This costs one matrix product, and stays
     accurate for embeddings far from the origin. The distance to the nearest prototype is then computed again without
@@ -24,7 +24,7 @@ def prototype_logits(
     gradient is zero. They can be differentiated once.
 
     Args:
-        embeddings (`torch.Tensor`): (B, D), or (M, B, D) of M modalities at once, of any floating dtype.
+        embeddings (`torch.Tensor`): (B, D), or (M, B, D) for M modalities at once, of any floating dtype.
         prototypes (`torch.Tensor`): (K, D) or (M, K, D), class means; no gradient flows into them.
         seen (`torch.Tensor`, *optional*): (K,) or (M, K) bool, the classes that have a prototype; all by default.
 
@@ -40,8 +40,8 @@ def prototype_logits(
 
 
 class _NegativeDistances(torch.autograd.Function):
-    # The gradient of -d_k, (c_k - z) / d_k, is written out. Autograd would run three times as many operations, which
-    # cost more than the matrix products if there are few classes.
+    # The gradient of -d_k is (c_k - z) / d_k, and is written out here. Autograd would run three times as many
+    # operations, which cost more than the matrix products if there are few classes.
 
     @staticmethod
     def forward(ctx, embeddings: torch.Tensor, prototypes: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Fusion heads: from a dict of embeddings (B, D_m) to logits (B, K), for any number of modalities."""
+"""Fusion heads, which map a dict of embeddings (B, D_m) to logits (B, K), for any number of modalities."""
 
 import torch
 from torch import nn
@@ -30,18 +30,19 @@ class Fusion(nn.Module):
     splits_by_modality = False
 
     def forward(self, embeddings: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The fused logits (B, K), from the embeddings (B, D_m) by modality."""
         raise NotImplementedError
 
     def modality_logits(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """
-        Each modality's share of the logits, (B, K). The shares sum to the fused logits.
+        The share of each modality in the fused logits, (B, K) by modality. The shares sum to the fused logits.
 
         Raises:
             TypeError: if this head does not split by modality.
         """
         raise TypeError(
             f"Expected a fusion head that splits by modality (concat, sum), got {type(self).__name__}, whose logits "
-            "are not a sum over modalities; use the prototype classifiers to see one modality alone."
+            "are not a sum over modalities; use the prototype classifier of a modality instead."
         )
 
 
@@ -49,7 +50,7 @@ FUSIONS: dict[str, type[Fusion]] = {}
 
 
 def register_fusion(name: str):
-    """Class decorator: make a [`Fusion`] available as `MultimodalConfig(fusion=name)`."""
+    """Class decorator that makes a [`Fusion`] available as `MultimodalConfig(fusion=name)`."""
 
     def register(cls: type[Fusion]) -> type[Fusion]:
         FUSIONS[name] = cls
@@ -59,7 +60,7 @@ def register_fusion(name: str):
 
 
 def build_fusion(name: str, widths: dict[str, int], num_labels: int) -> Fusion:
-    """The registered head `name`; raises `ValueError` for an unknown one."""
+    """Build the fusion head registered as `name`. Raises `ValueError` for an unknown name."""
     if name not in FUSIONS:
         raise ValueError(
             f"Expected `fusion` to be one of {sorted(FUSIONS)}, got {name!r}; if this is a head of your own, import "
@@ -93,7 +94,7 @@ class ConcatFusion(Fusion):
 
 @register_fusion("sum")
 class SumFusion(Fusion):
-    """A linear layer for each modality, summed."""
+    """The sum of one linear layer for each modality."""
 
     splits_by_modality = True
 
@@ -109,7 +110,10 @@ class SumFusion(Fusion):
 
 
 class ConditionedFusion(Fusion):
-    """Base of FiLM and gated fusion: the first modality modulates the others, and a linear layer classifies these."""
+    """
+    Base class of FiLM and gated fusion. The first modality modulates the others, and a linear layer classifies the
+    result. Raises `ValueError` for a single modality.
+    """
 
     def __init__(self, widths: dict[str, int], num_labels: int):
         super().__init__()
@@ -128,6 +132,7 @@ class ConditionedFusion(Fusion):
         )
 
     def modulate(self, name: str, condition: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Modulate the embedding (B, D_m) of the modality `name` by the embedding (B, D_0) of the first modality."""
         raise NotImplementedError
 
 

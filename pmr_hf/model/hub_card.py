@@ -1,4 +1,4 @@
-"""Model cards on the Hub: the part of a card that pmr_hf writes, and the text that a user adds to it."""
+"""Model cards on the Hub: the part that pmr_hf writes, and the text that a user adds to it."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ LIBRARY = "pmr_hf"
 TAGS = ["multimodal", "prototypical-modal-rebalance"]
 IMPORT_LINE = "import pmr_hf  # or omit this line and pass trust_remote_code=True to from_pretrained"
 
-# The card of a model that is pushed without one of a trainer
+# The card of a model that is pushed without a card written by a trainer
 SHORT_CARD = """---
 library_name: {library}
 tags: [{tags}]
@@ -44,7 +44,7 @@ model = AutoModel.from_pretrained("{model_name}")
 
 
 def what_it_does(config: PreTrainedConfig, modalities: list[str], num_labels: int) -> str:
-    """A sentence that names the modalities, encoders, fusion and classes of a model."""
+    """A sentence that names the modalities, encoders, fusion head and classes of a model."""
     if isinstance(config, MultimodalConfig):
         names = hub_names(config, modalities)
         kinds = {
@@ -63,7 +63,7 @@ def what_it_does(config: PreTrainedConfig, modalities: list[str], num_labels: in
 
 
 def hub_names(config: PreTrainedConfig, modalities: list[str]) -> dict[str, str]:
-    """The Hub name of each modality's encoder; encoders that were loaded from a folder or built here have none."""
+    """The Hub name of each modality's encoder. Encoders from a local folder or with new weights are left out."""
     if not isinstance(config, MultimodalConfig):
         return {}
     names = {name: str(config.backbones[name].name_or_path) for name in modalities}
@@ -76,13 +76,13 @@ def hub_names(config: PreTrainedConfig, modalities: list[str]) -> dict[str, str]
 
 def card_on_hub(name: str, token: bool | str | None = None) -> str | None:
     """
-    The card of a Hub repository, or `None` if it has none.
+    Download the card of a Hub repository. Returns `None` if the repository has no card.
 
-    Raises the error of the Hub client if the card cannot be read, since a new card would then overwrite what its owner
-    has written.
+    Raises the error of the Hub client if the card cannot be read, because a new card would then overwrite the text of
+    its owner.
     """
     try:
-        # A cached card may lack what its owner has written since: download it in any case.
+        # Always download the card, since a cached card may lack the owner's latest text.
         return Path(hf_hub_download(name, "README.md", token=token, force_download=True)).read_text(encoding="utf-8")
     except RemoteEntryNotFoundError:
         return None
@@ -122,7 +122,7 @@ def push_card(
     """
     Push a card to a Hub repository.
 
-    If a trainer has written a card to the folder, this card is pushed with the plot and the processor that are there.
+    If a trainer has written a card to the folder, that card is pushed, with the plot and the processor from there.
     Otherwise a short card is pushed, which says what the model does.
 
     Args:
@@ -154,7 +154,10 @@ def push_card(
 
 
 def renamed(card: str, name: str) -> str:
-    """The card under another model name: in its heading, code and metadata. Without a marked part it stays the same."""
+    """
+    Change the model name in the heading, code and metadata of a card. A card without a marked part is returned
+    unchanged.
+    """
     heading = re.search(rf"{re.escape(BEGIN)}\s+# (.+)", card)
     if heading is None:
         return card

@@ -1,7 +1,7 @@
 """
-What a kind of modality is, and how the kind of a modality is found. The kinds themselves are in `kinds.py`.
+The base class of the kinds of modality, and the registry that finds them. The kinds themselves are in `kinds.py`.
 
-A new kind is one class with the decorator [`register_kind`], and nothing else.
+A new kind needs only one class with the decorator [`register_kind`].
 """
 
 import os
@@ -19,30 +19,30 @@ Features = dict[str, torch.Tensor]  # an encoder's inputs for one sample, withou
 
 class Kind:
     """
-    A modality of one kind: how to read, extract and collate its values, and to save and load its processor. Its methods
-    are never given a missing value.
+    Base class of the kinds of modality. A kind reads, extracts and collates the values of a modality, and saves and
+    loads its processor. Its methods never receive a missing value.
 
     Args:
         name (`str`): the modality, for messages.
-        processor: its processor, of the class `processor_class`.
-        num_frames (`int`, *optional*): how many evenly spaced frames to take from each video.
+        processor: the processor of the modality, an instance of `processor_class`.
+        num_frames (`int`, *optional*): number of evenly spaced frames to take from each video.
     """
 
     #: The kind's name in `processor_config.json`
     word: str
-    #: Processors of this class, and of subclasses without a kind of their own, are of this kind.
+    #: The class of the processors of this kind. It includes subclasses that have no kind of their own.
     processor_class: type
     #: The class whose `from_pretrained` loads such a processor
     loader: Any
     #: The `main_input_name` of the encoders that this kind is for
     encoder_inputs: tuple[str, ...] = ()
-    #: What a user gives: "text", "numbers", "sound", "picture" or "video"
+    #: What a user gives as a value: "text", "numbers", "sound", "picture" or "video"
     medium: str
     #: Whether a string is the path of a file, not the value itself
     strings_are_paths = True
-    #: Whether the processor sees pictures, so that the modality may take `num_frames`
+    #: Whether the processor takes pictures, so that `num_frames` applies
     takes_frames = False
-    #: What fills the features of a shorter sample
+    #: The value that pads the features of a shorter sample
     padding_value = 0.0
 
     def __init__(self, name: str, processor: Any, num_frames: int | None = None):
@@ -51,25 +51,28 @@ class Kind:
         self.num_frames = num_frames
 
     def prepare(self) -> None:
-        """Check and configure the processor; raises `ValueError` if it cannot be used."""
+        """Check and configure the processor. Raises `ValueError` if it cannot be used."""
 
     def match_encoder(self, config: PreTrainedConfig) -> None:
         """Adapt the processor to the config of its encoder."""
 
     def is_one_value(self, values: Sequence[Any]) -> bool:
-        """Whether a list is one value of this modality, rather than several values."""
+        """Whether a list is one value of this modality rather than a list of values."""
         return False
 
     def read(self, value: Any) -> Any:
-        """Read one value, see [`MultimodalProcessor.read`]; raises `UnreadableError` if it cannot be read."""
+        """Read one value, see [`MultimodalProcessor.read`]. Raises `UnreadableError` if it cannot be read."""
         raise NotImplementedError
 
     def extract(self, values: list[Any]) -> list[Features]:
-        """The encoder's inputs for each value (at least one) that [`Kind.read`] returned, without padding."""
+        """
+        Extract the encoder's inputs from each value that [`Kind.read`] returned, without padding. There is at least one
+        value.
+        """
         raise NotImplementedError
 
     def collate(self, rows: list[Features]) -> Features:
-        """One batch of the features of at least one sample: stacked, and padded where their lengths differ."""
+        """Stack the features of one or more samples into a batch, with padding where their lengths differ."""
         batch = {}
         for key in rows[0]:
             values = [row[key] for row in rows]
@@ -85,7 +88,7 @@ class Kind:
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike, **kwargs) -> Any:
-        """Load a processor from a Hub name or local folder; `kwargs` as for any `from_pretrained`."""
+        """Load a processor from a Hub name or local folder. `kwargs` are those of any `from_pretrained`."""
         return cls.loader.from_pretrained(name_or_path, trust_remote_code=False, **kwargs)
 
     def forget_calls(self) -> None:
@@ -93,10 +96,13 @@ class Kind:
 
     def example(self, config: PreTrainedConfig) -> tuple[str, str]:
         """
-        For the code sample of a model card: an empty value, as Python code, and a comment on what to give instead.
+        A placeholder value for the code sample of a model card.
 
         Args:
             config (`PreTrainedConfig`): the config of the modality's encoder.
+
+        Returns:
+            `tuple[str, str]`: the value as Python code, and a comment that says what to give instead.
         """
         raise NotImplementedError
 
@@ -105,17 +111,18 @@ KINDS: dict[str, type[Kind]] = {}
 
 
 def register_kind(cls: type[Kind]) -> type[Kind]:
-    """Class decorator: make a [`Kind`] known by its `word` and its `processor_class`."""
+    """Class decorator that registers a [`Kind`] under its `word` and its `processor_class`."""
     KINDS[cls.word] = cls
     return cls
 
 
 def kind_of(name: str, processor: Any, num_frames: int | None = None) -> Kind:
     """
-    The kind of the modality `name`, by the class of its processor. A kind of a subclass comes before that of its base.
+    Find the kind of the modality `name` by the class of its processor. The kind of a subclass takes precedence over the
+    kind of its base class.
 
     Raises:
-        TypeError: if no kind is for such a processor.
+        TypeError: if no kind is registered for the processor.
     """
     kinds = {kind.processor_class: kind for kind in KINDS.values()}
     for cls in type(processor).__mro__:
@@ -128,17 +135,17 @@ def kind_of(name: str, processor: Any, num_frames: int | None = None) -> Kind:
 
 
 def kind_for_encoder(name: str, encoder_input: str) -> type[Kind]:
-    """The kind of a modality whose encoder reads `encoder_input`; raises `ValueError` if there is none."""
+    """The kind of a modality whose encoder reads `encoder_input`. Raises `ValueError` if there is none."""
     kinds = {key: kind for kind in KINDS.values() for key in kind.encoder_inputs}
     if encoder_input not in kinds:
         raise ValueError(
-            f"Expected an encoder for {name!r} that reads one of {list(kinds)}, got one of {encoder_input!r}; load "
+            f"Expected an encoder for {name!r} that reads one of {list(kinds)}, got {encoder_input!r}; load "
             "its processor yourself and pass it."
         )
     return kinds[encoder_input]
 
 
 def split_rows(batch: Any) -> list[Features]:
-    """The features of each sample, from a processor's output for several."""
+    """Split a processor's output for several samples into the features of each sample."""
     columns = {key: [torch.as_tensor(value) for value in values] for key, values in batch.items()}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

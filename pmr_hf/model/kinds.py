@@ -36,7 +36,7 @@ ModalityProcessor = BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTo
 
 @register_kind
 class Text(Kind):
-    """Texts, for a tokenizer. Numbers are taken as texts."""
+    """Texts, for a tokenizer. A number is read as a text."""
 
     word = "tokenizer"
     processor_class = PreTrainedTokenizerBase
@@ -73,11 +73,12 @@ class Text(Kind):
             self.processor.model_max_length = config.max_position_embeddings - offset
 
     def read(self, value: Any) -> str:
+        """Read a text or a number. Raises `UnreadableError` for other values, or if it is not Unicode text."""
         if not isinstance(value, (str, int, float)):
             raise UnreadableError(f"{describe(value)} is not a text")
         try:
             str(value).encode()
-        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON may hold and tokenizers refuse
+        except UnicodeEncodeError as error:  # half a surrogate pair, which JSON may hold but tokenizers refuse
             raise UnreadableError(f"{value!r:.80} is not Unicode text") from error
         return str(value)
 
@@ -111,6 +112,7 @@ class Numbers(Kind):
         )
 
     def read(self, value: Any) -> np.ndarray:
+        """Read numbers (D,) or (T, D), see [`NumericProcessor.read`]."""
         return self.processor.read(value)
 
     def extract(self, values: list[np.ndarray]) -> list[Features]:
@@ -141,9 +143,10 @@ class Sound(Kind):
         return self.processor.padding_value
 
     def read(self, value: Any) -> np.ndarray:
+        """Read a waveform (samples,) at the sampling rate of the processor, at least 25 ms long."""
         rate = self.processor.sampling_rate
         wave = read_audio(value, rate)
-        # At least 25 ms, the window of the first step in common encoders
+        # Common encoders start with a window of 25 ms.
         return np.pad(wave, (0, max(rate // 40 - len(wave), 0)))
 
     def extract(self, values: list[np.ndarray]) -> list[Features]:
@@ -165,7 +168,7 @@ class Spectrogram(Sound):
 
 @register_kind
 class Picture(Kind):
-    """Pictures, for an image processor; with `num_frames`, the frames of videos."""
+    """Pictures, or frames of videos if `num_frames` is set, for an image processor."""
 
     word = "image_processor"
     processor_class = BaseImageProcessor
@@ -178,6 +181,10 @@ class Picture(Kind):
         return "picture" if self.num_frames is None else "video"
 
     def read(self, value: Any) -> PILImage | list[PILImage]:
+        """
+        Read a picture, or a list of pictures or frames. Raises `ValueError` for a video file if `num_frames` is not
+        set.
+        """
         if is_numbers(value):
             value = as_array(value)
         several = self.medium == "video" or isinstance(value, (list, tuple))
@@ -193,18 +200,19 @@ class Picture(Kind):
         return images if several else images[0]
 
     def extract(self, values: list[PILImage | list[PILImage]]) -> list[Features]:
+        """Extract `pixel_values`. Raises `ValueError` for several sizes of pictures that are not resized."""
         if any(isinstance(value, list) for value in values):
             return [self.extract_frames(value if isinstance(value, list) else [value]) for value in values]
         sizes = sorted({image.size for image in values})
         if len(sizes) > 1 and getattr(self.processor, "do_resize", True) is False:
             raise ValueError(
-                f"Expected pictures of one size, since their processor does not resize, got widths and heights "
-                f"{sizes[:5]}; set its `do_resize`."
+                f"Expected pictures of one size, since their processor does not resize them, got widths and heights "
+                f"{sizes[:5]}; set `do_resize=True` in the processor."
             )
         return split_rows(self.processor(values, return_tensors="pt"))
 
     def extract_frames(self, frames: list[PILImage]) -> Features:
-        """A video encoder's clip (T, C, H, W), or an image encoder's frames (T, C, H, W) and a `frame_mask` (T,)."""
+        """Extract `pixel_values` (T, C, H, W) from T frames, with a `frame_mask` (T,) bool for an image encoder."""
         pixels = self.processor([frames], return_tensors="pt")["pixel_values"]
         if pixels.dim() == 5:
             return {"pixel_values": pixels[0]}

@@ -1,4 +1,4 @@
-"""LoRA: the encoder stays frozen, and only the small layers that PEFT puts into it are trained."""
+"""LoRA: the encoder stays frozen, and only the small layers that PEFT inserts are trained."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 def add_lora(name: str, backbone: PreTrainedModel, settings: dict[str, Any]) -> None:
     """
-    Freeze an encoder and put PEFT's LoRA layers into it, in place.
+    Freeze an encoder and insert PEFT's LoRA layers in place.
 
     Args:
         name (`str`): the modality, for messages.
@@ -26,18 +26,20 @@ def add_lora(name: str, backbone: PreTrainedModel, settings: dict[str, Any]) -> 
     try:
         config = LoraConfig(**{"target_modules": "all-linear", **settings})
     except TypeError as error:
-        raise ValueError(f"Expected `lora` of {name!r} to be arguments of peft.LoraConfig, got {settings}.") from error
+        raise ValueError(
+            f"Expected `lora` of {name!r} to be arguments of peft.LoraConfig, got {settings}; correct it."
+        ) from error
     try:
         inject_adapter_in_model(config, backbone)
     except ValueError as error:
         raise ValueError(
             f"Expected the LoRA of {name!r} to find layers in a {type(backbone).__name__}, but {error} Name some of "
-            "its modules as `target_modules`."
+            "its modules in `target_modules`."
         ) from error
     train_lora_only(backbone)
 
 
 def train_lora_only(backbone: nn.Module) -> None:
-    """Freeze all parameters but those of LoRA. Loading an encoder leaves all of them trainable."""
+    """Freeze all parameters except the LoRA layers. A loaded encoder has only trainable parameters."""
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_("lora_" in name)

@@ -1,4 +1,4 @@
-"""Read pictures, sound and video from a dataset's values: paths, bytes, arrays, PIL images, `datasets` features."""
+"""Read pictures, sound and video from paths, URLs, bytes, arrays, PIL images and `datasets` features."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 
 class UnreadableError(ValueError):
-    """A value that cannot be read as its modality needs it. The message says what was found and what is expected."""
+    """Raised for a value that its modality cannot read. The message says what was found and what is expected."""
 
 
 def is_missing(value: Any) -> bool:
@@ -48,7 +48,10 @@ def describe(value: Any) -> str:
 
 
 def open_file(value: Any) -> BinaryIO | None:
-    """A binary stream of a path, a URL, bytes or `{"bytes", "path"}`; `None` for a value of another type."""
+    """
+    Open a path, a URL, bytes or `{"bytes", "path"}` as a binary stream. Returns `None` for a value of another type.
+    Raises `UnreadableError` if the file cannot be opened or downloaded.
+    """
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         value = value["bytes"] or value["path"]
     if isinstance(value, bytes):
@@ -69,7 +72,7 @@ def open_file(value: Any) -> BinaryIO | None:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """A list or tensor as an array; raises `UnreadableError` for lists of unequal lengths."""
+    """Convert a list or tensor to an array. Raises `UnreadableError` for lists of unequal lengths."""
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -78,7 +81,7 @@ def as_array(value: Any) -> np.ndarray:
 
 def read_image(value: Any) -> Image.Image:
     """
-    A PIL image, of any mode.
+    Read a PIL image of any mode.
 
     Args:
         value: a path, the bytes of an image file, `{"bytes", "path"}`, a PIL image, or an array (H, W), (H, W, C) or
@@ -126,7 +129,7 @@ def _image_of_array(array: np.ndarray) -> Image.Image:
 
 
 def is_numbers(value: Any) -> bool:
-    """Whether nested lists hold numbers, as `datasets` returns an array."""
+    """Whether a value is a number or nested lists of numbers, which is how `datasets` returns an array."""
     while isinstance(value, (list, tuple)) and len(value):
         value = value[0]
     return isinstance(value, (int, float))
@@ -134,13 +137,13 @@ def is_numbers(value: Any) -> bool:
 
 def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
     """
-    A mono waveform (samples,) in fp32 at `sampling_rate`. Channels are averaged.
+    Read a mono waveform (samples,) in fp32 at `sampling_rate`. Channels are averaged.
 
     Args:
         value: a path or the bytes of an audio or video file, `{"bytes", "path"}`, `{"array", "sampling_rate"}`, a
             torchcodec decoder (as `datasets.Audio` returns), or an array (samples,), (channels, samples) or (samples,
             channels) that is already at `sampling_rate`: floats, or integers of 16 or 32 bits.
-        sampling_rate (`int`): in Hz.
+        sampling_rate (`int`): rate of the returned waveform, in Hz.
 
     Raises:
         UnreadableError: for any other value, and for a file without sound.
@@ -205,13 +208,13 @@ def _resample(wave: np.ndarray, rate: int, sampling_rate: int) -> np.ndarray:
 
 def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
     """
-    Evenly spaced frames of a video: the middle frames of `num_frames` equal segments.
+    Read evenly spaced frames of a video: the middle frames of `num_frames` equal segments.
 
     Args:
         value: a path or the bytes of a video file, `{"bytes", "path"}`, a torchcodec decoder (as `datasets.Video`
             returns), an array (T, H, W, C) or (T, C, H, W), or a list of images, see [`read_image`].
-        num_frames (`int`, *optional*): how many frames to take. A shorter video repeats some of its frames. By default,
-            all frames of a list or array.
+        num_frames (`int`, *optional*): number of frames to take. A shorter video repeats some of its frames. By
+            default, all frames of a list or array are taken.
 
     Raises:
         UnreadableError: for any other value, and for a file without pictures.
@@ -255,7 +258,7 @@ def _decode_frames(stream: BinaryIO, num_frames: int) -> list[Image.Image]:
 
 
 def evenly(total: int, count: int) -> list[int]:
-    """`count` indices into `total` items, the middles of equal segments: evenly(10, 2) is [2, 7]."""
+    """The middles of `count` equal segments of `total` items, as indices: evenly(10, 2) is [2, 7]."""
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 

@@ -1,8 +1,8 @@
 """
-Samples that lack modalities: which ones they have, modality dropout, and what stands in for an absent embedding.
+Functions for samples that lack modalities: presence masks, modality dropout, and replacements of absent embeddings.
 
-Everywhere, `present` says which samples of a batch have a modality: one mask (B,) bool per modality, by name, or `None`
-if all samples have all modalities.
+Throughout the package, `present` maps each modality to a mask (B,) bool of the samples that have it. `None` means that
+all samples have all modalities.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,18 +12,22 @@ from torch import nn
 
 
 def all_present(names: Collection[str], like: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Masks (B,) of samples that all have each of the modalities `names`. `like` (B, ...) gives B and the device."""
+    """
+    The masks (B,) bool of a batch in which all samples have all modalities `names`. `like` (B, ...) gives B and the
+    device.
+    """
     return dict.fromkeys(names, torch.ones(len(like), dtype=torch.bool, device=like.device))
 
 
 def stack_masks(masks: Mapping[str, torch.Tensor] | None, names: Collection[str], like: torch.Tensor) -> torch.Tensor:
     """
-    The masks of several modalities as one tensor.
+    Stack the masks of several modalities into one tensor.
 
     Args:
-        masks (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool by modality. `None` stands for masks of `True` only.
+        masks (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool by modality. `None` stands for masks that are all
+            `True`.
         names (`Collection[str]`): the M modalities, in the order of the rows of the result.
-        like (`torch.Tensor`): (B, ...), which gives B and the device if `masks` is `None`.
+        like (`torch.Tensor`): a tensor (B, ...) that gives B and the device if `masks` is `None`.
 
     Returns:
         `torch.Tensor`: (M, B) bool.
@@ -35,8 +39,8 @@ def stack_masks(masks: Mapping[str, torch.Tensor] | None, names: Collection[str]
 
 def drop_modalities(present: Mapping[str, torch.Tensor], probability: float) -> dict[str, torch.Tensor]:
     """
-    Modality dropout: the masks (B,) of `present`, with each modality of each sample dropped at random. `probability` is
-    in [0, 1). A sample that would lose all its modalities keeps all of them.
+    Drop each modality of each sample at random (modality dropout). Takes and returns masks (B,) bool by modality.
+    `probability` is in [0, 1). A sample that would lose all its modalities keeps all of them.
     """
     before = torch.stack(list(present.values()))  # (modalities, B)
     after = before & (torch.rand(before.shape, device=before.device) >= probability)
@@ -46,7 +50,7 @@ def drop_modalities(present: Mapping[str, torch.Tensor], probability: float) -> 
 
 class AbsentVectors(nn.ParameterDict):
     """
-    The learned vector (D_m,) of each modality, which replaces its embedding in samples that lack it. They begin as 0.
+    One learned vector (D_m,) per modality, at first 0. It replaces the modality's embedding in samples that lack it.
 
     Args:
         widths (`dict[str, int]`): width D_m of each modality's embedding at the fusion head.
@@ -58,7 +62,10 @@ class AbsentVectors(nn.ParameterDict):
     def replace(
         self, embeddings: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """Embeddings (B, D_m) by modality, with the learned vector where `present` (B,) says that a sample lacks it."""
+        """
+        Replace the embeddings (B, D_m) of each modality by its vector for the samples that lack it, which are those
+        that are not in the masks (B,) bool of `present`.
+        """
         return {
             name: torch.where(present[name][:, None], embedding, self[name].to(embedding.dtype))
             for name, embedding in embeddings.items()
@@ -66,5 +73,5 @@ class AbsentVectors(nn.ParameterDict):
 
 
 def spread_rows(values: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
-    """The values (N, ...) of the samples at the indices `rows` (N,) among `size` samples; zeros for the others."""
+    """Place the values (N, ...) at the indices `rows` (N,) of a tensor (size, ...) of zeros."""
     return values.new_zeros(size, *values.shape[1:]).index_copy(0, rows, values)

@@ -50,9 +50,9 @@ class MultimodalOutput(ModelOutput):
 
 class MultimodalModel(PreTrainedModel):
     """
-    Any encoders, one per modality, fused by any head, with a prototype classifier per modality.
+    A model with one encoder per modality, a fusion head, and a prototype classifier for each modality.
 
-    Samples may lack modalities: in the fusion, a learned vector replaces an absent embedding.
+    Samples may lack modalities. In the fusion, a learned vector replaces an absent embedding.
 
     ```python
     model = MultimodalModel.from_backbones(
@@ -64,7 +64,11 @@ class MultimodalModel(PreTrainedModel):
     Args:
         config (`MultimodalConfig`): the configuration. A model built from it has new weights;
             [`MultimodalModel.from_backbones`] and `from_pretrained` load weights.
-        backbones (`dict[str, PreTrainedModel]`, *optional*): encoders to use as they are, instead of new ones.
+        backbones (`dict[str, PreTrainedModel]`, *optional*): loaded encoders to use in place of new ones, by modality.
+
+    Raises:
+        ValueError: for a config without backbones, an unknown fusion head, or an encoder whose config does not state
+            the width of its embedding.
     """
 
     config_class = MultimodalConfig
@@ -103,10 +107,10 @@ class MultimodalModel(PreTrainedModel):
             {name: nn.Linear(width, config.num_labels) for name, width in heads.items()}
         )
         if not any(parameter.is_meta for parameter in self.parameters()):
-            # Every part has its weights already. `post_init` would initialise a given encoder or a user's head again.
+            # All parts already have their weights. `post_init` would initialise a given encoder or a user's head again.
             for module in self.modules():
                 module._is_hf_initialized = True
-        # `device_map` and FSDP do not split these modules: the ones that the encoders name.
+        # `device_map` and FSDP do not split the modules that the encoders name.
         self._no_split_modules = set(
             chain.from_iterable(part._no_split_modules or [] for part in self.backbones.values())
         )
@@ -132,16 +136,16 @@ class MultimodalModel(PreTrainedModel):
         Build a model around pretrained encoders. Only this method and `from_pretrained` load weights.
 
         Args:
-            backbones (`dict[str, str | os.PathLike | PreTrainedConfig | PreTrainedModel]`): by modality, a Hub name or
-                local folder (loads its weights), a config (new weights), or a loaded model. Task heads and decoders are
-                dropped. For a timm model, give its Hub name or a `TimmWrapperConfig`.
+            backbones (`dict[str, str | os.PathLike | PreTrainedConfig | PreTrainedModel]`): the encoder of each
+                modality: a Hub name or local folder to load weights from, a config for new weights, or a loaded model.
+                Task heads and decoders are dropped. For a timm model, give its Hub name or a `TimmWrapperConfig`.
             num_labels (`int`): number of classes.
             kwargs: further fields of [`MultimodalConfig`], such as `fusion`.
 
         Raises:
             TypeError: for a backbone of another type, such as a bare `timm.create_model(...)`.
-            ValueError: for a modality name that is taken, a backbone that `AutoModel` could not build again, or one
-                whose config does not say the width of its embedding.
+            ValueError: for a modality name that is already taken, a backbone that `AutoModel` could not build again, or
+                a backbone whose config does not state the width of its embedding.
         """
         loaded = {name: load_backbone(name, backbone) for name, backbone in backbones.items()}
         configs = {name: config for name, (_, config) in loaded.items()}
@@ -150,7 +154,7 @@ class MultimodalModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """Like `PreTrainedModel.from_pretrained`. Of an encoder with LoRA, only the LoRA layers are trainable."""
+        """Like `PreTrainedModel.from_pretrained`. In an encoder with LoRA, only the LoRA layers are trainable."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for name in model.config.lora:
@@ -159,10 +163,13 @@ class MultimodalModel(PreTrainedModel):
 
     def forward(self, labels: torch.Tensor | None = None, **modalities: dict[str, torch.Tensor]) -> MultimodalOutput:
         """
+        Encode the modalities of a batch, and fuse their embeddings.
+
         Args:
             labels (`torch.Tensor`, *optional*): (B,) int64 classes in 0..K-1.
-            modalities: by modality, its encoder's keyword arguments, each with B rows. If `present` (B,) bool is among
-                them, only the rows that it marks are encoded. A modality that is left out is absent from all samples.
+            modalities: the keyword arguments of each modality's encoder, as a dict of tensors with B rows. If the dict
+                has `present` (B,) bool, only the rows that it marks are encoded. A modality that is left out is absent
+                from all samples.
 
         Raises:
             ValueError: see [`check_batch`].
@@ -178,7 +185,7 @@ class MultimodalModel(PreTrainedModel):
             present = drop_modalities(present, dropout)
         logits = self.fuse(embeddings, present)
         if present is None:
-            # A sharded model needs a gradient of each parameter in each process.
+            # A sharded model needs a gradient for each parameter in each process.
             logits = logits + 0 * torch.stack([vector.sum() for vector in self.absent.values()]).sum()
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         unimodal_logits = {
@@ -187,7 +194,7 @@ class MultimodalModel(PreTrainedModel):
         return MultimodalOutput(loss, logits, embeddings, present, unimodal_logits or None)
 
     def _encode(self, name: str, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The embeddings (B, D) of a modality, and which samples have it, (B,) bool or `None` for all."""
+        """The embeddings (B, D) of a modality, and the mask (B,) of the samples that have it, or `None` for all."""
         backbone, pooling = self.backbones[name], self.config.pooling[name]
         if "present" not in inputs:
             return encode(name, backbone, inputs, pooling), None
@@ -206,10 +213,10 @@ class MultimodalModel(PreTrainedModel):
         return spread_rows(embeddings, rows, len(present)), present
 
     def get_input_embeddings(self) -> None:
-        """Returns `None`, since each encoder has its own. Accelerate asks for them when it shards the model."""
+        """Return `None`, since each encoder has its own. Accelerate calls this method when it shards the model."""
 
     def train(self, mode: bool = True) -> "MultimodalModel":
-        """Set the training mode. A frozen encoder stays in evaluation mode, with its dropout and statistics."""
+        """Set the training mode. A frozen encoder stays in evaluation mode, with fixed statistics and no dropout."""
         super().train(mode)
         for backbone in self.backbones.values():
             if not any(parameter.requires_grad for parameter in backbone.parameters()):
@@ -220,19 +227,24 @@ class MultimodalModel(PreTrainedModel):
         """Freeze the encoders of these modalities. Raises `ValueError` for a modality that the model does not have."""
         unknown = [name for name in modalities if name not in self.backbones]
         if unknown:
-            raise ValueError(f"Expected `freeze` to name modalities among {list(self.backbones)}, got {unknown} too.")
+            raise ValueError(
+                f"Expected `freeze` to name modalities among {list(self.backbones)}, got {unknown}; correct it."
+            )
         for name in modalities:
             self.backbones[name].requires_grad_(False)
         self.train(self.training)
 
     def fuse(self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """Fused logits (B, K) of embeddings (B, D_m). Learned vectors replace those that are absent by `present`."""
+        """
+        The fused logits (B, K) of embeddings (B, D_m). For samples that lack a modality by its mask (B,) in `present`,
+        a learned vector replaces the embedding.
+        """
         return self.fusion(self._fused(embeddings, present))
 
     def modality_logits(
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
     ) -> dict[str, torch.Tensor]:
-        """Each modality's share of the fused logits, (B, K). Raises `TypeError` if the head does not split them."""
+        """The share (B, K) of each modality in the fused logits. Raises `TypeError` if the head does not split them."""
         return self.fusion.modality_logits(self._fused(embeddings, present))
 
     def _fused(
@@ -249,15 +261,16 @@ class MultimodalModel(PreTrainedModel):
         return self.absent.replace(embeddings, present)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """Like `PreTrainedModel.save_pretrained`, but with `save_original_format=False` by default."""
         # In the original format, a ViT or AST is saved under legacy names, and `Trainer` loses its weights on resume.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """
-        Like `PreTrainedModel.push_to_hub`, and adds a card to a repository that has none. If a trainer wrote a card to
-        the local folder that the model was loaded from, that card is pushed, with its plot and the processor. Otherwise
-        it is a short card.
+        Push the model as `PreTrainedModel.push_to_hub` does, and add a card to a repository that has none. If a trainer
+        wrote a card to the local folder that the model was loaded from, that card is pushed, with its plot and the
+        processor. Otherwise a short card is pushed.
         """
         token = kwargs.get("token")
         name = HfApi().create_repo(repo_id, private=kwargs.get("private"), token=token, exist_ok=True).repo_id
@@ -271,11 +284,11 @@ def check_batch(
     names: Collection[str], modalities: Mapping[str, Mapping[str, torch.Tensor]], labels: torch.Tensor | None
 ) -> int:
     """
-    The number of samples B in a batch for a model of the modalities `names`.
+    Check a batch for a model with the modalities `names`, and return its number of samples B.
 
     Raises:
-        ValueError: if a modality is unknown, if there is none, if the numbers of rows differ, or if the labels are not
-            one class per row.
+        ValueError: for an unknown modality, a batch without modalities, numbers of rows that differ, or labels that are
+            not one class per row.
     """
     if not modalities or modalities.keys() - set(names):
         raise ValueError(
@@ -297,7 +310,7 @@ def check_batch(
     if len(rows) != 1 or () in rows or not all(shapes.values()) or any(len(mask) != 1 for mask in masks):
         raise ValueError(
             "Expected tensors with one row per sample of each modality, and `present` of one dimension, got the shapes "
-            f"{shapes}; stack the samples, or leave out a modality that none has."
+            f"{shapes}; stack the samples, or leave out a modality that no sample has."
         )
     ((size,),) = rows
     if labels is not None and (labels.shape != (size,) or labels.dtype != torch.long):

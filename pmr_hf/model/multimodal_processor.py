@@ -1,4 +1,4 @@
-"""From raw values to the model's nested batch: one processor per modality."""
+"""The processor of a model, which turns raw values into the model's nested batch."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from .missing_modalities import spread_rows
 
 class MultimodalProcessor(PushToHubMixin):
     """
-    One processor per modality, under the same names as the model's backbones.
+    Processes raw values with one processor per modality, under the same names as the model's backbones.
 
     ```python
     names = {"image": "google/vit-base-patch16-224", "text": "bert-base-uncased"}
@@ -34,14 +34,14 @@ class MultimodalProcessor(PushToHubMixin):
     Args:
         processors (`dict[str, ModalityProcessor]`): an image or video processor, feature extractor, tokenizer or
             [`NumericProcessor`] per modality.
-        num_frames (`dict[str, int]`, *optional*): by modality, how many evenly spaced frames to take from each video. A
-            modality of pictures that is named here takes videos or lists of pictures. By default, all pictures of a
-            list are taken.
+        num_frames (`dict[str, int]`, *optional*): number of evenly spaced frames to take from each video, by modality.
+            An image modality that is named here takes videos or lists of pictures. By default, all pictures of a list
+            are taken.
 
     Raises:
         TypeError: for a processor of another kind.
-        ValueError: for a modality name that is not an identifier or is taken, for `num_frames` below 1 or of another
-            modality, and for a tokenizer without a pad token.
+        ValueError: for a modality name that is not an identifier or is already taken, for `num_frames` below 1 or of a
+            modality without pictures, and for a tokenizer without a pad token.
     """
 
     config_name = "processor_config.json"
@@ -60,8 +60,8 @@ class MultimodalProcessor(PushToHubMixin):
         pictures = [name for name in processors if self.kind(name).takes_frames]
         if not self.num_frames.keys() <= set(pictures) or any(count < 1 for count in self.num_frames.values()):
             raise ValueError(
-                f"Expected `num_frames` of at least 1 for modalities among {pictures}, which see pictures, got "
-                f"{self.num_frames}."
+                f"Expected `num_frames` of at least 1 for modalities among {pictures}, which take pictures, got "
+                f"{self.num_frames}; correct it."
             )
 
     @classmethod
@@ -80,7 +80,7 @@ class MultimodalProcessor(PushToHubMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """The names of the modalities. `Trainer` asks for them when it samples by length."""
+        """The names of the modalities. `Trainer` reads them when it samples by length."""
         return list(self.processors)
 
     @classmethod
@@ -88,16 +88,16 @@ class MultimodalProcessor(PushToHubMixin):
         cls, backbones: dict[str, str | os.PathLike | ModalityProcessor], num_frames: dict[str, int] | None = None
     ) -> "MultimodalProcessor":
         """
-        The processors of pretrained encoders.
+        Load the processors of pretrained encoders.
 
-        The input of the encoder decides between tokenizer, feature extractor and image processor. A tokenizer without a
-        limit is set to the number of tokens that its encoder can read, and a video encoder gets the number of frames
-        that it was built for.
+        The input of the encoder determines whether a tokenizer, a feature extractor or an image processor is loaded. A
+        tokenizer without a limit is limited to the number of tokens that its encoder can read. A video encoder gets the
+        number of frames that it was built for.
 
         Args:
-            backbones (`dict[str, str | os.PathLike | ModalityProcessor]`): by modality, a Hub name, a local folder, or
-                a processor to use as it is.
-            num_frames (`dict[str, int]`, *optional*): as for the class. It overrides the encoders' own numbers.
+            backbones (`dict[str, str | os.PathLike | ModalityProcessor]`): a Hub name, a local folder, or a loaded
+                processor, by modality.
+            num_frames (`dict[str, int]`, *optional*): see the class. It overrides the encoders' own numbers.
 
         Raises:
             ValueError: for an encoder that reads an input of no known kind.
@@ -121,8 +121,8 @@ class MultimodalProcessor(PushToHubMixin):
 
     def __call__(self, **modalities: Sequence[Any]) -> dict[str, Features]:
         """
-        Process a list of raw values per modality: texts, vectors of numbers, or anything that `media.py` reads as a
-        picture, sound or video. `None` or an empty string stands for a modality that a sample lacks.
+        Process a list of raw values for each modality: texts, vectors of numbers, or anything that `media.py` reads as
+        a picture, sound or video. `None` or an empty string stands for a modality that a sample lacks.
 
         Returns:
             `dict[str, dict[str, torch.Tensor]]`: each modality's encoder inputs, with one row per value, and `present`
@@ -145,7 +145,9 @@ class MultimodalProcessor(PushToHubMixin):
                 )
         lengths = {name: len(values) for name, values in modalities.items()}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"Expected as many values of each modality, got {lengths}; give one of each per sample.")
+            raise ValueError(
+                f"Expected the same number of values of each modality, got {lengths}; give one per sample."
+            )
         return {
             name: self.collate(name, self.extract(name, [self.read(name, value) for value in values]))
             for name, values in modalities.items()
@@ -153,8 +155,8 @@ class MultimodalProcessor(PushToHubMixin):
 
     def read(self, name: str, value: Any) -> Any:
         """
-        Read one value of a modality: to a text, a PIL image, a list of PIL images, a waveform (samples,) at the rate of
-        the feature extractor, or an array of numbers. Returns `None` if the value is missing.
+        Read one value of a modality. Returns a text, a PIL image, a list of PIL images, a waveform (samples,) at the
+        sampling rate of the feature extractor, or an array of numbers; or `None` if the value is missing.
 
         Raises:
             UnreadableError: if the value cannot be read.
@@ -164,15 +166,18 @@ class MultimodalProcessor(PushToHubMixin):
         return self.kind(name).read(value)
 
     def extract(self, name: str, values: list[Any]) -> list[Features | None]:
-        """The encoder's inputs for each value that [`MultimodalProcessor.read`] returned, without padding."""
+        """
+        Extract the encoder's inputs from each value that [`MultimodalProcessor.read`] returned, without padding. The
+        result is `None` for a missing value.
+        """
         known = [value for value in values if value is not None]
         extracted = iter(self.kind(name).extract(known) if known else ())
         return [None if value is None else next(extracted) for value in values]
 
     def collate(self, name: str, features: list[Features | None]) -> Features:
         """
-        One batch of extracted features, stacked, and padded where their lengths differ. If some are missing, their rows
-        are zeros, and the batch has `present` (B,) bool.
+        Stack extracted features into a batch, with padding where their lengths differ. If some are `None`, their rows
+        are zero, and the batch has `present` (B,) bool.
         """
         present = torch.tensor([row is not None for row in features])
         known = [row for row in features if row is not None]
@@ -185,7 +190,10 @@ class MultimodalProcessor(PushToHubMixin):
         return {key: spread_rows(value, rows, len(features)) for key, value in batch.items()} | {"present": present}
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """Save each processor to a folder named as its modality, and kinds and order to `processor_config.json`."""
+        """
+        Save each processor to a folder with the name of its modality, and the kinds and the order of the modalities to
+        `processor_config.json`.
+        """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         for name in self.processors:
@@ -207,7 +215,7 @@ class MultimodalProcessor(PushToHubMixin):
             kwargs: `revision`, `token`, `cache_dir`, ... as for any processor from the Hub.
 
         Raises:
-            FileNotFoundError: if a local folder does not hold one.
+            FileNotFoundError: if the local folder holds no saved processor.
         """
         for key in ("_from_auto", "trust_remote_code"):  # added by `AutoProcessor`
             kwargs.pop(key, None)
@@ -215,8 +223,8 @@ class MultimodalProcessor(PushToHubMixin):
             file = os.path.join(name_or_path, cls.config_name)
             if not os.path.isfile(file):
                 raise FileNotFoundError(
-                    f"Expected a saved MultimodalProcessor in {name_or_path}, found no {cls.config_name} there; make "
-                    "one of several pretrained encoders with `MultimodalProcessor.from_backbones`."
+                    f"Expected a saved MultimodalProcessor in {name_or_path}, found no {cls.config_name} there; create "
+                    "one from pretrained encoders with `MultimodalProcessor.from_backbones`."
                 )
         else:
             file = hf_hub_download(str(name_or_path), cls.config_name, **kwargs)

@@ -13,10 +13,10 @@ class NumericConfig(PreTrainedConfig):
     Configuration of a [`NumericModel`].
 
     Args:
-        num_features (`int`, *optional*, defaults to 1): D, the numbers in a vector.
+        num_features (`int`, *optional*, defaults to 1): number D of features in a vector.
         hidden_size (`int`, *optional*, defaults to 128): width of every layer and of the embedding.
         num_hidden_layers (`int`, *optional*, defaults to 2): number of linear layers, at least 1.
-        dropout (`float`, *optional*, defaults to 0.1): probability of dropout after each layer but the last.
+        dropout (`float`, *optional*, defaults to 0.1): probability of dropout after each layer except the last.
     """
 
     model_type = "pmr_numeric"
@@ -61,8 +61,11 @@ class NumericModel(PreTrainedModel):
 
     def forward(self, values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> BaseModelOutput:
         """
-        From `values` (B, D) or (B, T, D), `last_hidden_state` (B, hidden_size) or (B, T, hidden_size). Only the pooling
-        that follows uses the mask (B, T).
+        Encode `values` (B, D) or (B, T, D) to `last_hidden_state` (B, hidden_size) or (B, T, hidden_size). The encoder
+        ignores the mask (B, T), which the pooling uses.
+
+        Raises:
+            ValueError: for values of another shape.
         """
         width = self.config.num_features
         if values.dim() not in (2, 3) or values.shape[-1] != width:

@@ -1,4 +1,4 @@
-"""The processor for modalities of numbers, which standardises them."""
+"""The processor for modalities of numbers, which standardises their values."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -35,10 +35,11 @@ class NumericProcessor(FeatureExtractionMixin):
     @classmethod
     def fit(cls, values: Iterable[Any]) -> "NumericProcessor":
         """
-        A processor with the statistics of training values: vectors (D,), or sequences (T, D) of varying T. Numbers that
-        are `None` or NaN do not count.
+        Create a processor with the statistics of the training values: vectors (D,), or sequences (T, D) of varying T.
+        Numbers that are `None` or NaN do not count.
 
         Raises:
+            UnreadableError: for a value that is not numbers.
             ValueError: if there are no values, or if their widths differ.
         """
         rows = []
@@ -46,7 +47,9 @@ class NumericProcessor(FeatureExtractionMixin):
             try:
                 rows.append(np.atleast_2d(as_numbers(value)))
             except UnreadableError as error:
-                raise UnreadableError(f"Expected numbers in the training data, but value {i + 1}, {error}.") from error
+                raise UnreadableError(
+                    f"Expected numbers in the training data, but value {i + 1}, {error}; correct it."
+                ) from error
         widths = {row.shape[1] for row in rows}
         if len(widths) != 1:
             raise ValueError(f"Expected vectors of one width to fit, got widths {sorted(widths)}; correct the data.")
@@ -56,6 +59,8 @@ class NumericProcessor(FeatureExtractionMixin):
 
     def __call__(self, values: Sequence[Any]) -> BatchFeature:
         """
+        Standardise the values of a batch.
+
         Args:
             values: B vectors (D,) or B sequences (T, D), as lists or arrays. The training mean replaces each number
                 that is `None` or NaN.
@@ -76,7 +81,10 @@ class NumericProcessor(FeatureExtractionMixin):
         return BatchFeature({"values": nn.utils.rnn.pad_sequence(arrays, True), "attention_mask": mask})
 
     def read(self, value: Any) -> np.ndarray:
-        """One value as fp64 numbers, (D,) or (T, D), with NaN for missing ones; raises `UnreadableError` as a call."""
+        """
+        Read one value as fp64 numbers (D,) or (T, D), with NaN for missing numbers. Raises `UnreadableError` for other
+        values.
+        """
         array = np.atleast_1d(as_numbers(value))
         if array.ndim not in (1, 2) or array.shape[-1] != len(self.mean):
             raise UnreadableError(
@@ -88,7 +96,7 @@ class NumericProcessor(FeatureExtractionMixin):
 
 
 def as_numbers(value: Any) -> np.ndarray:
-    """A value as fp64 numbers, NaN for each `None`; raises `UnreadableError` if it holds anything else."""
+    """Convert a value to fp64 numbers, with NaN for `None`. Raises `UnreadableError` if it is not numbers."""
     try:
         if torch.is_tensor(value):
             return value.double().numpy(force=True)

@@ -1,4 +1,4 @@
-"""From an encoder's inputs to one embedding per sample, which does not depend on what the sample is batched with."""
+"""Encode and pool one embedding per sample. The embedding does not depend on the other samples of the batch."""
 
 import torch
 from torch import nn
@@ -8,14 +8,18 @@ from transformers.utils import ModelOutput
 
 def encode(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor], pooling: str = "auto") -> torch.Tensor:
     """
-    One embedding per sample, (B, D), which does not depend on what the sample is batched with.
+    Compute one embedding per sample, (B, D), which does not depend on the other samples of the batch.
 
     Args:
         name (`str`): the modality, for messages.
         backbone (`torch.nn.Module`): its encoder.
         inputs (`dict[str, torch.Tensor]`): the encoder's keyword arguments. With a `frame_mask` (B, T) bool,
-            `pixel_values` are frames (B, T, C, H, W): each is encoded alone, and the embedding is their mean.
+            `pixel_values` are frames (B, T, C, H, W). Each frame is encoded alone, and the embedding is the mean over
+            the frames in the mask.
         pooling (`str`, *optional*, defaults to `"auto"`): see [`pool`].
+
+    Raises:
+        ValueError: if the encoder's output cannot be pooled, see [`pool`].
     """
     inputs = {key: value.to(backbone.dtype) if value.is_floating_point() else value for key, value in inputs.items()}
     if "frame_mask" in inputs:
@@ -41,7 +45,7 @@ def encode(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor], pool
 def _encode_frames(
     name: str, backbone: nn.Module, pixels: torch.Tensor, mask: torch.Tensor, pooling: str
 ) -> torch.Tensor:
-    """The mean embedding (B, D) of each sample's frames, of `pixels` (B, T, C, H, W) where `mask` (B, T) is on."""
+    """The mean embedding (B, D) of the frames of `pixels` (B, T, C, H, W) that `mask` (B, T) keeps."""
     frames = pool(name, backbone(pixel_values=pixels[mask]), pooling)  # (all frames, D)
     rows = mask.nonzero()[:, 0]
     sums = frames.new_zeros(len(mask), frames.shape[1]).index_add(0, rows, frames)
@@ -52,8 +56,9 @@ def token_mask(mask: torch.Tensor, tokens: int, config: PreTrainedConfig) -> tor
     """
     The mask (B, tokens) of an encoder's output tokens, from the mask (B, T) of its inputs.
 
-    Speech encoders give fewer tokens than they read: wav2vec 2.0, HuBERT and similar models by the convolutions in
-    their config, Whisper by half. For other encoders, and if the lengths are equal, the mask is returned unchanged.
+    Speech encoders return fewer tokens than they read. In wav2vec 2.0, HuBERT and similar models, the convolutions in
+    the config shorten the sequence; Whisper halves it. For other encoders, and if the lengths are equal, the mask is
+    returned unchanged.
     """
     if mask.shape[1] == tokens:
         return mask
@@ -77,8 +82,8 @@ def ignores_padding(config: PreTrainedConfig) -> bool:
     """
     Whether an attention mask makes a speech encoder ignore padding.
 
-    It does not if a group norm averages over time (wav2vec 2.0 base, HuBERT base), or if the family's convolutions see
-    the padding. [`encode`] gives such an encoder one clip at a time.
+    The mask is not enough if a group norm averages over time (wav2vec 2.0 base, HuBERT base), or if the convolutions of
+    the model family see the padding. [`encode`] gives such an encoder one clip at a time.
     """
     families = ("hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
     adapter = getattr(config, "add_adapter", False)
@@ -87,11 +92,11 @@ def ignores_padding(config: PreTrainedConfig) -> bool:
 
 def pool(name: str, output: ModelOutput, pooling: str = "auto", mask: torch.Tensor | None = None) -> torch.Tensor:
     """
-    One embedding per sample, (B, D), from an encoder's output.
+    Pool an encoder's output into one embedding per sample, (B, D).
 
     Args:
         name (`str`): the modality, for messages.
-        output (`ModelOutput`): with `pooler_output`, or a `last_hidden_state` of tokens (B, T, D), a feature map
+        output (`ModelOutput`): has `pooler_output`, or a `last_hidden_state` with tokens (B, T, D), a feature map
             (B, D, H, W) or vectors (B, D).
         pooling (`str`, *optional*, defaults to `"auto"`): `"cls"` takes the first token. `"mean"` and `"max"` are taken
             over the tokens in the mask, or over all positions of a feature map. `"auto"` takes the encoder's own
@@ -99,7 +104,7 @@ def pool(name: str, output: ModelOutput, pooling: str = "auto", mask: torch.Tens
         mask (`torch.Tensor`, *optional*): (B, T), nonzero where there is a token.
 
     Raises:
-        ValueError: if the output has neither, or does not fit the mask or the pooling.
+        ValueError: if the output has neither of these, or does not fit the mask or the pooling.
     """
     if pooling == "auto" and output.get("pooler_output") is not None:
         return output["pooler_output"].flatten(1)  # some convolutional encoders give (B, D, 1, 1)

@@ -14,7 +14,7 @@ from .configuration import check_modality_name
 from .distance import prototype_logits
 
 
-# By modality: the sums (K, D_m) of the embeddings of each class, and the numbers (K,) of samples in these sums
+# For each modality, the sums (K, D_m) of the embeddings of each class, and the numbers (K,) of samples in these sums
 Sums = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 # Modalities of one width are stacked and computed together, which takes half the time. Stacking copies the prototypes,
@@ -26,21 +26,21 @@ class Prototypes(nn.Module):
     """
     Class means of each modality's embeddings (Eq. 6), and their momentum update (Eq. 12).
 
-    Each modality `m` has three persistent buffers: the means `m_mean` (K, D_m) fp32, the number of samples of each
-    class in the latest update `m_count` (K,) fp32, and `m_seen` (K,) bool, the classes that have had a sample.
+    Each modality `m` has three persistent buffers: `m_mean` (K, D_m) fp32, the class means; `m_count` (K,) fp32, the
+    number of samples of each class in the latest update; and `m_seen` (K,) bool, the classes that have a prototype.
 
     Args:
         widths (`dict[str, int]`): width D_m of each modality's embedding, in the order of the modalities.
         num_labels (`int`): number of classes K.
 
     Raises:
-        ValueError: for a modality name that is not an identifier or is taken, no modality, or no class.
+        ValueError: for a modality name that is not an identifier or is already taken, no modality, or no class.
     """
 
     def __init__(self, widths: dict[str, int], num_labels: int):
         super().__init__()
         if not widths or num_labels < 1:
-            raise ValueError(f"Expected at least one modality and one class, got {widths} and {num_labels} classes.")
+            raise ValueError(f"Expected at least one modality and one class, got {widths} and {num_labels}; add one.")
         for name in widths:
             check_modality_name(name)
         self.widths = dict(widths)
@@ -51,7 +51,7 @@ class Prototypes(nn.Module):
             self.register_buffer(f"{name}_seen", torch.zeros(num_labels, dtype=torch.bool))
 
     def mean(self, modality: str) -> torch.Tensor:
-        """The prototypes (K, D_m) of one modality; zeros for a class that has none."""
+        """The prototypes (K, D_m) of one modality. They are zero for a class without a prototype."""
         return self.get_buffer(f"{modality}_mean")
 
     def count(self, modality: str) -> torch.Tensor:
@@ -64,8 +64,8 @@ class Prototypes(nn.Module):
 
     def forward(self, embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """
-        Prototype logits of every modality (Eq. 7): from embeddings (B, D_m) to (B, K) fp32, or from the embeddings of
-        each sample's segments (B, T, D_m) to (B, T, K).
+        The prototype logits of every modality in fp32 (Eq. 7). Embeddings (B, D_m) give logits (B, K), and embeddings
+        of segments (B, T, D_m) give logits (B, T, K).
         """
         return dict(zip(self.widths, self.stacked_logits(embeddings), strict=True))
 
@@ -87,7 +87,7 @@ class Prototypes(nn.Module):
         return torch.stack([self.seen(name) for name in self.widths])
 
     def zero_sums(self) -> Sums:
-        """Sums (K, D_m) and counts (K,) of zero samples, in fp32, by modality."""
+        """Sums (K, D_m) and counts (K,) of zero in fp32, by modality, to which batches can be added."""
         return {
             name: (
                 torch.zeros_like(self.mean(name), dtype=torch.float32),
@@ -105,9 +105,21 @@ class Prototypes(nn.Module):
         sums: Sums | None = None,
     ) -> Sums:
         """
-        Sums (K, D_m) and counts (K,) of one batch, per class and modality, in fp32. They are over the samples that have
-        the modality by the masks (B,) of `present`, by default over all samples. They are added in place to `sums` if
-        given. Sums of batches and of processes can be added; [`Prototypes.momentum_update`] divides by the counts.
+        Sum the embeddings of one batch per class and modality. Sums of batches and of processes can be added;
+        [`Prototypes.momentum_update`] divides by the counts.
+
+        Args:
+            embeddings (`Mapping[str, torch.Tensor]`): (B, D_m), by modality.
+            labels (`torch.Tensor`): (B,) int64 classes in 0..K-1.
+            present (`Mapping[str, torch.Tensor]`, *optional*): the masks (B,) bool, by modality, of the samples to add.
+                By default, all samples are added.
+            sums (`Sums`, *optional*): earlier sums, to which this batch is added in place.
+
+        Returns:
+            `Sums`: the sums (K, D_m) and counts (K,) in fp32, by modality.
+
+        Raises:
+            ValueError: for embeddings, labels or masks of other shapes.
         """
         self.check(embeddings)
         batch = next(iter(embeddings.values())).shape[:1]
@@ -132,11 +144,11 @@ class Prototypes(nn.Module):
         """
         Move the prototypes towards new class means, c <- momentum * c + (1 - momentum) * c_new (Eq. 12).
 
-        A class seen for the first time takes its new mean; a class without a sample keeps its old one.
+        A class that is seen for the first time takes its new mean. A class without a new sample keeps its old mean.
 
         Args:
             sums (`dict[str, tuple[torch.Tensor, torch.Tensor]]`): sums (K, D_m) and counts (K,) of each modality, as
-                from [`Prototypes.class_sums`].
+                [`Prototypes.class_sums`] returns them.
             momentum (`float`): eps of Eq. 12, in [0, 1).
         """
         for name, (total, count) in sums.items():
@@ -158,8 +170,8 @@ class Prototypes(nn.Module):
 
     def check(self, embeddings: Mapping[str, torch.Tensor], segments: bool = False) -> None:
         """
-        Raise `ValueError` unless there is an embedding (B, D_m), of one B, for each modality and no other; with
-        `segments` they may be (B, T, D_m), of one B and T.
+        Raise `ValueError` unless `embeddings` has one embedding (B, D_m) for each modality and no other, all with the
+        same B. With `segments`, embeddings (B, T, D_m) with the same B and T are valid, too.
         """
         found = {name: tuple(embedding.shape) for name, embedding in embeddings.items()}
         rows = next(iter(found.values()), ())[:-1]
@@ -193,8 +205,11 @@ def attach_prototypes(model: nn.Module, widths: dict[str, int], num_labels: int)
         widths (`dict[str, int]`): width of each embedding that your `embeddings_fn` returns, by modality.
         num_labels (`int`): number of classes.
 
+    Returns:
+        `Prototypes`: the attached prototypes.
+
     Raises:
-        ValueError: if the model has prototypes already.
+        ValueError: if the model already has prototypes.
     """
     if "prototypes" in dict(model.named_children()):
         raise ValueError(f"Expected a {type(model).__name__} without prototypes, but it has some; attach them once.")
@@ -215,7 +230,8 @@ def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
         name_or_path (`str`): the folder or Hub name that it was saved to, with its weights in one safetensors file.
 
     Raises:
-        ValueError: if the model has no prototypes, or none of these modalities were saved there.
+        ValueError: if the model has no prototypes, or if the file does not hold exactly the prototypes of its
+            modalities.
     """
     if os.path.isdir(name_or_path):
         file = os.path.join(name_or_path, SAFE_WEIGHTS_NAME)

@@ -1,4 +1,4 @@
-"""Log spectrograms of fixed size, the audio inputs of the paper's ResNet18 encoders (PMR, CVPR 2023, section 4.1)."""
+"""Log spectrograms of fixed size, which the paper's ResNet18 encoders take (PMR, CVPR 2023, section 4.1)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +14,9 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     Turns mono waveforms into log spectrograms, which are pictures of one channel. Rows are frequencies from 0 to half
     the sampling rate, and columns are frames.
 
-    As in the authors' code, each clip is repeated or cut to `seconds`. A value is log(P + 1e-7), where P is the power
-    density of `scipy.signal.spectrogram`, in squared amplitude per Hz, of Tukey windows minus their means, without
-    padding. The defaults give 257 x 299 (the paper's CREMA-D), and `seconds=10` gives 257 x 1004 (its AVE).
+    As in the authors' code, each clip is repeated or cut to `seconds`. A value is log(P + 1e-7). P is the power density
+    of `scipy.signal.spectrogram`, in squared amplitude per Hz, computed without padding from Tukey windows minus their
+    means. The defaults give 257 x 299 values, as for the paper's CREMA-D; `seconds=10` gives 257 x 1004, as for AVE.
 
     Args:
         sampling_rate (`int`, *optional*, defaults to 16000): rate of the waveforms, in Hz.
@@ -27,7 +27,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             deviation 1. The authors' code does this, but the paper does not mention it.
 
     Raises:
-        ValueError: unless 0 <= `overlap` < `window`, and a clip has at least one window.
+        ValueError: unless 0 <= `overlap` < `window`, and a clip is at least as long as one window.
     """
 
     model_input_names = ["pixel_values"]
@@ -46,7 +46,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             **kwargs | {"feature_size": window // 2 + 1, "sampling_rate": sampling_rate, "padding_value": 0.0}
         )
         if not 0 <= overlap < window:
-            raise ValueError(f"Expected `overlap` in [0, {window}), the window, got {overlap}; the paper has 353.")
+            raise ValueError(f"Expected `overlap` in [0, {window}), the window, got {overlap}; the paper uses 353.")
         if round(seconds * sampling_rate) < window:
             raise ValueError(
                 f"Expected clips of at least one window of {window} samples, got {seconds} s at {sampling_rate} Hz; "
@@ -69,9 +69,11 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         **kwargs,
     ) -> BatchFeature:
         """
+        Turn waveforms into spectrograms.
+
         Args:
-            raw_speech (`list[np.ndarray]`): B waveforms, 1-d, of any lengths, in [-1, 1]; or a single one.
-            sampling_rate (`int`, *optional*): rate of these waveforms in Hz, which must be the extractor's.
+            raw_speech (`list[np.ndarray]`): B waveforms, 1-d, of any lengths, in [-1, 1]; or a single waveform.
+            sampling_rate (`int`, *optional*): rate of these waveforms in Hz. It must equal the extractor's rate.
             return_tensors (`str`, *optional*): "pt" or "np".
             kwargs: ignored, since options such as `padding` do not apply to clips of one length.
 

@@ -1,4 +1,4 @@
-"""The plots of `examples/benchmark.py`: curves over training, and accuracies by the values of a varied argument."""
+"""The plots of `examples/benchmark.py`: curves over training, and accuracies over the values of a varied argument."""
 
 import json
 import statistics
@@ -24,11 +24,12 @@ Curve = dict[float, float]  # a value by epoch
 
 def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
     """
-    Write `curves-<fusion>.png`, a panel for each value that the runs logged and a line for each method.
+    Write `curves-<fusion>.png`, with a panel for each value that the runs logged and a line for each method.
 
-    The panels are the validation accuracy, fused and of each modality by its prototypes, for two modalities the ratio
-    (Figs. 2a and 4a to 4c of the paper), and, where `gradient_cosine_steps` was given, the cosine of the unimodal and
-    the fused gradients (Fig. 2c). A line is the mean over the seeds, and a band is their range.
+    The panels show the validation accuracy of the fused logits and of each prototype classifier, and for two modalities
+    the imbalance ratio (Figs. 2a and 4a to 4c of the paper). If `gradient_cosine_steps` was set, they also show the
+    cosine between the unimodal and the fused gradients (Fig. 2c). A line is the mean over the seeds, and a band is
+    their range.
     """
     groups = {method: group for (head, method), group in rows_of(results).items() if head in (fusion, "none")}
     panels = _panels_of_curves(folder, [result for group in groups.values() for result in group])
@@ -53,7 +54,7 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
 
 
 def _panels_of_curves(folder: Path, results: list[Result]) -> list[Panel]:
-    """The panels that at least one of the runs logged values for."""
+    """The panels for which at least one of the runs logged values."""
     names = modalities_of(results)
     panels = [("eval_accuracy", "fused"), *((f"eval_{name}_prototype_accuracy", f"{name} alone") for name in names)]
     panels += [("rho", f"ratio ρ = {names[0]} / {names[1]}")] if len(names) == 2 else []
@@ -63,7 +64,7 @@ def _panels_of_curves(folder: Path, results: list[Result]) -> list[Panel]:
 
 
 def _plot_curve(axes: Axes, method: str, curves: list[Curve], color: tuple[float, float, float], style: str) -> None:
-    """Mean and range of the runs' curves, over the epochs that all of them have."""
+    """Plot the mean and the range of the runs' curves, over the epochs that all of them have."""
     curves = [curve for curve in curves if curve]
     epochs = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     if epochs:
@@ -73,7 +74,7 @@ def _plot_curve(axes: Axes, method: str, curves: list[Curve], color: tuple[float
 
 
 def curve_of(run: Path, key: str) -> Curve:
-    """The values that a run logged under a key, by epoch. Those of training are averaged within each epoch."""
+    """The values that a run logged under a key, by epoch. Training values are averaged within each epoch."""
     history = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     points: dict[float, list[float]] = {}
     for entry in history:
@@ -89,8 +90,9 @@ def curve_of(run: Path, key: str) -> Curve:
 
 def plot_varied(folder: Path, fusion: str, argument: str, results: list[Result]) -> None:
     """
-    Write `<argument>-<fusion>.png`: the test accuracy by the values of a varied argument, fused and of each modality,
-    as mean and standard deviation over the seeds. A method that does not have the argument is a horizontal line.
+    Write `<argument>-<fusion>.png`, which shows the test accuracy over the values of a varied argument, for the fused
+    logits and for each modality, as mean and standard deviation over the seeds. A method without the argument is a
+    horizontal line.
     """
     names = modalities_of(results)
     panels = [("test_accuracy", "fused"), *((f"{name}_prototype_accuracy", f"{name} alone") for name in names)]
@@ -122,7 +124,7 @@ def _plot_settings(axes: Axes, method: str, settings: list[str], fusion: str, ke
 
 
 def _values(rows: Rows, fusion: str, method: str, key: str) -> list[float]:
-    """What the runs of a row have under a key, where they have it."""
+    """The values under a key, of all runs in a row that have the key."""
     return [result[key] for result in rows.get((fusion, method), []) if key in result]
 
 

@@ -1,24 +1,24 @@
-"""The tables of `examples/benchmark.py`: each method's accuracies over the seeds, and its gain over joint training."""
+"""The tables of `examples/benchmark.py`, with each method's accuracies and its gains over joint training."""
 
 import statistics
 from typing import Any
 
 
-Result = dict[str, Any]  # what `examples/benchmark.py` reports of one run
+Result = dict[str, Any]  # what `examples/benchmark.py` reports about one run
 Rows = dict[tuple[str, str], list[Result]]  # the runs of each row of a table, by fusion head and method
 
 
 def table_of(results: list[Result]) -> str:
     """
-    Two Markdown tables, of the fused model and of each modality alone. Accuracies are in percent, as mean ± standard
-    deviation over the seeds.
+    Two Markdown tables: one for the fused model, and one for each modality alone. Accuracies are in percent, as mean ±
+    standard deviation over the seeds.
     """
     rows = rows_of(results)
     return f"{markdown(fused_table(rows, results))}\n{markdown(modality_table(rows, results))}"
 
 
 def fused_table(rows: Rows, results: list[Result]) -> list[list[str]]:
-    """The header and a line for each row: accuracy, its gain over joint training, macro F1, costs, learning rates."""
+    """A header and a line for each row, with accuracy, gain over joint training, macro F1, costs and learning rates."""
     splits = " and ".join(sorted({result["split"] for result in results}))
     accuracy = f"{splits} accuracy" + (", selected by" if "validation" in splits else "")
     table = [["fusion", "method", "seeds", accuracy, "over joint", "macro F1", "time", "memory", "learning rate"]]
@@ -36,7 +36,7 @@ def fused_table(rows: Rows, results: list[Result]) -> list[list[str]]:
 
 
 def modality_table(rows: Rows, results: list[Result]) -> list[list[str]]:
-    """The header and a line for each row: accuracies and share of each modality, and the ratio of two modalities."""
+    """A header and a line for each row, with accuracies and share of each modality, and the ratio of two modalities."""
     names = modalities_of(results)
     columns = [f"{name}, {what}" for name in names for what in ("prototypes", "head", "probe", "share")]
     table = [["fusion", "method", *columns, "ratio"]]
@@ -84,41 +84,43 @@ def reference_of(row: tuple[str, str], rows: Rows) -> dict[int, Result]:
 
 
 def gain(pairs: list[tuple[Result, Result]]) -> str:
-    """Difference of the accuracies to those of joint training in points, and for how many seeds it is positive."""
+    """The gain in accuracy over joint training, in percentage points, and the number of seeds with a positive gain."""
     gains = [100 * (own["test_accuracy"] - joint["test_accuracy"]) for own, joint in pairs]
     ahead = sum(difference > 0 for difference in gains)
     return f"{spread(gains, signed=True)} ({ahead} of {len(gains)} ahead)" if gains else ""
 
 
 def cost(pairs: list[tuple[Result, Result]], key: str) -> str:
-    """Median ratio to joint training; empty where no pair of runs has both values."""
+    """The median of a value over the value of joint training; empty if no pair of runs has both values."""
     known = [own[key] / joint[key] for own, joint in pairs if own[key] and joint[key]]
     return f"{statistics.median(known):.2f}" if known else ""
 
 
 def learning_rates(group: list[Result]) -> str:
-    """The rates of the runs, and the grid that they were chosen from, if there was one."""
+    """The learning rates of the runs, and the grid that they were chosen from, if there was one."""
     rates = ", ".join(sorted({f"{result['learning_rate']:g}" for result in group}))
     grid = group[-1].get("grid", {})
     return rates + (f" of {', '.join(grid)}" if len(grid) > 1 else "")
 
 
 def percent(group: list[Result], key: str) -> str:
-    """Mean ± standard deviation of the runs that have this accuracy, in percent."""
+    """Mean ± standard deviation, in percent, over the runs that have this accuracy; empty if none has it."""
     values = [100 * result[key] for result in group if key in result]
     return spread(values) if values else ""
 
 
 def spread(values: list[float], signed: bool = False) -> str:
-    """Mean ± sample standard deviation; the mean alone for one value."""
+    """Mean ± sample standard deviation, or only the mean of a single value."""
     mean = f"{statistics.mean(values):+.1f}" if signed else f"{statistics.mean(values):.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def mean(values: list[float]) -> str:
+    """The mean of some values; empty if there are none."""
     return f"{statistics.mean(values):.2f}" if values else ""
 
 
 def markdown(table: list[list[str]]) -> str:
+    """A table in Markdown. Its first line is the header."""
     header, *others = ["| " + " | ".join(line) + " |\n" for line in table]
     return "".join([header, "|---" * len(table[0]) + "|\n", *others])

@@ -16,21 +16,21 @@ from ..equations import imbalance_ratio
 
 PLOT_NAME = "training_dynamics.png"
 
-Entry = dict[str, Any]  # of a log history
+Entry = dict[str, Any]  # an entry of a log history
 
 
 def plot_dynamics(log_history: list[Entry], modalities: list[str], file: str | Path, applied: bool = True) -> None:
     """
-    Draw accuracy, imbalance ratio and weights over training, side by side, to a PNG file.
+    Plot accuracy, imbalance ratio and weights over training, side by side, and save the plot to a PNG file.
 
-    If the log has gradient scales, the third panel shows those instead of the weights.
+    If the log has gradient scales, the third panel shows them instead of the weights.
 
     Args:
         log_history (`list[dict]`): `trainer.state.log_history` of a [`PrototypeTrainer`].
         modalities (`list[str]`): names of the modalities, in the order of fusion.
         file (`str | Path`): the PNG file to write.
-        applied (`bool`, *optional*, defaults to `True`): whether the loss contained the weighted terms; if not, the
-            weights were only logged, and the title says so.
+        applied (`bool`, *optional*, defaults to `True`): whether the loss contained the weighted terms. If not, the
+            title says that the weights were only logged.
     """
     evaluations = evaluations_of(log_history)
     steps = [entry for entry in log_history if "ce_loss" in entry]
@@ -53,7 +53,7 @@ def plot_dynamics(log_history: list[Entry], modalities: list[str], file: str | P
 
 
 def evaluations_of(log_history: list[Entry]) -> list[Entry]:
-    """The first evaluation at each step: `load_best_model_at_end` may lead to a second one after the last step."""
+    """The first evaluation at each step. `load_best_model_at_end` may cause a second one after the last step."""
     evaluations: dict[int, Entry] = {}
     for entry in log_history:
         if "eval_loss" in entry:
@@ -62,7 +62,10 @@ def evaluations_of(log_history: list[Entry]) -> list[Entry]:
 
 
 def plot_accuracy(axes: Axes, evaluations: list[Entry], colors: dict[str, Any]) -> None:
-    """Validation accuracy of the fused prediction, and of each modality by its prototypes and its slice of the head."""
+    """
+    Plot the validation accuracy of the fused logits, and of each modality by its prototype classifier and by its slice
+    of the fusion head.
+    """
     plot_line(axes, evaluations, "eval_accuracy", "all modalities, fused", color="black")
     for name, color in colors.items():
         plot_line(axes, evaluations, f"eval_{name}_prototype_accuracy", f"{name}, prototypes", color=color)
@@ -71,14 +74,14 @@ def plot_accuracy(axes: Axes, evaluations: list[Entry], colors: dict[str, Any]) 
 
 
 def plot_ratio_of_two(axes: Axes, steps: list[Entry], modalities: list[str]) -> None:
-    """The imbalance ratio rho of two modalities (Eq. 8)."""
+    """Plot the imbalance ratio rho of two modalities (Eq. 8)."""
     plot_line(axes, steps, "rho", None, color="tab:gray")
     axes.set_title(f"Imbalance ratio ρ = {modalities[0]} / {modalities[1]}")
     scale_for_ratio(axes)
 
 
 def plot_ratios(axes: Axes, steps: list[Entry], colors: dict[str, Any]) -> None:
-    """The imbalance ratio of each of M modalities: its score over the lowest score."""
+    """Plot the imbalance ratio of each of M modalities, its score over the lowest score (Eq. 8)."""
     ratios = []
     for entry in steps:
         if all(f"{name}_score" in entry for name in colors):
@@ -91,24 +94,24 @@ def plot_ratios(axes: Axes, steps: list[Entry], colors: dict[str, Any]) -> None:
 
 
 def plot_gradient_scales(axes: Axes, steps: list[Entry], colors: dict[str, Any]) -> None:
-    """The factor by which each encoder's gradient was multiplied."""
+    """Plot the factor by which each encoder's gradient was multiplied."""
     for name, color in colors.items():
         plot_line(axes, steps, f"{name}_gradient_scale", name, color=color)
     axes.set(title="Gradient scale of each encoder")
 
 
 def plot_weights(axes: Axes, steps: list[Entry], colors: dict[str, Any], applied: bool) -> None:
-    """The weights of the PMR terms of each modality (Eq. 11)."""
+    """Plot the weights of the PMR terms of each modality (Eq. 11)."""
     for name, color in colors.items():
         plot_line(axes, steps, f"{name}_pce_weight", f"{name}, accelerated", color=color)
-        if len(colors) > 2:  # of two modalities, the weight that accelerates one also holds the other back
+        if len(colors) > 2:  # with two, the weight that accelerates one also holds the other back
             plot_line(axes, steps, f"{name}_per_weight", f"{name}, held back", color=color, ls=":")
     title = "Weights of the PMR terms (Eq. 11)"
     axes.set(title=title if applied else f"{title}, not applied", ylim=(-0.02, 1.02))
 
 
 def plot_line(axes: Axes, entries: Iterable[Entry], key: str, label: str | None, **style) -> None:
-    """A line through the values of one key over the epochs, if any entry has it."""
+    """Plot a line through the values of one key over the epochs, if any entry has the key."""
     points = [(entry["epoch"], entry[key]) for entry in entries if key in entry]
     if points:
         axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 60 else None, **style)

@@ -1,4 +1,4 @@
-"""The model card of a training run: what the model does, how to use it, its results and how it was trained."""
+"""The model card of a training run: what the model does, how to use it, its results, and how it was trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,15 @@ from .dynamics import PLOT_NAME, plot_dynamics
 @dataclass
 class TrainingRun:
     """
-    What a card reports of a training run.
+    The facts about a training run that its card reports.
 
     Args:
         config (`PreTrainedConfig`): configuration of the model.
         modalities (`list[str]`): names of the modalities, in the order of fusion.
         num_labels (`int`): number of classes.
-        description (`str`): how the model was trained: a sentence without its full stop.
+        description (`str`): how the model was trained, as a sentence without its full stop.
         citation (`str`): BibTeX entry of the method.
-        hyper_parameters (`dict[str, object]`): the settings of the run, one row of the table each.
+        hyper_parameters (`dict[str, object]`): the settings of the run, each one row of the table.
         log_history (`list[dict]`): `trainer.state.log_history`.
         applies_weights (`bool`): whether the loss contained the weighted PMR terms, see [`plot_dynamics`].
         train_size (`int`, *optional*): number of training samples; `None` for a stream.
@@ -47,15 +47,15 @@ class TrainingRun:
 @dataclass
 class HubMetadata:
     """
-    What a user states about a model for the Hub.
+    The metadata of a model for the Hub, as its user states them.
 
     Args:
         model_name (`str`): the Hub name or local folder that the code sample loads.
         dataset (`str`, *optional*): name of the dataset.
         license (`str`, *optional*): license of the model, by its identifier on the Hub.
         language (`str | list[str]`, *optional*): languages of the model, by their codes on the Hub.
-        finetuned_from (`str | list[str]`, *optional*): Hub names of the base models. Defaults to those of the encoders.
-        tags (`list[str]`, *optional*): tags beside those that every card of pmr_hf has.
+        finetuned_from (`str | list[str]`, *optional*): Hub names of the base models. Defaults to the encoders'.
+        tags (`list[str]`, *optional*): tags to add to those that every card of pmr_hf has.
     """
 
     model_name: str
@@ -73,8 +73,8 @@ class Results:
 
     Args:
         split (`str`): `"test"` or `"validation"`.
-        values (`dict[str, float]`): value of each metric that was measured, by its key in the log without the prefix.
-        names (`dict[str, str]`): what a reader calls each metric.
+        values (`dict[str, float]`): value of each measured metric, by its key in the log without the prefix.
+        names (`dict[str, str]`): the name of each metric in the card.
     """
 
     split: str
@@ -89,8 +89,8 @@ def write_model_card(folder: str | Path, run: TrainingRun, metadata: HubMetadata
     Args:
         folder (`str | Path`): the folder; it must exist.
         run (`TrainingRun`): what the card reports.
-        metadata (`HubMetadata`): what the user states for the Hub.
-        previous (`str`, *optional*): the card whose own text and metadata are kept, see
+        metadata (`HubMetadata`): the metadata for the Hub.
+        previous (`str`, *optional*): an earlier card, whose user-written text and metadata are kept, see
             [`~pmr_hf.model.hub_card.keep_own_text`]. Defaults to the card in the folder, if there is one.
     """
     folder = Path(folder)
@@ -103,7 +103,7 @@ def write_model_card(folder: str | Path, run: TrainingRun, metadata: HubMetadata
 
 
 def model_card(run: TrainingRun, metadata: HubMetadata) -> str:
-    """The text of the card, with its metadata on top."""
+    """The text of the card, with its metadata at the top."""
     results = last_results(run)
     return CARD.format(
         metadata=card_data(run, metadata, results).to_yaml(),
@@ -136,7 +136,7 @@ def last_results(run: TrainingRun) -> Results:
 
 
 def card_data(run: TrainingRun, metadata: HubMetadata, results: Results) -> ModelCardData:
-    """The metadata block, by which the Hub lists and finds the model."""
+    """The metadata block, which the Hub uses to list and find the model."""
     encoders = hub_names(run.config, run.modalities).values()
     evaluations = [
         EvalResult(
@@ -181,13 +181,13 @@ def how_to_read_the_ratio(modalities: list[str]) -> str:
 
 
 def training_samples(train_size: int | None, dataset: str | None) -> str:
-    """How many samples the model was trained on, and of which dataset."""
+    """The number of samples that the model was trained on, and their dataset."""
     count = "streamed, number unknown" if train_size is None else f"{train_size:,}"
     return f"{count}, {dataset}" if dataset else count
 
 
 def modality_dropout(config: PreTrainedConfig) -> str:
-    """A sentence on whether the model was trained on samples that lack a modality."""
+    """A sentence that says whether the model was trained with modality dropout."""
     dropout = getattr(config, "modality_dropout", 0.0)
     if dropout:
         return f"In training, each modality was dropped at random with probability {dropout:g}."
@@ -195,7 +195,7 @@ def modality_dropout(config: PreTrainedConfig) -> str:
 
 
 def code_sample(model_name: str, config: MultimodalConfig, processor: MultimodalProcessor) -> str:
-    """The section with code that runs as printed, on a placeholder value of each modality."""
+    """The section with a code sample that runs as printed, with a placeholder value for each modality."""
     lines = []
     for name in processor.processors:
         value, comment = processor.kind(name).example(config.backbones[name])

@@ -10,7 +10,7 @@ from transformers.trainer_utils import HubStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
 
-# The least values of arguments. `Trainer` accepts less, and then trains backwards, not at all, or fails much later.
+# The lowest allowed values. `Trainer` accepts lower ones, and then trains backwards, does not train, or fails late.
 LEAST = {
     "learning_rate": 0,
     "weight_decay": 0,
@@ -26,24 +26,26 @@ LEAST = {
 @dataclass
 class MultimodalTrainingArguments(TrainingArguments):
     """
-    Arguments of [`MultimodalTrainer`]: those of [`~transformers.TrainingArguments`], two for single modalities, and
-    other defaults for six of them.
+    Arguments of [`MultimodalTrainer`]. The class adds `freeze` and `modality_learning_rates` to
+    [`~transformers.TrainingArguments`], and changes the defaults of six inherited arguments.
 
     Args:
-        freeze (`list[str]`, *optional*, defaults to `None`): modalities whose encoders are not trained. They stay in
-            evaluation mode.
-        modality_learning_rates (`dict`, *optional*, defaults to `None`): learning rates of single encoders, which
-            replace `learning_rate`; JSON on the command line. The schedule scales all rates in the same way.
-        remove_unused_columns (`bool`, *optional*, defaults to `False`): must stay `False`. The collator picks the
-            columns, and the model's `forward` does not name them.
+        freeze (`list[str]`, *optional*, defaults to `None`): modalities whose encoders are frozen. A frozen
+            encoder stays in evaluation mode.
+        modality_learning_rates (`dict`, *optional*, defaults to `None`): the learning rate of an encoder, by modality.
+            It replaces `learning_rate` for this encoder. On the command line, give a JSON object. The scheduler scales
+            all learning rates in the same way.
+        remove_unused_columns (`bool`, *optional*, defaults to `False`): must stay `False`, since the collator selects
+            the columns. `Trainer` would drop them, because the model's `forward` does not name them.
         label_names (`list[str]`, *optional*, defaults to `["labels"]`): the keys of the labels in a batch.
-        logging_steps (`float`, *optional*, defaults to `10`): steps between two logs. Few steps show the dynamics.
-        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): `True` would log 0.0 for a loss that is not
-            finite, and would cost a host synchronisation per step.
-        ddp_find_unused_parameters (`bool`, *optional*, defaults to `True`): allows a batch of one process to lack a
-            modality.
-        hub_strategy (`str`, *optional*, defaults to `"end"`): must stay `"end"`: the model is pushed when it is saved.
-            The other strategies push pickles.
+        logging_steps (`float`, *optional*, defaults to `10`): number of optimizer steps between two logs. A small
+            number shows the training dynamics in more detail.
+        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): `True` logs 0.0 in place of a loss that is not
+            finite. It costs one host synchronisation per step.
+        ddp_find_unused_parameters (`bool`, *optional*, defaults to `True`): lets DDP train when the batch of a process
+            lacks a modality.
+        hub_strategy (`str`, *optional*, defaults to `"end"`): must stay `"end"`, which pushes the model when it is
+            saved. The other strategies also push pickle files.
 
     Raises:
         ValueError: for `remove_unused_columns=True`, another `hub_strategy`, `batch_eval_metrics=True` or
@@ -53,23 +55,23 @@ class MultimodalTrainingArguments(TrainingArguments):
     """
 
     freeze: list[str] | None = field(
-        default=None, metadata={"help": "Modalities whose encoders are not trained. They stay in evaluation mode."}
+        default=None, metadata={"help": "Modalities whose encoders are frozen and stay in evaluation mode."}
     )
     modality_learning_rates: dict[str, float] | str | None = field(
-        default=None, metadata={"help": "Learning rates of single encoders, as JSON: '{\"text\": 1e-5}'."}
+        default=None, metadata={"help": "Learning rates of encoders by modality, as JSON: '{\"text\": 1e-5}'."}
     )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator picks the columns."}
+        default=False, metadata={"help": "Must stay False: the collator selects the columns."}
     )
     label_names: list[str] | None = field(
-        default_factory=lambda: ["labels"], metadata={"help": "The batch's key of the labels."}
+        default_factory=lambda: ["labels"], metadata={"help": "Keys of the labels in a batch."}
     )
-    logging_steps: float = field(default=10, metadata={"help": "Steps between two logs."})
+    logging_steps: float = field(default=10, metadata={"help": "Optimizer steps between two logs."})
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Log 0.0 in place of a loss that is not finite, at a host sync per step."}
+        default=False, metadata={"help": "Log 0.0 in place of a loss that is not finite. Costs a host sync per step."}
     )
     ddp_find_unused_parameters: bool | None = field(
-        default=True, metadata={"help": "So that a process may meet a batch that lacks a modality."}
+        default=True, metadata={"help": "Let DDP train when the batch of a process lacks a modality."}
     )
     hub_strategy: str = field(
         default="end", metadata={"help": "Must stay 'end': the others push pickles.", "choices": ["end"]}
@@ -95,7 +97,7 @@ class MultimodalTrainingArguments(TrainingArguments):
             except json.JSONDecodeError as error:
                 raise ValueError(
                     "Expected `modality_learning_rates` as JSON, such as '{\"text\": 1e-5}', got "
-                    f"{self.modality_learning_rates!r}."
+                    f"{self.modality_learning_rates!r}; correct it."
                 ) from error
         rates = {} if self.modality_learning_rates is None else self.modality_learning_rates
         if not isinstance(rates, dict) or not all(
@@ -103,7 +105,7 @@ class MultimodalTrainingArguments(TrainingArguments):
         ):
             raise ValueError(
                 "Expected `modality_learning_rates` to map modalities to positive numbers, such as "
-                f'{{"text": 1e-5}}, got {rates}; `freeze` keeps an encoder as it is.'
+                f'{{"text": 1e-5}}, got {rates}; use `freeze` to keep an encoder unchanged.'
             )
         if self.remove_unused_columns:
             raise ValueError(
@@ -123,13 +125,13 @@ class MultimodalTrainingArguments(TrainingArguments):
         launched = int(os.environ.get("WORLD_SIZE", 1))
         if launched > 1 and self.world_size == 1:
             raise RuntimeError(
-                f"Expected {launched} connected processes (WORLD_SIZE), but this one runs alone, and each would train "
-                "a model of its own in the same folder; on a machine without GPUs add `--use_cpu`."
+                f"Expected {launched} connected processes (WORLD_SIZE), but this process runs alone, so each process "
+                "would train its own model in the same folder; on a machine without GPUs, add `--use_cpu`."
             )
 
     @property
     def hyper_parameters(self) -> dict[str, object]:
-        """The settings in the model card, by the names under which its table shows them."""
+        """The settings that the model card lists: a dict from the name shown in its table to the value."""
         epochs, rates = f"{self.num_train_epochs:g}", f"{self.learning_rate:g}"
         if self.load_best_model_at_end:
             metric = str(self.metric_for_best_model).removeprefix("eval_")
@@ -153,23 +155,25 @@ class MultimodalTrainingArguments(TrainingArguments):
 @dataclass
 class PrototypeTrainingArguments(MultimodalTrainingArguments):
     """
-    Arguments of [`PrototypeTrainer`]: those of [`MultimodalTrainingArguments`] and where the prototypes come from.
+    Arguments of [`PrototypeTrainer`]. The class adds the source and the refresh of the class prototypes to
+    [`MultimodalTrainingArguments`].
 
     Args:
         prototype_momentum (`float`, *optional*, defaults to `0.2`): eps of Eq. 12, in [0, 1). The authors' scripts use
             0.0 or 0.2.
-        prototype_source (`str`, *optional*, defaults to `"subset"`): the samples that the prototypes are taken from.
-            `"subset"` embeds a share of the training set again for each refresh, as the paper does. It needs a dataset
-            with a length. `"online"` sums the embeddings of the training steps, without a further forward pass. Before
-            the first refresh there are no prototypes, and so no terms of the method.
+        prototype_source (`str`, *optional*, defaults to `"subset"`): the samples that the prototypes are computed
+            from. `"subset"` embeds a share of the training set again for each refresh, as the paper does. It needs a
+            dataset with a length. `"online"` sums the embeddings of the training steps, and needs no additional forward
+            pass. There are no prototypes before the first refresh, so the method adds no terms until then.
         prototype_fraction (`float`, *optional*, defaults to `0.1`): share of the training set that `"subset"` embeds,
             in (0, 1]. The paper uses 0.1 (Table 5).
-        prototype_refresh_steps (`int`, *optional*, defaults to `None`): optimizer steps from one refresh to the next,
-            at least 1. By default there is one refresh per epoch, as in the paper; for a training set without a length,
-            one every 100 steps.
-        gradient_cosine_steps (`int`, *optional*, defaults to `None`): steps between two logs of `m_gradient_cosine`,
-            the cosine between the gradients of the loss and of the modality's own prototypical cross entropy in its
-            encoder (Fig. 2c). Each log costs two more backward passes. By default there are none.
+        prototype_refresh_steps (`int`, *optional*, defaults to `None`): number of optimizer steps between two
+            refreshes, at least 1. By default the prototypes are refreshed once per epoch, as in the paper, or every 100
+            steps if the training set has no length.
+        gradient_cosine_steps (`int`, *optional*, defaults to `None`): number of optimizer steps between two logs of
+            `m_gradient_cosine`, at least 1. This is the cosine between two gradients in the encoder of modality m: the
+            gradient of the loss, and the gradient of the modality's own prototypical cross entropy (Fig. 2c). Each log
+            costs two more backward passes. By default the cosine is not computed.
 
     Raises:
         ValueError: for a value outside its range.
@@ -187,17 +191,19 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         default=0.1, metadata={"help": "Share of the training set that 'subset' embeds, in (0, 1]."}
     )
     prototype_refresh_steps: int | None = field(
-        default=None, metadata={"help": "Optimizer steps from one refresh to the next; by default one epoch."}
+        default=None,
+        metadata={"help": "Optimizer steps between two refreshes of the prototypes; by default one epoch."},
     )
     gradient_cosine_steps: int | None = field(
-        default=None, metadata={"help": "Steps between two logs of the cosine between unimodal and fused gradients."}
+        default=None,
+        metadata={"help": "Optimizer steps between two logs of the cosine of unimodal and fused gradients."},
     )
 
     def __post_init__(self):
         super().__post_init__()
         if not 0 <= self.prototype_momentum < 1:
             raise ValueError(
-                f"Expected `prototype_momentum` in [0, 1), got {self.prototype_momentum}; 0 takes the new means alone."
+                f"Expected `prototype_momentum` in [0, 1), got {self.prototype_momentum}; 0 uses only the new means."
             )
         if not 0 < self.prototype_fraction <= 1:
             raise ValueError(
@@ -212,17 +218,17 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         if self.gradient_cosine_steps is not None and self.gradient_cosine_steps < 1:
             raise ValueError(
                 f"Expected `gradient_cosine_steps` to be at least 1, got {self.gradient_cosine_steps}; leave it out "
-                "to measure none."
+                "to skip the measurement."
             )
         if self.prototype_source not in ("subset", "online"):
             raise ValueError(
-                f"Expected `prototype_source` to be 'subset' or 'online', got {self.prototype_source!r}; 'subset' is "
-                "the paper's."
+                f"Expected `prototype_source` to be 'subset' or 'online', got {self.prototype_source!r}; the paper "
+                "uses 'subset'."
             )
 
     @property
     def hyper_parameters(self) -> dict[str, object]:
-        """The settings of the method, by the terms and symbols of its paper, then those of every trainer."""
+        """The settings of the method, under the terms and symbols of its paper, and the settings of every trainer."""
         subset = f"{self.prototype_fraction:g} of the training set, embedded again for each refresh"
         return {
             "ε, momentum of the prototypes": self.prototype_momentum,

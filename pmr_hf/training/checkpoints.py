@@ -1,4 +1,4 @@
-"""Which checkpoint a killed run resumes from: the newest one that was written to its end."""
+"""Find the checkpoint that a killed run resumes from: the newest one that was written completely."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 STATE = "trainer_state.json"
-# What each kind of run writes: plain, sharded into several files, PEFT, FSDP, DeepSpeed
+# The file or folder of the weights, by kind of run: plain, sharded into several files, PEFT, FSDP, DeepSpeed
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -28,34 +28,41 @@ SCHEDULER = ("scheduler.pt", "latest")
 
 def newest_complete_checkpoint(output_dir: str | os.PathLike, processes: int = 1) -> str | None:
     """
-    The checkpoint of the highest step that has every file that resuming needs, all of them readable.
+    Find the newest checkpoint that has every file needed to resume, with all files readable.
 
     A run that is killed while it writes a checkpoint leaves an incomplete one. Plain `Trainer` fails on it, or resumes
-    without what is missing.
+    without the missing files.
 
     Args:
-        output_dir (`str`): the folder of the `checkpoint-*` folders.
-        processes (`int`, *optional*, defaults to 1): number of training processes, each with a file of random states.
+        output_dir (`str`): the folder that contains the `checkpoint-*` folders.
+        processes (`int`, *optional*, defaults to 1): number of training processes. Each process saves its random states
+            in a file.
 
     Returns:
-        `str | None`: its path; `None` if there are no checkpoints, or only some that were never written to their end.
+        `str | None`: the path of the checkpoint, or `None` if the folder has no checkpoint that was written completely.
 
     Raises:
-        ValueError: if no checkpoint is complete, though one was written to its end: another number of processes saved
-            it, it was saved with `save_only_model`, or files were deleted from it.
+        ValueError: if a checkpoint was written completely, but the run cannot resume from it, because another number of
+            processes saved it, it was saved with `save_only_model`, or files were deleted from it.
     """
     checkpoint, finished = search_checkpoints(output_dir, processes)
     if checkpoint is None and finished:
         found = ", ".join(f"{name} ({'; '.join(problems)})" for name, problems in finished.items())
         raise ValueError(
             f"Expected a complete checkpoint of {processes} process(es) in {output_dir}, got {found}; launch as many "
-            "processes as before, or give the path of the one to resume from without what is missing."
+            "processes as before, or give the path of a checkpoint to resume from it without the missing files."
         )
     return checkpoint
 
 
 def search_checkpoints(output_dir: str | os.PathLike, processes: int) -> tuple[str | None, dict[str, list[str]]]:
-    """The newest complete checkpoint, and the problems of newer ones that were written to their end, by their names."""
+    """
+    Find the newest complete checkpoint.
+
+    Returns:
+        `tuple[str | None, dict[str, list[str]]]`: the path of the checkpoint, or `None` if there is none; and the
+        problems of each newer checkpoint that was written completely, by the name of its folder.
+    """
     steps = {}
     if os.path.isdir(output_dir):
         for folder in Path(output_dir).iterdir():
@@ -67,13 +74,13 @@ def search_checkpoints(output_dir: str | os.PathLike, processes: int) -> tuple[s
         if not problems:
             return str(folder), finished
         logger.warning(f"Not resuming from {folder}: {'; '.join(problems)}.")
-        if not any(problem.endswith(STATE) for problem in problems):  # `Trainer` writes it last
+        if not any(problem.endswith(STATE) for problem in problems):  # `Trainer` writes this file last
             finished[folder.name] = problems
     return None, finished
 
 
 def checkpoint_problems(folder: str | os.PathLike, processes: int = 1) -> list[str]:
-    """What a checkpoint lacks for resuming, as short phrases; none if it is complete."""
+    """List what a checkpoint lacks to resume from it, as short phrases. The list is empty for a complete checkpoint."""
     folder = Path(folder)
     random_states = ["rng_state.pth"] if processes <= 1 else [f"rng_state_{i}.pth" for i in range(processes)]
     problems = [
@@ -94,7 +101,7 @@ def checkpoint_problems(folder: str | os.PathLike, processes: int = 1) -> list[s
 
 
 def _is_readable(file: Path) -> bool:
-    """Whether a file is whole, as far as its format tells: these formats store their length, or end with an index."""
+    """Whether a file is complete, as far as its format tells. These formats store their length or end with an index."""
     try:
         if file.suffix == ".json":
             json.loads(file.read_bytes())

@@ -1,9 +1,9 @@
 """
-Which samples of a batch count.
+Masks of the samples that count in a batch.
 
-Two words are used throughout: a sample is *present* in a modality if it has that modality, and *counted* if it is
-present and not a repetition that fills the last batch of several processes. Both are masks (B,) bool by modality, and
-`None` stands for all samples of all modalities.
+A sample is *present* in a modality if it has that modality. A sample is *counted* if it is present, and does not only
+repeat another sample to fill the last batch of several processes. Each modality has one mask (B,) bool. `None` in place
+of the masks stands for all samples of all modalities.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,12 +19,12 @@ Masks = Mapping[str, torch.Tensor]
 
 
 def present_samples(outputs: Any) -> Masks | None:
-    """The samples (B,) that have each modality, by a model's output."""
+    """The masks (B,) bool of the samples that have each modality, from the output of a model."""
     return outputs.present if isinstance(outputs, MultimodalOutput) else None
 
 
 def first_samples(count: int, labels: torch.Tensor, present: Masks | None, modalities: Iterable[str]) -> Masks | None:
-    """The present samples among the first `count` of a batch with these labels (B, ...)."""
+    """Restrict the masks `present` (B,) to the first `count` samples of a batch, whose labels (B, ...) give B."""
     if count >= len(labels):
         return present
     first = torch.arange(len(labels), device=labels.device) < count
@@ -33,14 +33,17 @@ def first_samples(count: int, labels: torch.Tensor, present: Masks | None, modal
 
 def count_new_samples(accelerator: Accelerator, batch_size: int, dataset_size: int | None, drop_last: bool) -> int:
     """
-    How many samples of this process's batch are new: the first ones. The others repeat samples, so that the last batch
-    is as large in all processes.
+    Count the new samples in this process's batch. They come first. The other samples repeat earlier ones, so that the
+    last batch has the same size in all processes.
 
     Args:
         accelerator (`Accelerator`): knows whether the batch is the last one.
-        batch_size (`int`): samples of the batch, repeated ones included.
-        dataset_size (`int`, *optional*): samples of the training set; `None` if it streams.
-        drop_last (`bool`): whether the last batch is left out where it is not full.
+        batch_size (`int`): number of samples in the batch, including repeated ones.
+        dataset_size (`int`, *optional*): number of samples in the training set, or `None` for a stream.
+        drop_last (`bool`): whether an incomplete last batch is dropped.
+
+    Returns:
+        `int`: at most 0 if all samples are repeated, and at least `batch_size` if all are new.
     """
     processes, state = accelerator.num_processes, accelerator.gradient_state
     is_last = state.end_of_dataloader and accelerator.sync_gradients
@@ -51,12 +54,15 @@ def count_new_samples(accelerator: Accelerator, batch_size: int, dataset_size: i
         remainder = dataset_size % (processes * batch_size)  # Accelerate loses it in a resumed epoch
     if remainder <= 0:
         return batch_size
-    # `remainder` samples of the last batch of all processes are new, those of the first processes first.
+    # The first `remainder` samples of the last batch are new, counted over the processes in order.
     return remainder - accelerator.process_index * batch_size
 
 
 def classes_of(name: str, logits: torch.Tensor, outputs: Any) -> torch.Tensor:
-    """Classes (B,), or (B, T) of segments, predicted by the logits of one modality; -1 for a sample without it."""
+    """
+    The classes (B,), or (B, T) for segments, predicted from the logits (B, K) or (B, T, K) of the modality `name`. A
+    sample without this modality gets -1.
+    """
     present, classes = present_samples(outputs), logits.argmax(-1)
     if present is None:
         return classes

@@ -1,4 +1,4 @@
-"""What a run says when it cannot save, or when a data worker dies."""
+"""Errors that explain why a run cannot save, or why a data worker died."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from .checkpoints import search_checkpoints
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Raise `OSError` unless the folder can be written to; of one that does not exist, the nearest parent that does."""
+    """Raise `OSError` unless the folder, or its nearest existing parent, can be written to."""
     path = Path(folder).absolute()
     while not os.path.exists(path) and path != path.parent:
         path = path.parent
@@ -25,7 +25,10 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 @contextmanager
 def failures_explained(output_dir: str | os.PathLike, processes: int = 1) -> Iterator[None]:
-    """Explain the errors of a full disk, a read-only disk and a dead data worker: what happened, and how to resume."""
+    """
+    Raise `RuntimeError` with the cause and the way to resume, for a full disk, a read-only disk or a dead data worker.
+    Other errors pass through unchanged.
+    """
     try:
         yield
     except (OSError, EOFError, RuntimeError, SafetensorError) as first:
@@ -48,18 +51,18 @@ def _reason(error: BaseException | None, output_dir: str) -> str | None:
         text = str(error)
         if "No space left on device" in text and ("/torch_" in text or "shared memory" in text):
             return (
-                f"Expected shared memory for the workers that load data, but it is full ({text}); give it more (in "
-                "Docker, --shm-size), or lower `dataloader_num_workers`"
+                f"Expected shared memory for the data workers, but it is full ({text}); enlarge it (in Docker with "
+                "--shm-size), or lower `dataloader_num_workers`"
             )
         # The second text is torch's only message for a file that it could not write to its end.
         if "No space left on device" in text or "unexpected pos" in text:
             return "Expected to save, but the disk is full; free some space"
         denied = "Read-only file system" in text or "Permission denied" in text
         if denied and os.path.basename(os.path.abspath(output_dir)) in text:
-            return f"Expected to save, but the folder cannot be written to any more ({text}); make it writable"
+            return f"Expected to save, but the folder can no longer be written to ({text}); make it writable"
         if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by signal" in text):
             return (
-                f"Expected the workers that load data to run, but one has died, often for want of memory ({text}); "
+                f"Expected the data workers to run, but one has died, often because memory ran out ({text}); "
                 "lower `dataloader_num_workers` or the batch size"
             )
         error = error.__cause__ or error.__context__

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 
 def stop_not_finite(step: int, found: str) -> None:
-    """Raise `FloatingPointError`, with the optimizer step and what was found."""
+    """Raise `FloatingPointError` with the optimizer step and a description of what is not finite."""
     raise FloatingPointError(
         f"Expected finite losses and weights at step {step}, got {found}; nothing was saved since, so resume from the "
         "last checkpoint with a lower learning rate or `max_grad_norm`, or look for the inputs that are not finite."
@@ -17,7 +17,7 @@ def stop_not_finite(step: int, found: str) -> None:
 
 
 def check_finite_terms(totals: dict[str, tuple[float, float]], step: int) -> None:
-    """Raise `FloatingPointError` if the sum of a logged term, name: (sum, count), is not finite."""
+    """Raise `FloatingPointError` if a sum is not finite. `totals` maps each logged term to its sum and count."""
     bad = {name: total for name, (total, _) in totals.items() if not math.isfinite(total)}
     if bad:
         stop_not_finite(step, ", ".join(f"{name}={total}" for name, total in bad.items()))

@@ -1,4 +1,4 @@
-"""Parameter groups of the optimizer: a learning rate for each encoder of `modality_learning_rates`."""
+"""Optimizer parameter groups that give the encoders in `modality_learning_rates` their own learning rates."""
 
 import torch
 
@@ -8,7 +8,10 @@ from ..model.modeling import MultimodalModel
 def set_modality_learning_rates(
     optimizer: torch.optim.Optimizer, model: MultimodalModel, rates: dict[str, float]
 ) -> None:
-    """Move the encoders of these modalities to groups of their own, which differ in the learning rate alone."""
+    """
+    Move the parameters of each encoder in `rates` to new parameter groups, which differ only in the learning rate.
+    `rates` maps modalities to learning rates.
+    """
     for name, rate in rates.items():
         own = set(model.backbones[name].parameters())
         for group in list(optimizer.param_groups):
@@ -20,8 +23,8 @@ def set_modality_learning_rates(
 
 def fill_gradients(optimizer: torch.optim.Optimizer, *args) -> None:
     """
-    Give zeros to parameters without a gradient, such as BERT's pooler where nothing uses it: FSDP cannot resume an
-    optimizer that lacks their state. A hook before the optimizer's step.
+    Set the gradient to zero for parameters that have none, such as an unused pooler of BERT. Without it, the optimizer
+    has no state for them, and FSDP cannot resume. Register this function as a hook before the optimizer step.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -12,11 +12,11 @@ class LoggedTerms:
     """
 
     def __init__(self):
-        # By the T names that are added together: sums and counts, (2, T) on the device
+        # Sums and counts (2, T) on the device, under the T names that are added together
         self._groups: dict[tuple[str, ...], torch.Tensor] = {}
 
     def add(self, names: tuple[str, ...], sums: torch.Tensor, counts: torch.Tensor) -> None:
-        """Add the sums (T,) and counts (T,) of a step to those of the terms `names`."""
+        """Add the sums (T,) and counts (T,) of a step to the T terms `names`."""
         step = torch.stack([sums.detach().float(), counts.float()])
         if names in self._groups:
             self._groups[names] += step
@@ -24,7 +24,7 @@ class LoggedTerms:
             self._groups[names] = step
 
     def totals(self, accelerator: Accelerator) -> dict[str, tuple[float, float]]:
-        """Sum and count of each term over all processes, by its name."""
+        """The sum and count of each term over all processes, by name. All processes must call this method."""
         if not self._groups:
             return {}
         names = [name for group in self._groups for name in group]
@@ -32,5 +32,5 @@ class LoggedTerms:
         return {name: (total, count) for name, total, count in zip(names, sums, counts, strict=True)}
 
     def clear(self) -> None:
-        """Forget all terms."""
+        """Remove all terms."""
         self._groups = {}

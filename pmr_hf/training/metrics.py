@@ -11,7 +11,7 @@ from transformers import EvalPrediction
 
 
 class _ClassificationMetric(evaluate.Metric):
-    """Base: predicted and true classes, (N,) integers each. `keep_in_memory`, so that processes share no cache file."""
+    """Base class. `keep_in_memory` keeps the processes from sharing a cache file."""
 
     def __init__(self, **kwargs):
         super().__init__(keep_in_memory=True, **kwargs)
@@ -26,14 +26,20 @@ class _ClassificationMetric(evaluate.Metric):
 
 
 class Accuracy(_ClassificationMetric):
-    """`Accuracy().compute(predictions=..., references=...)["accuracy"]`: the share of right classes, in [0, 1]."""
+    """
+    The fraction of correct predictions, in [0, 1]. `Accuracy().compute(predictions=..., references=...)["accuracy"]`
+    takes predicted and true classes, (N,) integers each.
+    """
 
     def _compute(self, predictions, references):
         return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
 
 
 class MacroF1(_ClassificationMetric):
-    """`MacroF1().compute(...)["macro_f1"]`: F1 averaged over the classes that occur in either list, in [0, 1]."""
+    """
+    The F1 score averaged over the classes that are predicted or true, in [0, 1].
+    `MacroF1().compute(predictions=..., references=...)["macro_f1"]` takes (N,) integers each.
+    """
 
     def _compute(self, predictions, references):
         return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0))}
@@ -43,13 +49,18 @@ def modality_metrics(
     prediction: EvalPrediction, compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None
 ) -> dict[str, float]:
     """
-    Metrics of the fused logits, and the accuracy of each modality alone.
+    Compute the metrics of the fused logits, and the accuracy of each modality alone.
 
     Args:
-        prediction (`EvalPrediction`): of the whole dataset. Its predictions are a dict of `logits` (N, K), or (N, T, K)
-            of segments, if the model gives some, and of predicted classes (N,) or (N, T), by the key of their accuracy,
-            -1 for a sample that lacks the modality. Labels are -100 for a segment without one.
-        compute_metrics (`Callable`, *optional*): the metrics of the logits; accuracy and macro F1 by default.
+        prediction (`EvalPrediction`): the predictions and labels of the whole dataset. The predictions are a dict. If
+            the model returns logits, `logits` are (N, K), or (N, T, K) for segments. Every other key names an accuracy,
+            and its value holds the predicted classes, (N,) or (N, T), with -1 for a sample that lacks the modality. The
+            labels are (N,) or (N, T), with -100 for a segment without a label.
+        compute_metrics (`Callable`, *optional*): computes the metrics of the fused logits. Accuracy and macro F1 by
+            default.
+
+    Returns:
+        `dict[str, float]`: the metrics. Accuracies without any labelled sample are left out.
     """
     predictions: dict[str, Any] = {**prediction.predictions}
     labels, logits = np.asarray(prediction.label_ids), predictions.pop("logits", None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import EntryNotFoundError, HTTPError  # of httpx, whichever version the client has
+from huggingface_hub.errors import EntryNotFoundError, HTTPError  # the HTTPError of the client's httpx
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
@@ -43,11 +43,11 @@ PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 class MultimodalTrainer(Trainer):
     """
-    `Trainer` for models of several modalities: joint training with one loss, and metrics of each modality.
+    `Trainer` for models of several modalities. It trains jointly with one loss, and reports metrics of each modality.
 
-    It logs each named loss term. Evaluation reports `accuracy` and `macro_f1` of the fused logits, or the metrics of
-    your own `compute_metrics`, and `m_accuracy` for each modality m if the fusion head splits by modality. A loss that
-    is not finite stops the run at the next log. Weights that are not finite are never saved.
+    The trainer logs each named loss term. Evaluation reports `accuracy` and `macro_f1` of the fused logits, or the
+    metrics of your own `compute_metrics`, and `m_accuracy` for each modality m if the fusion head splits by modality. A
+    loss that is not finite stops the run at the next log. Weights that are not finite are never saved.
 
     Args:
         model (`MultimodalModel | torch.nn.Module`): the model.
@@ -56,6 +56,8 @@ class MultimodalTrainer(Trainer):
             [`MultimodalCollator`], or your own.
 
     Raises:
+        TypeError: for `args` of another class.
+        OSError: if `output_dir` cannot be written to.
         ValueError: before training, for an empty dataset, a missing column, labels that are not integers in 0..K-1, or
             a processor whose modalities differ from the model's.
         FloatingPointError: at a log or a save, for a loss term or a weight that is not finite.
@@ -68,7 +70,7 @@ class MultimodalTrainer(Trainer):
         args = self.args_class("tmp_trainer") if args is None else args
         if not isinstance(args, self.args_class):
             raise TypeError(
-                f"Expected `args` of {self.args_class.__name__}, got {type(args).__name__}; it takes the same fields."
+                f"Expected `args` of {self.args_class.__name__}, got {type(args).__name__}; create these instead."
             )
         if args.should_save and kwargs.get("train_dataset") is not None:
             check_writable(args.output_dir)
@@ -97,8 +99,11 @@ class MultimodalTrainer(Trainer):
 
     def on_new_model(self, model: nn.Module) -> None:
         """
-        Called with each model that is going to be trained: once when the trainer is made, or each time that
-        `model_init` makes a model. Override it to change the model or to hook into it.
+        Prepare a model for training. The trainer calls this method once, when it is created, or each time that
+        `model_init` creates a model. Override it to change the model or to add hooks to it.
+
+        Raises:
+            ValueError: if `freeze` names a modality that the model does not have.
         """
         keep_weight_names(model)
         if self.args.freeze:
@@ -106,8 +111,8 @@ class MultimodalTrainer(Trainer):
 
     def check_setup(self) -> None:
         """
-        Called when the trainer is made, before the rows of the datasets are checked: raise `ValueError` for a model,
-        arguments or a dataset that cannot be trained. Override it to check what a method needs.
+        Raise `ValueError` for a model, arguments or a dataset that cannot be trained. The trainer calls this method
+        when it is created, before it checks the rows of the datasets. Override it to check what a method needs.
         """
         model, data = self.unwrapped_model, self.train_dataset
         check_modality_learning_rates(model, self.args.modality_learning_rates)
@@ -119,19 +124,20 @@ class MultimodalTrainer(Trainer):
 
     def save_method_state(self, folder: str) -> None:
         """
-        Called in every process after a checkpoint has been saved to `folder`. Override it to save what the method needs
-        to resume, beside the model. Only the process with `self.args.should_save` may write.
+        Save what the method needs to resume, beside the model in `folder`. The trainer calls this method in every
+        process after it has saved a checkpoint. Override it. Only the process with `self.args.should_save` may write.
         """
 
     def load_method_state(self, checkpoint: str | None) -> None:
         """
-        Called in every process when training begins, with the folder of the checkpoint that it resumes from, or `None`.
-        Override it to read what [`MultimodalTrainer.save_method_state`] has written, and to reset the state without it.
+        Load what [`MultimodalTrainer.save_method_state`] has written to the folder `checkpoint`, or reset the state if
+        `checkpoint` is `None`. The trainer calls this method in every process when training begins. Override it.
         """
 
     # ---- Model and optimizer ----
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Create a model with `model_init`, and prepare it with [`MultimodalTrainer.on_new_model`]."""
         model = super().call_model_init(trial)
         self.on_new_model(model)
         return model
@@ -149,7 +155,13 @@ class MultimodalTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         """
         Train as `Trainer` does, except that `resume_from_checkpoint=True` resumes from the newest *complete* checkpoint
-        of `output_dir`, or starts from the beginning if there is none.
+        in `output_dir`, or starts from the beginning if there is none.
+
+        Raises:
+            ValueError: if a checkpoint was written completely, but the run cannot resume from it, see
+                [`~pmr_hf.training.checkpoints.newest_complete_checkpoint`].
+            RuntimeError: for a full or read-only disk, or a dead data worker. The message says how to resume.
+            FloatingPointError: for a loss term or a weight that is not finite.
         """
         folder, processes = self.args.output_dir, self.args.world_size
         if resume_from_checkpoint is True:
@@ -169,15 +181,15 @@ class MultimodalTrainer(Trainer):
 
     @property
     def unwrapped_model(self) -> nn.Module:
-        """The model without the wrappers of Accelerate, DDP and the like."""
-        # Unwrapping in each step would cost as much as the distances.
+        """The model without the wrappers of Accelerate, DDP and similar tools."""
+        # Unwrapping in each step would cost as much time as the distances to the prototypes.
         if self._training_model is not None:
             return self._training_model
         return self.accelerator.unwrap_model(self.model)
 
     @property
     def num_labels(self) -> int | None:
-        """Number of classes K, or `None` if the model's config does not tell."""
+        """The number of classes K, or `None` if the model is not a [`MultimodalModel`]."""
         model = self.unwrapped_model
         return model.config.num_labels if isinstance(model, MultimodalModel) else None
 
@@ -187,7 +199,7 @@ class MultimodalTrainer(Trainer):
         return self.args.disable_tqdm or not self.is_local_process_zero()
 
     def _configure_inputs(self) -> None:
-        """Set what the collator and the tokenizers can only learn from the model."""
+        """Pass the settings of the model to the collator and the tokenizers."""
         model, processor = self.unwrapped_model, self.processing_class
         if isinstance(self.data_collator, MultimodalCollator):
             self.data_collator.num_labels = self.num_labels
@@ -199,7 +211,7 @@ class MultimodalTrainer(Trainer):
     # ---- The loss ----
 
     def run_model(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        """The model's output for a batch. The labels are passed on only if the model's `forward` names them."""
+        """Run the model on a batch. The labels are passed to the model only if its `forward` names them."""
         if not self._forward_takes_labels:
             inputs = {key: value for key, value in inputs.items() if key != "labels"}
         return model(**inputs)
@@ -225,8 +237,8 @@ class MultimodalTrainer(Trainer):
     @property
     def loss_scale(self) -> float:
         """
-        The factor for a mean over this micro-batch that is added to the loss, so that gradient accumulation averages it
-        over the micro-batches.
+        The factor for each term that a method adds to the loss. The term is a mean over this micro-batch. With this
+        factor, gradient accumulation averages it over the micro-batches.
         """
         # A loss of `compute_loss_func` is already divided by the accumulation steps; `Trainer` divides any other loss.
         return 1.0 if self.compute_loss_func is None else 1 / self.current_gradient_accumulation_steps
@@ -235,7 +247,8 @@ class MultimodalTrainer(Trainer):
 
     def track(self, names: tuple[str, ...], sums: torch.Tensor, counts: torch.Tensor) -> None:
         """
-        Add to named terms. The next log shows each as sum / count, over all processes and all steps since the last log.
+        Add to the sums and counts of named terms. The next log shows sum / count of each term, over all processes and
+        all steps since the last log.
 
         Args:
             names (`tuple[str, ...]`): T log keys, the same in each step.
@@ -245,10 +258,14 @@ class MultimodalTrainer(Trainer):
         self.logged_terms.add(names, sums, counts)
 
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
-        """The log entries of tracked terms, name: (sum, count). Override it to add entries that follow from these."""
+        """
+        Compute the log entries of the tracked terms. `totals` maps the name of each term to its sum and count. Override
+        this method to add entries that are derived from these.
+        """
         return {name: total / count for name, (total, count) in totals.items() if count}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as `Trainer` does, with the tracked terms. Raises `FloatingPointError` if a term is not finite."""
         if self.is_in_train and ("loss" in logs or "train_loss" in logs):
             totals = self.logged_terms.totals(self.accelerator)
             check_finite_terms(totals, self.state.global_step)
@@ -260,11 +277,12 @@ class MultimodalTrainer(Trainer):
     # ---- Saving ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as `Trainer` does. Raises `FloatingPointError` if a loss term or a weight is not finite."""
         check_finite_terms(self.logged_terms.totals(self.accelerator), self.state.global_step)
         check_finite_weights(self.unwrapped_model, self.accelerator, self.state.global_step)
         super().save_model(output_dir, _internal_call)
         if self.args.should_save and output_dir in (None, self.args.output_dir):
-            # This file is a pickle, and would be pushed. The checkpoints keep theirs.
+            # This file is a pickle, and would be pushed. The checkpoints keep their copies.
             Path(self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
         if _internal_call and output_dir is not None:  # a checkpoint
             if self.args.should_save:
@@ -282,7 +300,7 @@ class MultimodalTrainer(Trainer):
         folder = Path(self.args.output_dir)
         (folder / "training_args.bin").unlink(missing_ok=True)  # as `save_model` does
         names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix in PICKLES)
-        # `Trainer` does not push its own checkpoints, but it pushes those of a hyperparameter search, which lie deeper.
+        # `Trainer` pushes no checkpoints of its own, but the checkpoints of a hyperparameter search, which lie deeper.
         pickles = sorted(str(name) for name in names if not name.parts[0].startswith((PREFIX_CHECKPOINT_DIR, "_")))
         if pickles:
             raise ValueError(
@@ -301,8 +319,8 @@ class MultimodalTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """
-        The dataloader of `Trainer`, except that a dataset given here is never served by the persistent workers of
-        another one.
+        The evaluation dataloader of `Trainer`. A dataset that is given here always gets a new dataloader, because
+        `Trainer` may serve it with the persistent workers of another dataset.
         """
         if eval_dataset is None or isinstance(eval_dataset, str):
             return super().get_eval_dataloader(eval_dataset)
@@ -310,8 +328,8 @@ class MultimodalTrainer(Trainer):
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
         """
-        Classes (B,), or (B, T) of segments, predicted by each modality alone, by the key of their accuracy. A sample
-        without the modality has -1. Override it to add the predictions of other classifiers.
+        The classes (B,), or (B, T) for segments, that each modality predicts alone, under the key of their accuracy. A
+        sample without the modality gets -1. Override this method to add the predictions of other classifiers.
         """
         model = self.unwrapped_model
         if not isinstance(model, MultimodalModel) or not model.fusion.splits_by_modality:
@@ -326,6 +344,10 @@ class MultimodalTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor] | None, torch.Tensor | None]:
+        """
+        Evaluate a batch as `Trainer` does. The predictions are a dict: those of
+        [`MultimodalTrainer.modality_predictions`], and `logits` if the model returns them.
+        """
         inputs = self._prepare_inputs(inputs)
         labels = inputs.get("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -341,6 +363,7 @@ class MultimodalTrainer(Trainer):
         return loss, predictions or None, labels
 
     def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+        """Evaluate as `Trainer` does. The output has only the fused logits as its predictions, or `None`."""
         output = super().evaluation_loop(*args, **kwargs)
         if isinstance(output.predictions, dict):
             output = output._replace(predictions=output.predictions.get("logits"))
@@ -351,7 +374,7 @@ class MultimodalTrainer(Trainer):
 
 
 class _BeginTraining(TrainerCallback):
-    """Prepares each training. With `auto_find_batch_size` there are several, and all but the last fail."""
+    """Prepares the trainer when training begins. `auto_find_batch_size` begins again until a batch size fits."""
 
     def __init__(self, trainer: MultimodalTrainer):
         self.trainer = trainer
@@ -365,8 +388,8 @@ class _BeginTraining(TrainerCallback):
 
 def keep_weight_names(model: nn.Module) -> None:
     """
-    Make a model of another class save its weights under the names that they have in training, as [`MultimodalModel`]
-    does. Under legacy names, the weights of a ViT or AST are silently lost on resume and by `load_best_model_at_end`.
+    Make a model save its weights under the names that they have in training. A [`MultimodalModel`] does so already.
+    With legacy names, a ViT or AST silently loses its weights on resume and in `load_best_model_at_end`.
     """
     if isinstance(model, PreTrainedModel) and not isinstance(model, MultimodalModel):
         model.save_pretrained = partial(model.save_pretrained, save_original_format=False)

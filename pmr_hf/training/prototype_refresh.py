@@ -1,4 +1,4 @@
-"""The schedule of the prototypes' refresh, and the samples that it takes (Algorithm 1 of PMR)."""
+"""When the prototypes are refreshed, and from which samples (Algorithm 1 of PMR)."""
 
 import math
 from typing import TYPE_CHECKING
@@ -23,13 +23,13 @@ logger = logging.get_logger(__name__)
 
 
 class RefreshPrototypes(TrainerCallback):
-    """Calls `trainer.refresh_prototypes()` when Algorithm 1, or the arguments, ask for it."""
+    """Calls `trainer.refresh_prototypes()` on the schedule of Algorithm 1, or on the schedule in the arguments."""
 
     def __init__(self, trainer: "PrototypeTrainer"):
         self.trainer = trainer
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # A run that resumes in the middle of an epoch also begins it; it keeps the prototypes of the checkpoint.
+        # This is also called when a run resumes within an epoch. It then keeps the prototypes of the checkpoint.
         whole = float(state.epoch or 0).is_integer()
         if args.prototype_source == "subset" and self.trainer.refresh_steps is None and whole:
             self.trainer.refresh_prototypes()
@@ -40,7 +40,7 @@ class RefreshPrototypes(TrainerCallback):
             self.trainer.refresh_prototypes()
 
     def on_step_end(self, args, state, control, **kwargs):
-        # This comes before the step's evaluation and checkpoint, so that both have the new prototypes.
+        # This runs before the evaluation and the checkpoint of the step, so that both have the new prototypes.
         steps = self.trainer.refresh_steps
         due = float(state.epoch).is_integer() if steps is None else state.global_step % steps == 0
         if args.prototype_source == "online" and due:
@@ -48,22 +48,23 @@ class RefreshPrototypes(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         if args.prototype_source == "subset":
-            # Without momentum: the prototypes that are saved belong to the encoders that are saved.
+            # Without momentum, the saved prototypes belong to the saved encoders.
             self.trainer.refresh_prototypes(momentum=0.0)
-        elif not args.load_best_model_at_end:  # the best model has its own
+        elif not args.load_best_model_at_end:  # the best model has its own prototypes
             self.trainer.refresh_prototypes()
 
 
 def draw_rows(dataset_size: int, fraction: float, seed: int) -> list[int]:
-    """The rows of a share of the training set, at least one, drawn from a seed."""
+    """Draw the indices of a share of the training set, at least one row, from a seed. `fraction` is in (0, 1]."""
     rows = torch.randperm(dataset_size, generator=torch.Generator().manual_seed(seed))
     return rows[: math.ceil(fraction * dataset_size)].tolist()
 
 
 def rows_of_process(rows: list[int], processes: int, index: int) -> tuple[list[int], int]:
     """
-    Every n-th row, for one of n processes, and how many of these rows count. Sharded models need the same number of
-    batches in each process, so the last row may repeat another one and does not count then.
+    The rows that one of n processes embeds, which are every n-th row, and the number of these rows that count. Sharded
+    models need the same number of batches in each process. The last row may therefore repeat another one, and then does
+    not count.
     """
     own = [rows[(index + i) % len(rows)] for i in range(0, len(rows), processes)]
     return own, len(rows[index::processes])
@@ -71,8 +72,11 @@ def rows_of_process(rows: list[int], processes: int, index: int) -> tuple[list[i
 
 def sums_of_subset(trainer: "PrototypeTrainer", seed: int) -> Sums:
     """
-    Class sums over this process's part of a drawn share of the training set, embedded in evaluation mode. No random
-    state is changed.
+    Embed this process's part of a random subset of the training set in evaluation mode, and return the class sums. No
+    random state is changed.
+
+    Raises:
+        ValueError: for a batch without labels, or labels that are not integers in 0..K-1.
     """
     args, model, prototypes = trainer.args, trainer.model, trainer.prototypes
     rows = draw_rows(len(trainer.train_dataset), args.prototype_fraction, seed)
@@ -103,15 +107,15 @@ def sums_of_subset(trainer: "PrototypeTrainer", seed: int) -> Sums:
 
 def warn_of_unseen_classes(prototypes: Prototypes, before: dict[str, list[int]], show: bool) -> dict[str, list[int]]:
     """
-    Warn of classes without a prototype, unless the same ones were warned of `before`. Returns these classes by
-    modality.
+    Log a warning about classes without a prototype, unless they are the same as `before`. Only a process with `show`
+    logs it. Returns these classes by modality.
     """
     unseen = {name: (~prototypes.seen(name)).nonzero()[:, 0].tolist() for name in prototypes.widths}
     for name, classes in unseen.items():
         if show and classes and classes != before.get(name):
             logger.warning(
-                f"Classes {classes} have no prototype of {name!r} yet, since no training sample of these classes that "
-                f"has {name!r} was drawn. Until one is, samples of these classes count in no PMR term of {name!r}; "
+                f"Classes {classes} have no prototype of {name!r} yet, because no training sample of these classes "
+                f"with {name!r} was drawn. The PMR terms of {name!r} ignore samples of these classes until then; "
                 "raise `prototype_fraction`, or the steps between two refreshes."
             )
     return unseen

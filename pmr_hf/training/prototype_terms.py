@@ -1,28 +1,28 @@
-"""The terms of a batch by the class prototypes."""
+"""The terms that the class prototypes give for a batch."""
 
 from typing import NamedTuple
 
 import torch
 
 
-# What is logged of each modality, after its name
+# The log keys of each modality, without the prefix with its name
 TERMS = ("pce_loss", "entropy", "score", "pce_weight", "per_weight")
 
 
 class PrototypeTerms(NamedTuple):
     """
-    The terms of a batch by the class prototypes, in the order of the modalities. Only `pce` and `entropy` have a
-    gradient.
+    The terms that the class prototypes give for a batch, in the order of the modalities. Only `pce` and `entropy` have
+    a gradient.
 
     Args:
-        pce (`torch.Tensor`): (M, B), -log p^m_i(y_i) of this process's samples (Eq. 9).
-        entropy (`torch.Tensor`): (M, B), H(p^m_i) of this process's samples.
-        counted (`torch.Tensor`): (M, B) bool, the samples that count: those that have the modality, whose class has a
-            prototype of it, and that are not repeated to fill the last batch.
-        scores (`torch.Tensor`): (M,), s^m, the mean of p^m_i(y_i) over the samples of all processes that count.
+        pce (`torch.Tensor`): (M, B), the prototypical cross entropy -log p^m_i(y_i) of this process's samples (Eq. 9).
+        entropy (`torch.Tensor`): (M, B), the entropy H(p^m_i) of this process's samples (Eq. 13).
+        counted (`torch.Tensor`): (M, B) bool, the samples that count. They have the modality, their class has a
+            prototype of it, and they do not only repeat another sample to fill the last batch.
+        scores (`torch.Tensor`): (M,), s^m, the mean of p^m_i(y_i) over the samples that count, of all processes.
         counts (`torch.Tensor`): (M,), the number of these samples.
-        pce_weights (`torch.Tensor`): (M,), a^m (Eq. 11).
-        per_weights (`torch.Tensor`): (M,), e^m.
+        pce_weights (`torch.Tensor`): (M,), the weights a^m of PCE (Eq. 11), in [0, 1].
+        per_weights (`torch.Tensor`): (M,), the weights e^m of the entropy, in [0, 1].
     """
 
     pce: torch.Tensor

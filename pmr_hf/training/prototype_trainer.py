@@ -1,4 +1,4 @@
-"""`PrototypeTrainer`: joint training that keeps class prototypes up to date and monitors each modality by them."""
+"""`PrototypeTrainer`: joint training with class prototypes, which monitor each modality."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -37,38 +37,40 @@ SUMS_NAME = "prototype_sums.safetensors"
 
 class PrototypeTrainer(MultimodalTrainer):
     """
-    Joint training with one loss, monitored by class prototypes. It is the base of [`PMRTrainer`] and of the methods
-    that PMR is compared with.
+    Trainer for joint training with one loss, monitored by class prototypes. It is the base class of [`PMRTrainer`] and
+    of the methods that PMR is compared with.
 
-    The loss is that of `Trainer`. Scores and weights belong to the batch of all processes; under gradient accumulation,
-    to each micro-batch. Samples that are repeated to fill the last batch of several processes count in no score, term
-    or prototype.
+    The trainer minimizes the loss of `Trainer`. It computes scores and weights over the batch of all processes, or over
+    each micro-batch under gradient accumulation. Samples that are repeated to fill the last batch of several processes
+    do not count in any score, term or prototype.
 
-    With `prototype_source="subset"` the prototypes are refreshed before each epoch and once more after training, with
-    `"online"` after each epoch. `prototype_refresh_steps` refreshes them every so many steps instead.
+    With `prototype_source="subset"`, the prototypes are refreshed before each epoch and once more after training. With
+    `"online"`, they are refreshed after each epoch. If `prototype_refresh_steps` is set, they are refreshed whenever
+    this number of steps has passed.
 
-    Training logs have `ce_loss`, `rho` for two modalities (Eq. 8, the first over the second) and, for each modality m,
-    `m_pce_loss`, `m_entropy`, `m_score`, `m_pce_weight` and `m_per_weight`, over the steps since the last log. The
-    weights are those that PMR would apply (Eq. 11). Evaluation adds `m_prototype_accuracy`.
+    Training logs contain `ce_loss`, and for two modalities `rho` (Eq. 8, the score of the first modality over the score
+    of the second). For each modality m, they contain `m_pce_loss`, `m_entropy`, `m_score`, `m_pce_weight` and
+    `m_per_weight`, averaged since the last log. The weights are those that PMR would apply (Eq. 11). Evaluation adds
+    `m_prototype_accuracy`.
 
     Args:
-        model (`MultimodalModel | torch.nn.Module`): the model. One of another class needs `embeddings_fn` and
+        model (`MultimodalModel | torch.nn.Module`): the model. A model of another class needs `embeddings_fn` and
             [`attach_prototypes`].
         args (`PrototypeTrainingArguments`): the arguments.
         embeddings_fn (`Callable`, *optional*): maps the model's output to a dict of embeddings (B, D_m), by modality.
             Defaults to `lambda output: output.embeddings`. For labels (B, T) of segments, with -100 for a segment
-            without a label, it returns embeddings (B, T, D_m), and each labelled segment is treated as a sample.
+            without a label, it must return embeddings (B, T, D_m). Each labelled segment is then treated as a sample.
         kwargs: all other arguments of `Trainer`.
 
     Raises:
         ValueError: for a model without prototypes, for a streaming training set with `prototype_source="subset"`, and
-            for the reasons of [`MultimodalTrainer`].
+            for the errors of [`MultimodalTrainer`].
     """
 
     args_class = PrototypeTrainingArguments
-    #: Whether the loss contains the terms that the logged weights belong to
+    #: Whether the loss contains the PMR terms, which the logged weights multiply
     applies_weights = False
-    #: How the model card describes the training, without the full stop, and what it cites
+    #: The sentence of the model card about the training, without its full stop, and the BibTeX entry that it cites
     description = "Trained jointly with a single loss, while class prototypes monitored each modality"
     citation = """@inproceedings{fan2023pmr,
     title     = {{PMR}: Prototypical Modal Rebalance for Multimodal Learning},
@@ -86,11 +88,12 @@ class PrototypeTrainer(MultimodalTrainer):
     ):
         super().__init__(model=model, args=args, **kwargs)
         self.embeddings_fn = embeddings_fn or output_embeddings
-        self._online_sums: Sums | None = None  # of this process, since the last refresh
-        self._unseen: dict[str, list[int]] = {}  # the classes without a prototype that were last warned of
+        self._online_sums: Sums | None = None  # class sums of this process since the last refresh
+        self._unseen: dict[str, list[int]] = {}  # classes without a prototype in the last warning
         self.add_callback(RefreshPrototypes(self))
 
     def check_setup(self) -> None:
+        """Raise `ValueError` for a model without prototypes, or a training set that `prototype_source` cannot use."""
         check_prototypes(self.unwrapped_model)
         if self.args.gradient_cosine_steps is not None:
             require_multimodal(self.unwrapped_model, "gradient_cosine_steps")
@@ -98,6 +101,7 @@ class PrototypeTrainer(MultimodalTrainer):
         super().check_setup()
 
     def on_new_model(self, model: nn.Module) -> None:
+        """Prepare the model, and exclude its prototypes from the broadcasts of DDP."""
         super().on_new_model(model)
         # Every process computes the same prototypes, so DDP need not broadcast them before each forward pass.
         names = [name for name, _ in model.named_buffers() if name.startswith("prototypes.")]
@@ -110,7 +114,7 @@ class PrototypeTrainer(MultimodalTrainer):
 
     @property
     def num_labels(self) -> int:
-        """Number of classes K."""
+        """The number of classes K."""
         return self.prototypes.num_labels
 
     def compute_loss(
@@ -120,7 +124,7 @@ class PrototypeTrainer(MultimodalTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The loss of `Trainer`; in training, what the method makes of it."""
+        """The loss of `Trainer`, or in training the loss that [`PrototypeTrainer.method_loss`] makes of it."""
         self.require_labels(inputs)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
@@ -149,24 +153,30 @@ class PrototypeTrainer(MultimodalTrainer):
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
         """
-        The loss of a training step by this method; here the loss as it is. Override it.
+        The loss of a training step. Override it to change the loss; this class returns it unchanged.
 
         Args:
-            loss (`torch.Tensor`): scalar, of `Trainer`. Multiply what you add by `self.loss_scale`.
-            terms (`PrototypeTerms`): the terms of the batch by its prototypes.
+            loss (`torch.Tensor`): the scalar loss of `Trainer`. Multiply what you add to it by `self.loss_scale`.
+            terms (`PrototypeTerms`): the terms that the class prototypes give for the batch.
             outputs: the model's output.
-            labels (`torch.Tensor`): (B,), or (B * T,) of segments.
+            labels (`torch.Tensor`): (B,), or (B * T,) for segments.
+
+        Returns:
+            `torch.Tensor`: the scalar to minimize.
         """
         return loss
 
     def rebalance_weights(self, scores: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weights a^m and e^m (M,) for the scores (M,), see [`~pmr_hf.equations.rebalance_weights`]."""
+        """
+        The weights a^m and e^m (M,) for the scores (M,), see [`~pmr_hf.equations.rebalance_weights`]. `present` (M,)
+        bool marks the modalities that the batch has.
+        """
         return rebalance_weights(scores, present)
 
     def counted_samples(self, outputs: Any, labels: torch.Tensor) -> Masks | None:
         """
-        The samples of a training batch that count, as masks (B,) bool by modality: they have the modality and are not
-        repeated to fill the last batch. `None` stands for all samples of all modalities.
+        The masks (B,) bool, by modality, of the samples that count in a training batch. These samples have the modality
+        and do not only repeat another sample to fill the last batch. `None` stands for all samples of all modalities.
         """
         size = None if is_stream(self.train_dataset) else len(self.train_dataset)
         new = count_new_samples(self.accelerator, len(labels), size, self.args.dataloader_drop_last)
@@ -176,8 +186,8 @@ class PrototypeTrainer(MultimodalTrainer):
         self, values: torch.Tensor, outputs: Any, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        The mean (M,) of each modality's values (M, B) over the samples of all processes that count, and the number (M,)
-        of these samples.
+        The mean (M,) of each modality's values (M, B) over the samples that count, of all processes, and the number
+        (M,) of these samples. All processes must call this method.
         """
         counted = stack_masks(self.counted_samples(outputs, labels), self.prototypes.widths, labels)
         sums = torch.stack([torch.where(counted, values, 0).sum(1), counted.float().sum(1)])
@@ -201,13 +211,14 @@ class PrototypeTrainer(MultimodalTrainer):
         counted: Masks | None = None,
     ) -> PrototypeTerms:
         """
-        The terms of each modality and the weights of the global batch. They are tracked for the next log.
+        Compute the terms of each modality and the weights of the global batch, and track them for the next log.
 
         Args:
-            embeddings (`Mapping[str, torch.Tensor]`): (B, D_m) of each modality.
-            labels (`torch.Tensor`): (B,).
-            counted (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool, the samples that count in each modality's
-                score and terms, unless their class has no prototype; all of them by default.
+            embeddings (`Mapping[str, torch.Tensor]`): (B, D_m), by modality.
+            labels (`torch.Tensor`): (B,) int64 classes in 0..K-1.
+            counted (`Mapping[str, torch.Tensor]`, *optional*): the masks (B,) bool, by modality, of the samples that
+                count in its score and terms; all samples by default. A sample whose class has no prototype never
+                counts.
         """
         prototypes = self.prototypes
         names = list(prototypes.widths)
@@ -233,6 +244,7 @@ class PrototypeTrainer(MultimodalTrainer):
         return PrototypeTerms(pce, entropy, counted, scores, total_counts, pce_weights, per_weights)
 
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
+        """Add `rho` (Eq. 8) to the log entries, for two modalities."""
         logs = super().summarize(totals)
         scores = [logs[f"{name}_score"] for name in self.prototypes.widths if f"{name}_score" in logs]
         if len(scores) == 2 and scores[1] > 0:
@@ -240,6 +252,7 @@ class PrototypeTrainer(MultimodalTrainer):
         return logs
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """Add the classes that each prototype classifier predicts, as `m_prototype_accuracy`."""
         logits = self.prototypes(self.embeddings_fn(outputs))
         return super().modality_predictions(outputs) | {
             f"{name}_prototype_accuracy": classes_of(name, logits[name], outputs)
@@ -251,12 +264,15 @@ class PrototypeTrainer(MultimodalTrainer):
 
     def refresh_prototypes(self, momentum: float | None = None) -> None:
         """
-        Update the prototypes (Eqs. 6, 12). With `prototype_source="subset"` a share of the training set, drawn from the
-        seed and the epoch, is embedded in evaluation mode. With `"online"` the embeddings of the training steps since
-        the last refresh are taken. No random state is changed.
+        Update the prototypes (Eqs. 6, 12). With `prototype_source="subset"`, a random share of the training set is
+        embedded in evaluation mode. The seed and the epoch (or the step) determine the draw. With `"online"`, the
+        embeddings of the training steps since the last refresh are used. No random state is changed.
 
         Args:
-            momentum (`float`, *optional*): eps of Eq. 12; `prototype_momentum` by default.
+            momentum (`float`, *optional*): eps of Eq. 12, in [0, 1). Defaults to `prototype_momentum`.
+
+        Raises:
+            FloatingPointError: if the embeddings are not finite.
         """
         if self.args.prototype_source == "online":
             sums, self._online_sums = self._online_sums, None
@@ -273,12 +289,15 @@ class PrototypeTrainer(MultimodalTrainer):
         self._unseen = warn_of_unseen_classes(self.prototypes, self._unseen, self.is_world_process_zero())
 
     def _reduce(self, sums: Sums) -> Sums:
-        """The class sums of all processes."""
+        """Add up the class sums of all processes."""
         return {name: tuple(self.accelerator.reduce(part, "sum") for part in parts) for name, parts in sums.items()}
 
     @property
     def refresh_steps(self) -> int | None:
-        """Steps from one refresh to the next; `None` for a refresh per epoch, which a stream cannot have."""
+        """
+        The number of optimizer steps between two refreshes, or `None` for one refresh per epoch. A training set without
+        a length has no epochs, so its default is 100.
+        """
         steps = self.args.prototype_refresh_steps
         return 100 if steps is None and not has_length(self.train_dataset) else steps
 
@@ -287,13 +306,13 @@ class PrototypeTrainer(MultimodalTrainer):
         super().save_method_state(folder)
         if self._online_sums is not None:
             sums = self._reduce(self._online_sums)
-            # The first process continues with the sums of all, so that a resumed run adds in the same order.
+            # The first process continues with the sums of all processes, so that a resumed run adds in the same order.
             self._online_sums = sums if self.args.process_index == 0 else self.prototypes.zero_sums()
             if self.args.should_save:
                 save_sums(sums, os.path.join(folder, SUMS_NAME))
 
     def load_method_state(self, checkpoint: str | None) -> None:
-        """Continue with the online sums of a checkpoint, or with none."""
+        """Load the online sums of a checkpoint, or start without any."""
         super().load_method_state(checkpoint)
         self._online_sums = None
         file = os.path.join(checkpoint or "", SUMS_NAME)
@@ -316,11 +335,11 @@ class PrototypeTrainer(MultimodalTrainer):
         """
         Write a model card, with a plot of the training dynamics, to `output_dir`; see [`write_model_card`].
 
-        Text and metadata that a user has added to the card in `output_dir`, or to the card on the Hub if the model is
-        pushed there, are kept.
+        The new card keeps the text and metadata that a user has added to the card in `output_dir`, or to the card on
+        the Hub if the model is pushed there.
 
         Args:
-            model_name (`str`, *optional*): the name in the card, unless `hub_model_id` gives one. Defaults to
+            model_name (`str`, *optional*): the name in the card, unless `hub_model_id` is set. Defaults to
                 `output_dir`.
             dataset, license, tags, language, finetuned_from (*optional*): see [`HubMetadata`].
         """
@@ -346,10 +365,10 @@ class PrototypeTrainer(MultimodalTrainer):
 
 
 def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:
-    """The `embeddings` of a model's output; raises `ValueError` if it has none."""
+    """The `embeddings` of a model's output. Raises `ValueError` if it has none."""
     if "embeddings" not in output:
         raise ValueError(
             f"Expected the model's output to have `embeddings`, got {list(output)}; pass an `embeddings_fn` "
-            "from the output to a dict of embeddings (batch, width) by modality."
+            "that maps the output to a dict of embeddings (batch, width) by modality."
         )
     return output["embeddings"]

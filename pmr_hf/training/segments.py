@@ -9,22 +9,26 @@ def by_segment(
     embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor, counted: Mapping[str, torch.Tensor] | None
 ) -> tuple[Mapping[str, torch.Tensor], torch.Tensor, Mapping[str, torch.Tensor] | None]:
     """
-    One row per segment, if the labels (B, T) are those of segments: embeddings (B * T, D_m), labels (B * T,), and by
-    modality the rows (B * T,) that count, which are those with a label. With labels (B,), what was given is returned.
+    Flatten a batch with labels of segments, so that each segment is one row.
 
     Args:
-        embeddings (`Mapping[str, torch.Tensor]`): (B, D_m), or (B, T, D_m), by modality.
+        embeddings (`Mapping[str, torch.Tensor]`): (B, D_m), or (B, T, D_m) for segments, by modality.
         labels (`torch.Tensor`): (B,), or (B, T) with -100 for segments without a label.
-        counted (`Mapping[str, torch.Tensor]`, *optional*): (B,) bool, the samples that count, by modality; or all.
+        counted (`Mapping[str, torch.Tensor]`, *optional*): the masks (B,) bool of the samples that count, by modality;
+            all samples by default.
+
+    Returns:
+        Embeddings (B * T, D_m), labels (B * T,), and the masks (B * T,) bool of the rows that count, by modality. A
+        segment without a label does not count. For labels (B,), the arguments are returned unchanged.
 
     Raises:
-        ValueError: unless there is an embedding for each label.
+        ValueError: unless there is one embedding for each label.
     """
     if any(embedding.shape[:-1] != labels.shape for embedding in embeddings.values()):
         found = {name: tuple(embedding.shape) for name, embedding in embeddings.items()}
         raise ValueError(
             "Expected embeddings (B, D_m) and labels (B,), or (B, T, D_m) and (B, T) of segments, got embeddings "
-            f"{found} and labels {tuple(labels.shape)}; pool embeddings of tokens, and give classes for one-hot labels."
+            f"{found} and labels {tuple(labels.shape)}; pool embeddings of tokens, and turn one-hot labels to classes."
         )
     if labels.dim() == 1:
         return embeddings, labels, counted

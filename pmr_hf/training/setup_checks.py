@@ -1,4 +1,4 @@
-"""What a trainer checks before training: one function per mistake, each of which raises one sentence."""
+"""The checks of a trainer before training. Each function finds one mistake, and its error is one sentence."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..model.prototypes import Prototypes
 
 
 def require_multimodal(model: nn.Module, argument: str) -> MultimodalModel:
-    """The model itself; raises `ValueError` if `argument` does not apply to it, because it is of another class."""
+    """Return the model. Raises `ValueError` if it is not a [`MultimodalModel`], which `argument` needs."""
     if not isinstance(model, MultimodalModel):
         raise ValueError(f"Expected a MultimodalModel for `{argument}`, got a {type(model).__name__}; leave it out.")
     return model
@@ -27,17 +27,19 @@ def is_stream(dataset: Any) -> bool:
 
 
 def check_modality_learning_rates(model: nn.Module, rates: dict[str, float] | None) -> None:
-    """Raise `ValueError` unless the learning rates are of modalities that the model has."""
+    """Raise `ValueError` unless the model has all modalities in `rates`."""
     if not rates:
         return
     names = list(require_multimodal(model, "modality_learning_rates").backbones)
     unknown = [name for name in rates if name not in names]
     if unknown:
-        raise ValueError(f"Expected `modality_learning_rates` to name modalities among {names}, got {unknown}.")
+        raise ValueError(
+            f"Expected `modality_learning_rates` to name modalities among {names}, got {unknown}; correct it."
+        )
 
 
 def check_processor(model: nn.Module, processor: Any) -> None:
-    """Raise `ValueError` unless model and processor have the same modalities."""
+    """Raise `ValueError` unless the model and the processor have the same modalities."""
     if not isinstance(model, MultimodalModel) or not isinstance(processor, MultimodalProcessor):
         return
     backbones, processors = model.config.modalities, list(processor.processors)
@@ -49,35 +51,36 @@ def check_processor(model: nn.Module, processor: Any) -> None:
 
 
 def check_collator(model: nn.Module, collator: Any) -> None:
-    """Raise `ValueError` for a [`MultimodalModel`] that would be trained without a collator of several modalities."""
+    """Raise `ValueError` for a [`MultimodalModel`] without a collator for several modalities."""
     if isinstance(model, MultimodalModel) and collator is default_data_collator:
         raise ValueError("Expected a `data_collator`, got none; pass a MultimodalCollator(processor, columns, label).")
 
 
 def check_length_column(args: TrainingArguments, train_dataset: Any) -> None:
-    """Raise `ValueError` if samples are to be drawn by a length that the training set does not have."""
+    """Raise `ValueError` if the sampling strategy needs a length column that the training set lacks."""
     if args.train_sampling_strategy not in ("group_by_length", "batch_rebalance"):
         return
     column = args.length_column_name
     if not isinstance(train_dataset, datasets.Dataset) or column not in train_dataset.column_names:
         raise ValueError(
             f"Expected a `datasets.Dataset` with a column {column!r} to sample by, since samples of several modalities "
-            "have no one length; add the column, for instance with `map`."
+            "have no single length; add the column, for instance with `map`."
         )
 
 
 def check_one_split(train_dataset: Any) -> None:
-    """Raise `ValueError` for a dict of splits in place of one training set."""
+    """Raise `ValueError` if the training set is a dict of splits."""
     if isinstance(train_dataset, dict):
         raise ValueError(
-            f"Expected one training dataset, got a {type(train_dataset).__name__} of {list(train_dataset)}; pass one "
+            f"Expected one training set, got a {type(train_dataset).__name__} of {list(train_dataset)}; pass one "
             "of its splits."
         )
 
 
 def check_rows(collator: Any, splits: dict[str, Any]) -> None:
     """
-    Check the rows, columns and labels of datasets by their names; those without a length are checked as they are read.
+    Check the rows, columns and labels of several datasets, given by name. A dataset without a length is checked batch
+    by batch when it is read.
 
     Raises:
         ValueError: for a dataset without rows, a missing column, labels that are not integers in 0..K-1, or class names
@@ -94,7 +97,7 @@ def check_rows(collator: Any, splits: dict[str, Any]) -> None:
     known = [names for names in class_names.values() if names is not None]
     if any(names != known[0] for names in known):
         raise ValueError(
-            f"Expected the same class names in each dataset, got {class_names}; encode them before splitting."
+            f"Expected the same class names in each dataset, got {class_names}; encode the labels before splitting."
         )
 
 
@@ -108,9 +111,9 @@ def check_prototypes(model: nn.Module) -> None:
 
 
 def check_prototype_source(train_dataset: Any, source: str, fraction: float) -> None:
-    """Raise `ValueError` for prototypes of a share of a training set that streams."""
+    """Raise `ValueError` if the prototypes need a share of the training set, but the training set is a stream."""
     if train_dataset is not None and source == "subset" and is_stream(train_dataset):
         raise ValueError(
             f"Expected a map-style training set with a length, to take {fraction} of it for the prototypes, got a "
-            f"{type(train_dataset).__name__}; or set `prototype_source='online'`."
+            f"{type(train_dataset).__name__}; pass such a dataset, or set `prototype_source='online'`."
         )

@@ -27,7 +27,7 @@ def test_labels_are_integers_of_the_classes_or_stop_with_a_sentence(labels, num_
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([[0, 1], [2]], r"as many labels of segments for each sample, got \[1, 2\]; fill up with -100"),
+        ([[0, 1], [2]], r"the same number of segment labels for each sample, got \[1, 2\]; pad with -100"),
         ([[0, -100], [9, 1]], r"labels in 0..3, got labels from 0 to 9"),
         ([[0, -1], [2, 1]], r"labels in 0..3, got labels from -1 to 2"),
         ([0, -100], r"labels in 0..3, got labels from -100 to 0"),

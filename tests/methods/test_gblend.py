@@ -95,10 +95,10 @@ def test_the_estimation_refuses_what_it_cannot_repeat(make_trainer, make_model):
     model = make_model(unimodal_heads=True)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     for settings, said in [
-        ({"trainer_kwargs": {"optimizers": (sgd, None)}}, "or `blend_weights`, got `optimizers` without them"),
+        ({"trainer_kwargs": {"optimizers": (sgd, None)}}, "got `optimizers`; leave them out, or set `blend_weights`"),
         ({"dataloader_drop_last": True}, "got `dataloader_drop_last=True`; leave it out or set `blend_weights`"),
-        ({"blend_weights": dict.fromkeys(("image", "text", "fused"), 0.0)}, "of which one is above, got {"),
-        ({"blend_weights": {"image": 1.0, "text": math.inf, "fused": 0.0}}, "of which one is above, got {"),
+        ({"blend_weights": dict.fromkeys(("image", "text", "fused"), 0.0)}, "one of them to be positive, got {"),
+        ({"blend_weights": {"image": 1.0, "text": math.inf, "fused": 0.0}}, "one of them to be positive, got {"),
     ]:
         with pytest.raises(ValueError, match=re.escape(said)):
             make_trainer(model, cls=GradientBlendingTrainer, **settings)

@@ -79,7 +79,7 @@ def test_values_that_are_not_in_lists(processor, digits):
         processor(text="the digit two")
     with pytest.raises(ValueError, match="Expected a list of values for 'image'"):
         processor(image=digits[0]["picture"])
-    with pytest.raises(ValueError, match=r"as many values of each modality, got \{'image': 1, 'text': 2\}"):
+    with pytest.raises(ValueError, match=r"the same number of values of each modality, got \{'image': 1, 'text': 2\}"):
         processor(image=digits["picture"][:1], text=digits["caption"][:2])
 
 

@@ -8,6 +8,7 @@ from ..data.paper_sets import PAPER_SETS
 from ..methods import METHODS
 from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
+from ..model.initialization import INITIALIZATIONS
 
 
 # Given as modality=value, and kept as a dict by modality
@@ -106,6 +107,13 @@ class ScriptArguments:
         metadata={
             "help": f"Encoder of each modality: a Hub name, a folder, or with new weights {', '.join(NEW_ENCODERS)}.",
             **PAIRS,
+        },
+    )
+    initialization: str = field(
+        default="default",
+        metadata={
+            "help": "Initialisation of new encoders and heads: 'kaiming' is that of the paper's authors.",
+            "choices": list(INITIALIZATIONS),
         },
     )
     fusion: str = field(default="concat", metadata={"help": "Fusion head.", "choices": sorted(FUSIONS)})

@@ -28,13 +28,13 @@ from typing import Any, NamedTuple
 import psutil  # installed with accelerate
 
 from pmr_hf import MultimodalModel, MultimodalProcessor
-from pmr_hf.command_line.arguments import ScriptArguments
 from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, groups_of, known_to, mistake_in
+from pmr_hf.command_line.benchmark_options import Options, flat, options_of
 from pmr_hf.command_line.build import build_collator
-from pmr_hf.command_line.options import Options, flat, options_of
-from pmr_hf.command_line.parse import parse_arguments
+from pmr_hf.command_line.parse_arguments import parse_arguments
+from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
-from pmr_hf.inference.measure import measure
+from pmr_hf.inference.modality_report import modality_report
 from pmr_hf.reporting.benchmark_plots import plot_curves, plot_varied
 from pmr_hf.reporting.benchmark_table import table_of
 
@@ -272,7 +272,7 @@ def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, 
         "rho": next((entry["rho"] for entry in reversed(history) if "rho" in entry), None),
     }
     collator = build_collator(script_args, processor)
-    result |= measure(model, collator, splits, training_args.per_device_eval_batch_size, cell.seed)
+    result |= modality_report(model, collator, splits, training_args.per_device_eval_batch_size, cell.seed)
     write_json(file, result)
     return result
 

@@ -40,10 +40,11 @@ from pmr_hf import (
     SpectrogramFeatureExtractor,
     attach_prototypes,
 )
-from pmr_hf.command_line.defaults import DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS
+from pmr_hf.command_line.parse_arguments import DEFAULTS
 from pmr_hf.data.ave import read_ave
 from pmr_hf.data.cg_mnist import class_colors, read_sklearn_digits
 from pmr_hf.data.new_encoders import RESNET18, digit_processor
+from pmr_hf.data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS
 
 
 SEGMENTS = 10

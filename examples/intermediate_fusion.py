@@ -26,9 +26,10 @@ from pmr_hf import (
     PMRTrainingArguments,
     attach_prototypes,
 )
-from pmr_hf.command_line.defaults import DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS
+from pmr_hf.command_line.parse_arguments import DEFAULTS
 from pmr_hf.data.cg_mnist import cg_mnist, read_mnist, read_sklearn_digits
 from pmr_hf.data.new_encoders import digit_processor
+from pmr_hf.data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS
 
 
 CHANNELS = [32, 32, 64, 64]  # of the encoder's feature maps, by stage

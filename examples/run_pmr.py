@@ -21,9 +21,9 @@ import torch
 from transformers import set_seed
 
 from pmr_hf import METHODS, PrototypeTrainer, PrototypeTrainingArguments, UnimodalHeadsTrainer
-from pmr_hf.command_line.arguments import ScriptArguments
 from pmr_hf.command_line.build import add_new_encoders, build_collator, build_model, pretrained_processor
-from pmr_hf.command_line.parse import lower_pretrained_rates, parse_arguments
+from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
+from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
 from pmr_hf.data.tables import draw_rows
 

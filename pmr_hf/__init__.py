@@ -17,9 +17,9 @@ from .model.cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .model.configuration import MultimodalConfig
 from .model.fusion import Fusion, register_fusion
 from .model.modeling import MultimodalModel, MultimodalOutput
+from .model.multimodal_processor import MultimodalProcessor
 from .model.numeric_encoder import NumericConfig, NumericModel
 from .model.numeric_processor import NumericProcessor
-from .model.processor import MultimodalProcessor
 from .model.prototypes import Prototypes, attach_prototypes, load_prototypes
 from .model.spectrogram_processor import SpectrogramFeatureExtractor
 from .training.arguments import MultimodalTrainingArguments, PrototypeTrainingArguments

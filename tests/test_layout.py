@@ -37,10 +37,10 @@ TRAVELS = {
     "media.py",
     "missing_modalities.py",
     "modeling.py",
+    "multimodal_processor.py",
     "numeric_encoder.py",
     "numeric_processor.py",
     "pooling.py",
-    "processor.py",
     "prototypes.py",
     "spectrogram_processor.py",
 }

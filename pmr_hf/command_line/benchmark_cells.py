@@ -5,8 +5,8 @@ from dataclasses import fields
 from typing import NamedTuple
 
 from ..methods import METHODS
-from .arguments import ScriptArguments
-from .options import Options, flat, name_of, options_of
+from .benchmark_options import Options, flat, name_of, options_of
+from .script_arguments import ScriptArguments
 
 
 # The arguments of run_pmr.py that make each method of the benchmark

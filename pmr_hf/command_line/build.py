@@ -8,8 +8,8 @@ from ..data.collator import MultimodalCollator
 from ..data.new_encoders import NEW_ENCODERS, EncoderInput, NewEncoder
 from ..data.paper_sets import PAPER_SETS
 from ..model.modeling import MultimodalModel
-from ..model.processor import MultimodalProcessor
-from .arguments import ScriptArguments
+from ..model.multimodal_processor import MultimodalProcessor
+from .script_arguments import ScriptArguments
 
 
 def pretrained_processor(args: ScriptArguments) -> MultimodalProcessor:

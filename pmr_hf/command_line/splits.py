@@ -4,8 +4,8 @@ from datasets import DatasetDict
 
 from ..data.paper_sets import PAPER_SETS, ReadOptions
 from ..data.tables import draw_rows, load_table
-from ..model.processor import MultimodalProcessor
-from .arguments import ScriptArguments
+from ..model.multimodal_processor import MultimodalProcessor
+from .script_arguments import ScriptArguments
 
 
 def load_splits(args: ScriptArguments, processor: MultimodalProcessor, seed: int) -> DatasetDict:

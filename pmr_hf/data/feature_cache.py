@@ -16,7 +16,7 @@ import datasets
 from safetensors.torch import load, save
 
 from ..model.kind_registry import Features
-from ..model.processor import MultimodalProcessor
+from ..model.multimodal_processor import MultimodalProcessor
 from .columns import as_list, holds_strings
 
 

@@ -10,7 +10,7 @@ import torch
 from ..model.media import is_missing
 from ..model.missing_modalities import all_present, stack_masks
 from ..model.modeling import MultimodalModel
-from ..model.processor import MultimodalProcessor
+from ..model.multimodal_processor import MultimodalProcessor
 from .shapley import shapley_values
 
 

@@ -8,6 +8,7 @@ if all samples have all modalities.
 from collections.abc import Collection, Mapping
 
 import torch
+from torch import nn
 
 
 def all_present(names: Collection[str], like: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -43,14 +44,25 @@ def drop_modalities(present: Mapping[str, torch.Tensor], probability: float) -> 
     return dict(zip(present, after, strict=True))
 
 
-def replace_absent(
-    embeddings: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor], absent: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Embeddings (B, D_m) by modality, with the modality's vector (D_m,) of `absent` where a sample lacks it."""
-    return {
-        name: torch.where(present[name][:, None], embedding, absent[name].to(embedding.dtype))
-        for name, embedding in embeddings.items()
-    }
+class AbsentVectors(nn.ParameterDict):
+    """
+    The learned vector (D_m,) of each modality, which replaces its embedding in samples that lack it. They begin as 0.
+
+    Args:
+        widths (`dict[str, int]`): width D_m of each modality's embedding at the fusion head.
+    """
+
+    def __init__(self, widths: Mapping[str, int]):
+        super().__init__({name: torch.zeros(width) for name, width in widths.items()})
+
+    def replace(
+        self, embeddings: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Embeddings (B, D_m) by modality, with the learned vector where `present` (B,) says that a sample lacks it."""
+        return {
+            name: torch.where(present[name][:, None], embedding, self[name].to(embedding.dtype))
+            for name, embedding in embeddings.items()
+        }
 
 
 def spread_rows(values: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ from .fusion import build_fusion
 from .hub_card import card_on_hub, push_card
 from .initialization import initialize
 from .lora import add_lora, train_lora_only
-from .missing_modalities import all_present, drop_modalities, replace_absent, spread_rows
+from .missing_modalities import AbsentVectors, all_present, drop_modalities, spread_rows
 from .pooling import encode
 from .prototypes import Prototypes
 
@@ -99,7 +99,7 @@ class MultimodalModel(PreTrainedModel):
             fused_widths = dict.fromkeys(widths, config.embedding_dim)
             self.projections.update({name: nn.Linear(width, config.embedding_dim) for name, width in widths.items()})
         self.fusion = build_fusion(config.fusion, fused_widths, config.num_labels)
-        self.absent = nn.ParameterDict({name: torch.zeros(width) for name, width in fused_widths.items()})
+        self.absent = AbsentVectors(fused_widths)
         self.prototypes = Prototypes(widths, config.num_labels)
         heads = widths if config.unimodal_heads else {}
         self.unimodal_heads = nn.ModuleDict(
@@ -123,7 +123,7 @@ class MultimodalModel(PreTrainedModel):
         # What a checkpoint lacks is drawn as torch draws it.
         if isinstance(module, nn.Linear):
             module.reset_parameters()
-        elif isinstance(module, (Prototypes, nn.ParameterDict)):
+        elif isinstance(module, (Prototypes, AbsentVectors)):
             for tensor in [*module.buffers(), *module.parameters()]:
                 init.zeros_(tensor)
         else:
@@ -258,7 +258,7 @@ class MultimodalModel(PreTrainedModel):
             embeddings = {name: self.projections[name](embedding) for name, embedding in embeddings.items()}
         if present is None:
             return embeddings
-        return replace_absent(embeddings, present, self.absent)
+        return self.absent.replace(embeddings, present)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         # In the original format, a ViT or AST is saved under legacy names, and `Trainer` loses its weights on resume.

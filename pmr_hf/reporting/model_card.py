@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from ..model.configuration import MultimodalConfig
 from ..model.hub_card import BEGIN, END, IMPORT_LINE, LIBRARY, TAGS, hub_names, keep_own_text, what_it_does
-from ..model.processor import MultimodalProcessor
+from ..model.multimodal_processor import MultimodalProcessor
 from .card_template import CARD, CODE_SAMPLE
 from .dynamics import PLOT_NAME, plot_dynamics
 

@@ -1,4 +1,4 @@
-"""Checks that stop a run whose loss terms or weights are not finite, before it is saved."""
+"""Checks that `MultimodalTrainer` makes at each log and save: loss terms and weights must be finite."""
 
 import math
 

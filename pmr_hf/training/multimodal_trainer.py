@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from ..data.collator import MultimodalCollator
 from ..model.modeling import MultimodalModel
-from ..model.processor import MultimodalProcessor
+from ..model.multimodal_processor import MultimodalProcessor
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import checkpoint_problems, newest_complete_checkpoint
 from .counted_samples import classes_of
@@ -24,7 +24,7 @@ from .failures import check_writable, failures_explained
 from .finite_checks import check_finite_terms, check_finite_weights
 from .learning_rates import fill_gradients, set_modality_learning_rates
 from .logged_terms import LoggedTerms
-from .modality_metrics import modality_metrics
+from .metrics import modality_metrics
 from .setup_checks import (
     check_collator,
     check_length_column,

@@ -18,7 +18,7 @@ from ..equations import (
 )
 from ..model.hub_card import card_on_hub
 from ..model.missing_modalities import stack_masks
-from ..model.processor import MultimodalProcessor
+from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
 from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card
 from .arguments import PrototypeTrainingArguments

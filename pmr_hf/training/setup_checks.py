@@ -10,7 +10,7 @@ from transformers.trainer_utils import has_length
 
 from ..data.collator import MultimodalCollator
 from ..model.modeling import MultimodalModel
-from ..model.processor import MultimodalProcessor
+from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes
 
 

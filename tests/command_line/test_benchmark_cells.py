@@ -1,7 +1,7 @@
 """The runs of the benchmark, by their arguments."""
 
 from pmr_hf.command_line.benchmark_cells import Cell
-from pmr_hf.command_line.options import options_of
+from pmr_hf.command_line.benchmark_options import options_of
 
 
 def test_arguments_go_to_the_methods_that_know_them():

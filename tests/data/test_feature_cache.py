@@ -44,7 +44,7 @@ def test_a_comment_in_the_code_that_is_saved_does_not_change_it(fingerprint, mon
             save(processor, folder)
             Path(folder, "own.py").write_text(comment)
 
-        monkeypatch.setattr("pmr_hf.model.processor.custom_object_save", save_code)
+        monkeypatch.setattr("pmr_hf.model.multimodal_processor.custom_object_save", save_code)
         monkeypatch.setattr(ViTImageProcessor, "save_pretrained", save_with_code)
         found.add(fingerprint())
     assert len(found) == 1

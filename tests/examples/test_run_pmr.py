@@ -26,8 +26,8 @@ from transformers import (
 )
 
 from pmr_hf import MultimodalModel, MultimodalProcessor
-from pmr_hf.command_line.arguments import ScriptArguments
 from pmr_hf.command_line.build import new_encoder
+from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
 
 

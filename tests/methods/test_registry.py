@@ -6,7 +6,7 @@ import pytest
 
 import pmr_hf
 from pmr_hf import METHODS, MultimodalTrainingArguments, PrototypeTrainer
-from pmr_hf.command_line.arguments import ScriptArguments
+from pmr_hf.command_line.script_arguments import ScriptArguments
 
 
 @pytest.mark.parametrize("name", METHODS)

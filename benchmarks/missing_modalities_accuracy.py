@@ -2,7 +2,7 @@
 Compare two answers for samples that lack modalities: the fusion head's, and the product of prototype classifiers.
 
     python benchmarks/prepare_six_views.py six_views
-    python benchmarks/missing_modalities.py six_views
+    python benchmarks/missing_modalities_accuracy.py six_views
 
 PMR trains on six feature views of real digits, with and without `modality_dropout`, with three seeds. A default can be
 chosen on the validation split, a tenth of the training rows; the test split is for the table. The script prints the

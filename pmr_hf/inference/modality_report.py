@@ -1,38 +1,20 @@
 """Accuracy of a trained model and of each modality alone, linear probes, and each modality's share of the answer."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from datasets import Dataset
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ..equations import true_class_probability
 from ..model.modeling import MultimodalModel
+from .linear_probe import PROBE_ROWS, Collator, Embedded, embed, probe_accuracy
 from .shapley import shapley_values
 
 
-PROBE_ROWS = 10_000  # at most so many training rows fit a linear probe
-
-Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]  # such as `MultimodalCollator`
-
-
-class Embedded(NamedTuple):
-    """The embeddings of a whole data set, N rows."""
-
-    embeddings: dict[str, torch.Tensor]  # (N, D_m) of each modality
-    present: dict[str, torch.Tensor]  # (N,) of each modality, bool
-    labels: torch.Tensor  # (N,)
-
-
 @torch.inference_mode()
-def measure(
+def modality_report(
     model: MultimodalModel, collator: Collator, splits: dict[str, Dataset], batch_size: int, seed: int = 0
 ) -> dict[str, Any]:
     """
@@ -93,17 +75,6 @@ def head_logits(model: MultimodalModel, tested: Embedded) -> dict[str, torch.Ten
     return model.modality_logits(tested.embeddings, tested.present)
 
 
-def probe_accuracy(name: str, fitted: Embedded, tested: Embedded) -> float:
-    """Accuracy of logistic regression on the standardised embeddings of one modality, where it is present."""
-
-    def rows(data: Embedded) -> tuple[Any, Any]:
-        present = data.present[name]
-        return data.embeddings[name][present].float().cpu().numpy(), data.labels[present].cpu().numpy()
-
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return probe.fit(*rows(fitted)).score(*rows(tested))
-
-
 def shares_of(model: MultimodalModel, tested: Embedded) -> dict[str, float]:
     """Mean Shapley value of each modality for the fused probability of the true class; none for one modality."""
     names = list(tested.embeddings)
@@ -117,25 +88,6 @@ def shares_of(model: MultimodalModel, tested: Embedded) -> dict[str, float]:
 
     shares = shapley_values(true_class_score, len(names)).mean(1)
     return dict(zip(names, shares.tolist(), strict=True))
-
-
-def embed(model: MultimodalModel, rows: Dataset, collator: Collator, batch_size: int, description: str) -> Embedded:
-    """Run a model over all rows and keep the embeddings on its device. `description` labels the progress bar."""
-    embeddings: dict[str, list[torch.Tensor]] = {name: [] for name in model.config.modalities}
-    present: dict[str, list[torch.Tensor]] = {name: [] for name in model.config.modalities}
-    labels = []
-    for batch in tqdm(DataLoader(rows, batch_size, collate_fn=collator), desc=description, leave=False):
-        labels.append(batch.pop("labels").to(model.device))
-        output = model(**{name: {key: v.to(model.device) for key, v in part.items()} for name, part in batch.items()})
-        full = torch.ones_like(labels[-1], dtype=torch.bool)
-        for name, embedding in output.embeddings.items():
-            embeddings[name].append(embedding)
-            present[name].append(full if output.present is None else output.present[name])
-    return Embedded(
-        {name: torch.cat(parts) for name, parts in embeddings.items()},
-        {name: torch.cat(parts) for name, parts in present.items()},
-        torch.cat(labels),
-    )
 
 
 def share_right(guesses: torch.Tensor, labels: torch.Tensor) -> float:

@@ -1,13 +1,34 @@
 """From the command line to the arguments of the data and the model, and those of the method's trainer."""
 
+import torch
 from transformers import HfArgumentParser
 
 from ..data.new_encoders import NEW_ENCODERS
-from ..data.paper_sets import PAPER_SETS
+from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_SETS
 from ..methods import METHODS
 from ..training.arguments import PrototypeTrainingArguments
-from .arguments import ScriptArguments
-from .defaults import DEFAULTS, OWN_DATA_DEFAULTS, PAPER_ALPHA, PAPER_DEFAULTS
+from .script_arguments import ScriptArguments
+
+
+# Every script: the best epoch is chosen by validation accuracy, and a stopped run can resume.
+DEFAULTS = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+    "logging_steps": 20,
+    "dataloader_pin_memory": torch.cuda.is_available(),
+    "report_to": "none",
+}
+# On a user's own data, whose encoders are pretrained
+OWN_DATA_DEFAULTS = {
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "learning_rate": 1e-3,  # of the head and of new encoders; `lower_pretrained_rates` gives pretrained ones a tenth
+    "warmup_steps": 0.1,
+    "num_train_epochs": 5,
+}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments, PrototypeTrainingArguments]:

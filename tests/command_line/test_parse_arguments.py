@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pmr_hf.command_line.parse import parse_arguments
+from pmr_hf.command_line.parse_arguments import parse_arguments
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ PAIRS = {"metavar": "modality=..."}
 RANGES = {
     "preprocess_workers": (1, 1024),
     "clip_seconds": (0.1, 3600),
+    "reference_samples": (0, 10**12),
     "test_correlation": (0, 1),
     "max_train_samples": (1, 10**12),
     "max_eval_samples": (1, 10**12),
@@ -63,6 +64,10 @@ class ScriptArguments:
         default=None, metadata={"help": "Validation table; without it, a tenth of the training rows is taken."}
     )
     test_file: str | None = field(default=None, metadata={"help": "Test table, evaluated once, after training."})
+    prototype_file: str | None = field(
+        default=None,
+        metadata={"help": "Table of labelled rows that the prototypes are taken from, instead of training rows."},
+    )
     columns: list[str] | None = field(
         default=None,
         metadata={"help": "Column of each modality, as in image=picture text=title vitals=age,weight", **PAIRS},
@@ -92,6 +97,13 @@ class ScriptArguments:
         metadata={
             "help": "cg_mnist and digits: share of the test digits in the colour of their class; the others get a "
             "random colour."
+        },
+    )
+    reference_samples: int = field(
+        default=0,
+        metadata={
+            "help": "cg_mnist and digits: cut so many training digits, colour them at random, and take the prototypes "
+            "from them."
         },
     )
     split: str = field(

@@ -71,18 +71,23 @@ def rows_of_process(rows: list[int], processes: int, index: int) -> tuple[list[i
 
 def sums_of_subset(trainer: "PrototypeTrainer", seed: int) -> Sums:
     """
-    Class sums over this process's part of a drawn share of the training set, embedded in evaluation mode. No random
-    state is changed.
+    Class sums over this process's part of the rows that prototypes are taken from, embedded in evaluation mode: all
+    rows of `prototype_dataset` if the trainer has one, else a drawn share of the training set. No random state is
+    changed.
     """
     args, model, prototypes = trainer.args, trainer.model, trainer.prototypes
-    rows = draw_rows(len(trainer.train_dataset), args.prototype_fraction, seed)
+    if trainer.prototype_dataset is None:
+        dataset, fraction = trainer.train_dataset, args.prototype_fraction
+    else:
+        dataset, fraction = trainer.prototype_dataset, 1.0
+    rows = draw_rows(len(dataset), fraction, seed)
     rows, new = rows_of_process(rows, args.world_size, args.process_index)
     sums, done = prototypes.zero_sums(), 0
     was_training = model.training
     model.eval()
     with isolated_random_state(seed, args.device), torch.no_grad():
         loader = DataLoader(
-            Subset(trainer.train_dataset, rows),
+            Subset(dataset, rows),
             batch_size=trainer.state.train_batch_size or args.train_batch_size,
             collate_fn=trainer.data_collator,
             num_workers=args.dataloader_num_workers,

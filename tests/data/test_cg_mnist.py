@@ -127,7 +127,7 @@ def test_reference_digits_are_in_no_other_split_and_in_random_colours(digits):
     def pictures(name):
         return [image.tobytes() for image in splits[name]["gray"]]
 
-    reference = set(pictures("prototypes"))
+    reference, others = set(pictures("prototypes")), ("train", "validation", "test")
     assert len(reference) == 100 and not any(
         reference & set(pictures(name)) for name in ("train", "validation", "test")
     )

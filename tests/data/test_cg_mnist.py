@@ -127,10 +127,8 @@ def test_reference_digits_are_in_no_other_split_and_in_random_colours(digits):
     def pictures(name):
         return [image.tobytes() for image in splits[name]["gray"]]
 
-    reference, others = set(pictures("prototypes")), ("train", "validation", "test")
-    assert len(reference) == 100 and not any(
-        reference & set(pictures(name)) for name in ("train", "validation", "test")
-    )
+    reference, others = set(pictures("prototypes")), {"train", "validation", "test"}
+    assert len(reference) == 100 and not any(reference & set(pictures(name)) for name in others)
     labels = np.asarray(splits["prototypes"]["label"])
     assert np.bincount(labels, minlength=10).min() >= 9  # as many of each class
     # The colour of the brightest pixel is not that of the class: far from it for most digits

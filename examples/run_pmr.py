@@ -53,6 +53,7 @@ def main() -> None:
         args=training_args,
         train_dataset=dataset["train"],
         eval_dataset=dataset["validation"],
+        prototype_dataset=dataset.get("prototypes"),
         processing_class=processor,
         data_collator=collator,
     )

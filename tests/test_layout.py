@@ -30,6 +30,7 @@ TRAVELS = {
     "distance.py",
     "fusion.py",
     "hub_card.py",
+    "initialization.py",
     "kind_registry.py",
     "kinds.py",
     "lora.py",

@@ -86,6 +86,7 @@ def build_model(
         modality_dropout=args.modality_dropout,
         lora=args.lora,
         unimodal_heads=unimodal_heads,
+        initialization=args.initialization,
     )
     if args.channels_last:
         model.to(memory_format=torch.channels_last)

@@ -8,6 +8,7 @@ from ..data.paper_sets import PAPER_SETS
 from ..methods import METHODS
 from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
+from ..model.initialization import INITIALIZATIONS
 
 
 # Arguments that are given as modality=value and become a dict by modality
@@ -17,6 +18,7 @@ PAIRS = {"metavar": "modality=..."}
 RANGES = {
     "preprocess_workers": (1, 1024),
     "clip_seconds": (0.1, 3600),
+    "reference_samples": (0, 10**12),
     "test_correlation": (0, 1),
     "max_train_samples": (1, 10**12),
     "max_eval_samples": (1, 10**12),
@@ -63,6 +65,10 @@ class ScriptArguments:
         default=None, metadata={"help": "Validation table. By default, a tenth of the training rows is taken out."}
     )
     test_file: str | None = field(default=None, metadata={"help": "Test table, evaluated once, after training."})
+    prototype_file: str | None = field(
+        default=None,
+        metadata={"help": "Table of labelled rows that the prototypes are taken from, instead of training rows."},
+    )
     columns: list[str] | None = field(
         default=None,
         metadata={"help": "Column of each modality, as in image=picture text=title vitals=age,weight", **PAIRS},
@@ -94,6 +100,13 @@ class ScriptArguments:
             "random colour."
         },
     )
+    reference_samples: int = field(
+        default=0,
+        metadata={
+            "help": "cg_mnist and digits: cut so many training digits, colour them at random, and take the prototypes "
+            "from them."
+        },
+    )
     split: str = field(
         default="public",
         metadata={
@@ -107,6 +120,13 @@ class ScriptArguments:
         metadata={
             "help": f"Encoder of each modality: Hub name, folder, or new weights as {', '.join(NEW_ENCODERS)}.",
             **PAIRS,
+        },
+    )
+    initialization: str = field(
+        default="default",
+        metadata={
+            "help": "Initialisation of new encoders and heads: 'kaiming' is that of the paper's authors.",
+            "choices": list(INITIALIZATIONS),
         },
     )
     fusion: str = field(default="concat", metadata={"help": "Fusion head.", "choices": sorted(FUSIONS)})

@@ -26,6 +26,7 @@ def load_splits(args: ScriptArguments, processor: MultimodalProcessor, seed: int
         split=args.split,
         test_correlation=args.test_correlation,
         max_train_samples=args.max_train_samples,
+        reference_samples=args.reference_samples,
         seed=seed,
     )
     return PAPER_SETS[args.dataset].read(options)
@@ -33,6 +34,7 @@ def load_splits(args: ScriptArguments, processor: MultimodalProcessor, seed: int
 
 def _load_own_data(args: ScriptArguments, processor: MultimodalProcessor, seed: int) -> DatasetDict:
     files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
+    files |= {"prototypes": args.prototype_file}
     splits = load_table(
         args.columns,
         label=args.label_column,

@@ -147,6 +147,7 @@ def cg_mnist(
     validation_size: float | int = 0.1,
     max_train_samples: int | None = None,
     seed: int = 0,
+    reference_samples: int = 0,
 ) -> DatasetDict:
     """
     Build the colored-and-gray splits `train`, `validation` and `test`. The same seed gives the same splits.
@@ -163,9 +164,13 @@ def cg_mnist(
             out for validation.
         max_train_samples (`int`, *optional*): train on at most this many digits, at least 1, drawn at random.
         seed (`int`, *optional*, defaults to `0`): seed of the splits and the colours.
+        reference_samples (`int`, *optional*, defaults to `0`): cut so many of the training digits, as many of each
+            class, and colour them at random: the split `prototypes`, for `PMRTrainer(prototype_dataset=...)`. They are
+            in no other split.
 
     Raises:
-        ValueError: for a `test_correlation` outside [0, 1], or `max_train_samples` below 1.
+        ValueError: for a `test_correlation` outside [0, 1], `max_train_samples` below 1, or `reference_samples` that
+            are fewer than the classes or leave no training digits.
     """
     if not 0 <= test_correlation <= 1:
         raise ValueError(f"Expected `test_correlation` in [0, 1], got {test_correlation}; 0 leaves no correlation.")
@@ -175,6 +180,16 @@ def cg_mnist(
     train, validation = train_test_split(
         np.arange(len(labels)), test_size=validation_size, stratify=labels, random_state=seed
     )
+    reference = train[:0]
+    if reference_samples:
+        if not len(NAMES) <= reference_samples <= len(train) - len(NAMES):
+            raise ValueError(
+                f"Expected `reference_samples` of {len(NAMES)} to {len(train) - len(NAMES)}, got {reference_samples}; "
+                "10 to 50 of each class are enough."
+            )
+        train, reference = train_test_split(
+            train, test_size=reference_samples, stratify=labels[train], random_state=seed
+        )
     if max_train_samples is not None:
         train = np.random.default_rng([seed, len(train)]).permutation(train)[:max_train_samples]
     splits = {
@@ -182,6 +197,8 @@ def cg_mnist(
         "validation": (images[validation], labels[validation], test_correlation),
         "test": (*digits["test"], test_correlation),
     }
+    if reference_samples:
+        splits["prototypes"] = (images[reference], labels[reference], 0.0)
     return DatasetDict(
         {
             name: colored_and_gray(*split, np.random.default_rng([seed, i]), description=name)

@@ -20,6 +20,7 @@ class ReadOptions:
     split: str = "public"  # crema_d: "public" or "speaker"
     test_correlation: float = 0.0  # digits and cg_mnist: see `cg_mnist`
     max_train_samples: int | None = None
+    reference_samples: int = 0  # digits and cg_mnist
     seed: int = 0
 
 
@@ -44,6 +45,7 @@ def _read_digits(options: ReadOptions) -> DatasetDict:
         read_sklearn_digits(),
         test_correlation=options.test_correlation,
         max_train_samples=options.max_train_samples,
+        reference_samples=options.reference_samples,
         seed=options.seed,
     )
 
@@ -57,6 +59,7 @@ def _read_cg_mnist(options: ReadOptions) -> DatasetDict:
         digits,
         test_correlation=options.test_correlation,
         max_train_samples=options.max_train_samples,
+        reference_samples=options.reference_samples,
         seed=options.seed,
     )
 

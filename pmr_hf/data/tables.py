@@ -16,7 +16,12 @@ from .labels import encode_labels, stratified_cut
 logger = logging.get_logger(__name__)
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+SPLITS = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+    "prototypes": ("prototypes",),  # rows that prototypes are taken from, in place of training rows
+}
 MEDIA = (datasets.Image, datasets.Audio, datasets.Video)
 
 
@@ -40,7 +45,8 @@ def load_table(
     seed: int = 0,
 ) -> DatasetDict:
     """
-    Load the splits `train`, `validation` and, where there is one, `test`, ready for a [`MultimodalCollator`].
+    Load the splits `train`, `validation` and, where there are some, `test` and `prototypes`, ready for a
+    [`MultimodalCollator`]. `prototypes` is a split for `PMRTrainer(prototype_dataset=...)`.
 
     Labels of any type become a `ClassLabel`, whose names are the sorted values of the training split. Pictures, sound
     and video stay undecoded until the collator reads them. Relative paths start at the folder of their table. If there

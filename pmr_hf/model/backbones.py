@@ -14,12 +14,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .initialization import initialize
+
 
 logger = logging.get_logger(__name__)
 
 
 def load_backbone(
-    name: str, backbone: str | os.PathLike | PreTrainedConfig | PreTrainedModel
+    name: str, backbone: str | os.PathLike | PreTrainedConfig | PreTrainedModel, initialization: str = "default"
 ) -> tuple[PreTrainedModel, PreTrainedConfig]:
     """
     Load the encoder of a modality, without a decoder or a task head.
@@ -28,6 +30,7 @@ def load_backbone(
         name (`str`): the modality, for messages.
         backbone (`str | os.PathLike | PreTrainedConfig | PreTrainedModel`): a Hub name or local folder to load weights
             from, a config for new weights, or a loaded model. Only the vision tower of CLIP or SigLIP is used.
+        initialization (`str`, *optional*, defaults to `"default"`): how new weights are drawn.
 
     Returns:
         `tuple[PreTrainedModel, PreTrainedConfig]`: the encoder, and the config to build it again.
@@ -42,7 +45,7 @@ def load_backbone(
         return _encoder(name, backbone), backbone.config
     if isinstance(backbone, PreTrainedConfig):
         config = one_encoder(name, backbone)
-        return new_backbone(config), config
+        return new_backbone(config, initialization), config
     if not isinstance(backbone, (str, os.PathLike)):
         raise TypeError(
             f"Expected the backbone of {name!r} to be a Hub name, a local folder, a config or a PreTrainedModel, got "
@@ -125,11 +128,13 @@ def _registration(config: PreTrainedConfig) -> str:
     )
 
 
-def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """An encoder with new weights, without the decoder that its `AutoModel` may have."""
+def new_backbone(config: PreTrainedConfig, initialization: str = "default") -> PreTrainedModel:
+    """An encoder with new weights, drawn by `initialization`, without the decoder that its `AutoModel` may have."""
     # The default dtype is the dtype of the whole model. A saved config may name an earlier dtype of the encoder.
     model = AutoModel.from_config(config, dtype=torch.get_default_dtype())
-    return model.get_encoder() if config.is_encoder_decoder else model
+    encoder = model.get_encoder() if config.is_encoder_decoder else model
+    initialize(encoder, initialization)
+    return encoder
 
 
 def _encoder(name: str, model: PreTrainedModel) -> PreTrainedModel:

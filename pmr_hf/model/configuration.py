@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from .cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
+from .initialization import INITIALIZATIONS
 from .numeric_encoder import NumericConfig, NumericModel
 
 
@@ -78,6 +79,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value is None or _is_lora(value),
     ),
     "unimodal_heads": ("True or False", lambda value: isinstance(value, bool)),
+    "initialization": (f"one of {INITIALIZATIONS}", lambda value: value in INITIALIZATIONS),
     "num_labels": (f"a number of classes up to {LARGEST}", _is_size),
     "id2label": ("a dict of names by class", lambda value: isinstance(value, dict | NoneType)),
 }
@@ -116,6 +118,9 @@ class MultimodalConfig(PreTrainedConfig):
             `{"text": {"r": 8}}`. Only the LoRA layers of these encoders are trained.
         unimodal_heads (`bool`, *optional*, defaults to `False`): also classify each embedding alone, by a linear layer
             beside the fusion head. Some methods train these heads. They do not change the fused logits.
+        initialization (`str`, *optional*, defaults to `"default"`): how the weights of new encoders and heads are
+            drawn: `"default"` as each class does it, `"kaiming"` as the authors of PMR do, see
+            [`~pmr_hf.model.initialization.initialize`]. Pretrained encoders keep their weights.
         kwargs: other fields of [`~transformers.PreTrainedConfig`], such as `num_labels` or `id2label`.
 
     Raises:
@@ -140,6 +145,7 @@ class MultimodalConfig(PreTrainedConfig):
         modality_dropout: float = 0.0,
         lora: dict[str, dict[str, Any]] | None = None,
         unimodal_heads: bool = False,
+        initialization: str = "default",
         **kwargs,
     ):
         check_fields(
@@ -152,6 +158,7 @@ class MultimodalConfig(PreTrainedConfig):
                 "modality_dropout": modality_dropout,
                 "lora": lora,
                 "unimodal_heads": unimodal_heads,
+                "initialization": initialization,
                 **kwargs,
             }
         )
@@ -172,6 +179,7 @@ class MultimodalConfig(PreTrainedConfig):
         self.modality_dropout = modality_dropout
         self.lora = lora or {}
         self.unimodal_heads = unimodal_heads
+        self.initialization = initialization
         for field in ("pooling", "lora"):
             unknown = [name for name in getattr(self, field) if name not in self.modalities]
             if unknown:

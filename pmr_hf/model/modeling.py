@@ -16,9 +16,10 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .backbones import embedding_width, load_backbone, new_backbone
-from .configuration import MultimodalConfig
+from .configuration import MultimodalConfig, check_fields
 from .fusion import build_fusion
 from .hub_card import card_on_hub, push_card
+from .initialization import initialize
 from .lora import add_lora, train_lora_only
 from .missing_modalities import AbsentVectors, all_present, drop_modalities, spread_rows
 from .pooling import encode
@@ -89,7 +90,9 @@ class MultimodalModel(PreTrainedModel):
             raise ValueError(
                 "Expected a config with at least one backbone, got none; use `MultimodalModel.from_backbones`."
             )
-        backbones = backbones or {name: new_backbone(config.backbones[name]) for name in config.modalities}
+        if backbones is None:
+            configs = {name: config.backbones[name] for name in config.modalities}
+            backbones = {name: new_backbone(part, config.initialization) for name, part in configs.items()}
         self.backbones = nn.ModuleDict({name: backbones[name] for name in config.modalities})
         for name, settings in config.lora.items():
             add_lora(name, self.backbones[name], settings)
@@ -106,6 +109,8 @@ class MultimodalModel(PreTrainedModel):
         self.unimodal_heads = nn.ModuleDict(
             {name: nn.Linear(width, config.num_labels) for name, width in heads.items()}
         )
+        for part in (self.projections, self.fusion, self.unimodal_heads):
+            initialize(part, config.initialization)
         if not any(parameter.is_meta for parameter in self.parameters()):
             # All parts already have their weights. `post_init` would initialise a given encoder or a user's head again.
             for module in self.modules():
@@ -119,7 +124,7 @@ class MultimodalModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Linear layers keep torch's own initialisation, for which the paper's learning rates were tuned.
+        # What a checkpoint lacks is drawn as torch draws it.
         if isinstance(module, nn.Linear):
             module.reset_parameters()
         elif isinstance(module, (Prototypes, AbsentVectors)):
@@ -145,9 +150,17 @@ class MultimodalModel(PreTrainedModel):
         Raises:
             TypeError: for a backbone of another type, such as a bare `timm.create_model(...)`.
             ValueError: for a modality name that is already taken, a backbone that `AutoModel` could not build again, or
-                a backbone whose config does not state the width of its embedding.
+                a backbone whose config does not state the width of its embedding; for an `initialization` other than
+                `"default"` if no encoder has new weights.
         """
-        loaded = {name: load_backbone(name, backbone) for name, backbone in backbones.items()}
+        initialization = kwargs.get("initialization", "default")
+        check_fields({"initialization": initialization})
+        if initialization != "default" and not any(isinstance(part, PreTrainedConfig) for part in backbones.values()):
+            raise ValueError(
+                f"Expected an encoder with new weights for initialization={initialization!r}, got pretrained encoders "
+                f"for {list(backbones)}, which keep their weights; leave it out."
+            )
+        loaded = {name: load_backbone(name, backbone, initialization) for name, backbone in backbones.items()}
         configs = {name: config for name, (_, config) in loaded.items()}
         config = cls.config_class(backbones=configs, num_labels=num_labels, **kwargs)
         return cls(config, backbones={name: model for name, (model, _) in loaded.items()})

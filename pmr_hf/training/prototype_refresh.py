@@ -72,21 +72,26 @@ def rows_of_process(rows: list[int], processes: int, index: int) -> tuple[list[i
 
 def sums_of_subset(trainer: "PrototypeTrainer", seed: int) -> Sums:
     """
-    Embed this process's part of a random subset of the training set in evaluation mode, and return the class sums. No
-    random state is changed.
+    Embed this process's part of the rows that prototypes are taken from in evaluation mode, and return the class sums.
+    These are all rows of `prototype_dataset` if the trainer has one, and a random subset of the training set otherwise.
+    No random state is changed.
 
     Raises:
         ValueError: for a batch without labels, or labels that are not integers in 0..K-1.
     """
     args, model, prototypes = trainer.args, trainer.model, trainer.prototypes
-    rows = draw_rows(len(trainer.train_dataset), args.prototype_fraction, seed)
+    if trainer.prototype_dataset is None:
+        dataset, fraction = trainer.train_dataset, args.prototype_fraction
+    else:
+        dataset, fraction = trainer.prototype_dataset, 1.0
+    rows = draw_rows(len(dataset), fraction, seed)
     rows, new = rows_of_process(rows, args.world_size, args.process_index)
     sums, done = prototypes.zero_sums(), 0
     was_training = model.training
     model.eval()
     with isolated_random_state(seed, args.device), torch.no_grad():
         loader = DataLoader(
-            Subset(trainer.train_dataset, rows),
+            Subset(dataset, rows),
             batch_size=trainer.state.train_batch_size or args.train_batch_size,
             collate_fn=trainer.data_collator,
             num_workers=args.dataloader_num_workers,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
 from transformers.trainer_utils import has_length
 
 from ..equations import (
@@ -26,6 +27,7 @@ from .counted_samples import Masks, classes_of, count_new_samples, first_samples
 from .finite_checks import stop_not_finite
 from .gradients import gradient_cosines
 from .multimodal_trainer import MultimodalTrainer
+from .prototype_dataset import check_prototype_dataset
 from .prototype_refresh import RefreshPrototypes, sums_of_subset, warn_of_unseen_classes
 from .prototype_terms import TERMS, PrototypeTerms
 from .segments import by_segment
@@ -60,11 +62,15 @@ class PrototypeTrainer(MultimodalTrainer):
         embeddings_fn (`Callable`, *optional*): maps the model's output to a dict of embeddings (B, D_m), by modality.
             Defaults to `lambda output: output.embeddings`. For labels (B, T) of segments, with -100 for a segment
             without a label, it must return embeddings (B, T, D_m). Each labelled segment is then treated as a sample.
+        prototype_dataset (`Dataset`, *optional*): labelled rows that replace the subset of the training set: each
+            refresh takes the prototypes from all of them. Use a small set in which a misleading cue of the training set
+            does not follow the classes, for instance from other hospitals, cameras or speakers. It needs rows of each
+            class and `prototype_source="subset"`, and must be neither the test set nor an evaluation set.
         kwargs: all other arguments of `Trainer`.
 
     Raises:
-        ValueError: for a model without prototypes, for a streaming training set with `prototype_source="subset"`, and
-            for the errors of [`MultimodalTrainer`].
+        ValueError: for a model without prototypes, for a streaming training set with `prototype_source="subset"`, for a
+            `prototype_dataset` that does not fit, and for the errors of [`MultimodalTrainer`].
     """
 
     args_class = PrototypeTrainingArguments
@@ -84,10 +90,14 @@ class PrototypeTrainer(MultimodalTrainer):
         model: nn.Module | None = None,
         args: PrototypeTrainingArguments | None = None,
         embeddings_fn: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
+        prototype_dataset: Dataset | None = None,
         **kwargs,
     ):
         super().__init__(model=model, args=args, **kwargs)
         self.embeddings_fn = embeddings_fn or output_embeddings
+        self.prototype_dataset = prototype_dataset
+        if prototype_dataset is not None:
+            check_prototype_dataset(self)
         self._online_sums: Sums | None = None  # class sums of this process since the last refresh
         self._unseen: dict[str, list[int]] = {}  # classes without a prototype in the last warning
         self.add_callback(RefreshPrototypes(self))

@@ -115,3 +115,32 @@ def test_a_copy_in_a_folder(digits, tmp_path):
         )
     for split, (images, labels) in read_dataset(str(tmp_path)).items():
         assert np.array_equal(images, digits[split][0][:20]) and np.array_equal(labels, digits[split][1][:20])
+
+
+def test_reference_digits_are_in_no_other_split_and_in_random_colours(digits):
+    plain, splits = cg_mnist(digits, seed=3), cg_mnist(digits, seed=3, reference_samples=100)
+    assert "prototypes" not in plain and splits["prototypes"].num_rows == 100
+    assert splits["train"].num_rows == plain["train"].num_rows - 100
+    for name in ("validation", "test"):
+        assert splits[name][:] == plain[name][:]
+
+    def pictures(name):
+        return [image.tobytes() for image in splits[name]["gray"]]
+
+    reference, others = set(pictures("prototypes")), {"train", "validation", "test"}
+    assert len(reference) == 100 and not any(reference & set(pictures(name)) for name in others)
+    labels = np.asarray(splits["prototypes"]["label"])
+    assert np.bincount(labels, minlength=10).min() >= 9  # as many of each class
+    # The colour of the brightest pixel is not that of the class: far from it for most digits
+    brightest = np.stack([np.asarray(image).reshape(-1, 3).max(0) / 255 for image in splits["prototypes"]["colored"]])
+    away = np.abs(brightest - COLORS[labels] / 255).max(1)
+    assert (away > 0.4).mean() > 0.5
+    train = splits["train"]
+    own = np.stack([np.asarray(image).reshape(-1, 3).max(0) / 255 for image in train["colored"]])
+    assert (np.abs(own - COLORS[np.asarray(train["label"])] / 255).max(1) > 0.4).mean() < 0.2
+
+
+@pytest.mark.parametrize("count", [5, 10**6])
+def test_too_few_or_too_many_reference_digits(digits, count):
+    with pytest.raises(ValueError, match=rf"Expected `reference_samples` of 10 to \d+, got {count}"):
+        cg_mnist(digits, reference_samples=count)

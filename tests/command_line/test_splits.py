@@ -1,0 +1,27 @@
+"""The splits that a command line asks for."""
+
+import pandas as pd
+import pytest
+
+from pmr_hf import MultimodalProcessor, NumericProcessor
+from pmr_hf.command_line.script_arguments import ScriptArguments
+from pmr_hf.command_line.splits import load_splits
+
+
+def test_reference_digits_become_a_split():
+    splits = load_splits(ScriptArguments(reference_samples=50), MultimodalProcessor({}), seed=0)
+    assert list(splits) == ["train", "validation", "test", "prototypes"] and len(splits["prototypes"]) == 50
+
+
+@pytest.mark.parametrize("by", ["file", "folder"])
+def test_prototypes_from_a_table_of_ones_own(tmp_path, by):
+    rows = [{"age": i, "label": "young" if i < 6 else "old"} for i in range(12)]
+    for name, part in {"train": rows, "validation": rows[:3] + rows[9:], "prototypes": rows[4:8]}.items():
+        pd.DataFrame(part).to_csv(tmp_path / f"{name}.csv", index=False)
+    files = {f"{name}_file": str(tmp_path / f"{name}.csv") for name in ("train", "validation")}
+    files |= {"prototype_file": str(tmp_path / "prototypes.csv")}
+    where = files if by == "file" else {"dataset_name": str(tmp_path)}
+    args = ScriptArguments(columns=["age=age"], backbones=["age=numbers"], **where)
+    splits = load_splits(args, MultimodalProcessor({"age": NumericProcessor()}), seed=0)
+    assert splits["prototypes"]["age"] == [4, 5, 6, 7]
+    assert splits["prototypes"].features["label"].names == splits["train"].features["label"].names == ["old", "young"]

@@ -9,7 +9,7 @@ Eqs. 6 and 12, the class means and their update, are in `model/prototypes.py`; E
 import torch
 
 
-def signed_ratio(first: float, second: float) -> float:
+def ratio_of_two(first: float, second: float) -> float:
     """The imbalance ratio rho (Eq. 8), at least 0: the score of the first modality over the score of the second."""
     return first / second
 

@@ -7,6 +7,7 @@ from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_SETS
 from ..methods import METHODS
 from ..training.arguments import PrototypeTrainingArguments
+from .own_data_defaults import OWN_DATA_DEFAULTS
 from .script_arguments import ScriptArguments
 
 
@@ -20,14 +21,6 @@ DEFAULTS = {
     "logging_steps": 20,
     "dataloader_pin_memory": torch.cuda.is_available(),
     "report_to": "none",
-}
-# For a user's own data, with pretrained encoders
-OWN_DATA_DEFAULTS = {
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64,
-    "learning_rate": 1e-3,  # for the head and new encoders; `lower_pretrained_rates` gives pretrained ones a tenth
-    "warmup_steps": 0.1,
-    "num_train_epochs": 5,
 }
 
 

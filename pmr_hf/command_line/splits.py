@@ -2,6 +2,7 @@
 
 from datasets import DatasetDict
 
+from ..data.columns import ROW
 from ..data.paper_sets import PAPER_SETS, ReadOptions
 from ..data.tables import draw_rows, load_table
 from ..model.multimodal_processor import MultimodalProcessor
@@ -45,8 +46,22 @@ def _load_own_data(args: ScriptArguments, processor: MultimodalProcessor, seed: 
         check_files=args.on_error == "raise",
         seed=seed,
     )
+    if "prototypes" in splits:
+        _check_own_rows(splits)
     splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed)
     return splits
+
+
+def _check_own_rows(splits: DatasetDict) -> None:
+    """Raise `ValueError` if validation or test have rows that prototypes are taken from, which would be a leak."""
+    rows = {name: {repr(row) for row in splits[name].remove_columns(ROW)} for name in splits if name != "train"}
+    for name in rows.keys() - {"prototypes"}:
+        shared = rows["prototypes"] & rows[name]
+        if shared:
+            raise ValueError(
+                f"Expected rows for the prototypes that are in no other split, got {len(shared)} that are in {name} "
+                f"too, such as {min(shared):.200}; take them out of one of the two."
+            )
 
 
 def _strings_are_paths(name: str, args: ScriptArguments, processor: MultimodalProcessor) -> bool:

@@ -23,7 +23,6 @@ from .counted_samples import classes_of
 from .failures import check_writable, failures_explained
 from .finite_checks import check_finite_terms, check_finite_weights
 from .learning_rates import fill_gradients, set_modality_learning_rates
-from .logged_terms import LoggedTerms
 from .metrics import modality_metrics
 from .setup_checks import (
     check_collator,
@@ -34,6 +33,7 @@ from .setup_checks import (
     check_rows,
     require_multimodal,
 )
+from .term_sums import TermSums
 
 
 logger = logging.get_logger(__name__)
@@ -81,7 +81,7 @@ class MultimodalTrainer(Trainer):
         # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._forward_takes_labels = "labels" in inspect.signature(self.unwrapped_model.forward).parameters
-        self.logged_terms = LoggedTerms()
+        self.term_sums = TermSums()
         self.add_callback(_BeginTraining(self))
         self._user_metrics = self.compute_metrics
         self.compute_metrics = self._compute_metrics
@@ -255,7 +255,7 @@ class MultimodalTrainer(Trainer):
             sums (`torch.Tensor`): (T,), the sum of each term over this batch.
             counts (`torch.Tensor`): (T,), the number that each sum is divided by.
         """
-        self.logged_terms.add(names, sums, counts)
+        self.term_sums.add(names, sums, counts)
 
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
         """
@@ -267,9 +267,9 @@ class MultimodalTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as `Trainer` does, with the tracked terms. Raises `FloatingPointError` if a term is not finite."""
         if self.is_in_train and ("loss" in logs or "train_loss" in logs):
-            totals = self.logged_terms.totals(self.accelerator)
+            totals = self.term_sums.totals(self.accelerator)
             check_finite_terms(totals, self.state.global_step)
-            self.logged_terms.clear()
+            self.term_sums.clear()
             if "loss" in logs:
                 logs.update(self.summarize(totals))
         super().log(logs, start_time)
@@ -278,7 +278,7 @@ class MultimodalTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as `Trainer` does. Raises `FloatingPointError` if a loss term or a weight is not finite."""
-        check_finite_terms(self.logged_terms.totals(self.accelerator), self.state.global_step)
+        check_finite_terms(self.term_sums.totals(self.accelerator), self.state.global_step)
         check_finite_weights(self.unwrapped_model, self.accelerator, self.state.global_step)
         super().save_model(output_dir, _internal_call)
         if self.args.should_save and output_dir in (None, self.args.output_dir):
@@ -381,7 +381,7 @@ class _BeginTraining(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
-        trainer.logged_terms.clear()
+        trainer.term_sums.clear()
         trainer._training_model = trainer.accelerator.unwrap_model(trainer.model)
         trainer.load_method_state(trainer.resumed_from)
 

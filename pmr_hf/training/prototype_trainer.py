@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_utils import has_length
 
 from ..equations import (
     prototypical_cross_entropy,
     prototypical_entropy,
+    ratio_of_two,
     rebalance_weights,
-    signed_ratio,
     true_class_probability,
 )
 from ..model.hub_card import card_on_hub
@@ -27,7 +27,7 @@ from .counted_samples import Masks, classes_of, count_new_samples, first_samples
 from .finite_checks import stop_not_finite
 from .gradients import gradient_cosines
 from .multimodal_trainer import MultimodalTrainer
-from .prototype_dataset import check_prototype_dataset
+from .prototype_dataset import check_prototype_dataset, is_same
 from .prototype_refresh import RefreshPrototypes, sums_of_subset, warn_of_unseen_classes
 from .prototype_terms import TERMS, PrototypeTerms
 from .segments import by_segment
@@ -65,7 +65,7 @@ class PrototypeTrainer(MultimodalTrainer):
         prototype_dataset (`Dataset`, *optional*): labelled rows that replace the subset of the training set: each
             refresh takes the prototypes from all of them. Use a small set in which a misleading cue of the training set
             does not follow the classes, for instance from other hospitals, cameras or speakers. It needs rows of each
-            class and `prototype_source="subset"`, and must be neither the test set nor an evaluation set.
+            class and `prototype_source="subset"`. An evaluation set, or a set that is evaluated later, is refused.
         kwargs: all other arguments of `Trainer`.
 
     Raises:
@@ -258,7 +258,7 @@ class PrototypeTrainer(MultimodalTrainer):
         logs = super().summarize(totals)
         scores = [logs[f"{name}_score"] for name in self.prototypes.widths if f"{name}_score" in logs]
         if len(scores) == 2 and scores[1] > 0:
-            logs["rho"] = signed_ratio(*scores)
+            logs["rho"] = ratio_of_two(*scores)
         return logs
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
@@ -269,6 +269,15 @@ class PrototypeTrainer(MultimodalTrainer):
             for name in logits
             if self.prototypes.seen(name).any()
         }
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """Like `Trainer.get_test_dataloader`; raises `ValueError` for the rows that the prototypes are taken from."""
+        if self.prototype_dataset is not None and is_same(self.prototype_dataset, test_dataset):
+            raise ValueError(
+                "Expected a dataset that the prototypes were not taken from to evaluate, got the `prototype_dataset`, "
+                "whose labels the model has seen; evaluate other rows."
+            )
+        return super().get_test_dataloader(test_dataset)
 
     # ---- Prototypes ----
 

@@ -25,3 +25,15 @@ def test_prototypes_from_a_table_of_ones_own(tmp_path, by):
     splits = load_splits(args, MultimodalProcessor({"age": NumericProcessor()}), seed=0)
     assert splits["prototypes"]["age"] == [4, 5, 6, 7]
     assert splits["prototypes"].features["label"].names == splits["train"].features["label"].names == ["old", "young"]
+
+
+@pytest.mark.parametrize("other", ["validation", "test"])
+def test_rows_that_would_leak_are_refused(tmp_path, other):
+    rows = [{"age": i, "label": "young" if i < 6 else "old"} for i in range(12)]
+    tables = {"train": rows, "validation": rows[:2] + rows[10:], "test": rows[2:4], "prototypes": rows[4:8]}
+    tables[other] = tables[other] + rows[7:8]
+    for name, part in tables.items():
+        pd.DataFrame(part).to_csv(tmp_path / f"{name}.csv", index=False)
+    args = ScriptArguments(columns=["age=age"], backbones=["age=numbers"], dataset_name=str(tmp_path))
+    with pytest.raises(ValueError, match=rf"in no other split, got 1 that are in {other} too, such as \{{'age': 7"):
+        load_splits(args, MultimodalProcessor({"age": NumericProcessor()}), seed=0)

@@ -19,7 +19,7 @@ def test_gradient_cosines_against_gradients_taken_one_by_one(prepared):
 
     fused = plain_gradients(trainer.model, lambda outputs: outputs.loss, batch)
     gradients_of_step(trainer, batch)
-    logs = trainer.summarize(trainer.logged_terms.totals(trainer.accelerator))
+    logs = trainer.summarize(trainer.term_sums.totals(trainer.accelerator))
     for modality in ("image", "text"):
         own = plain_gradients(trainer.model, partial(own_loss, name=modality), batch)
         names = [name for name in own if name.startswith(f"backbones.{modality}.") and name in fused]

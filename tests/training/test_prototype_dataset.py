@@ -86,3 +86,11 @@ def test_what_is_refused(make_trainer, make_model, digits, halves):
     many = reference.cast_column("label", reference.features["label"]).map(lambda row: {"label": 3})
     wrong = concatenate_datasets([many.remove_columns("label").add_column("label", [7] * len(many))])
     refused(wrong, r"Expected labels in 0..3, got labels from 7 to 7")
+
+
+def test_its_rows_are_not_evaluated(make_trainer, make_model, halves):
+    trainer = trainer_on(make_trainer, make_model, halves)
+    for evaluate in (trainer.evaluate, trainer.predict):
+        with pytest.raises(ValueError, match="Expected a dataset that the prototypes were not taken from to evaluate"):
+            evaluate(halves[1])
+    assert "eval_accuracy" in trainer.evaluate()

@@ -4,11 +4,11 @@ import torch
 from accelerate import Accelerator
 
 
-class LoggedTerms:
+class TermSums:
     """
     Sums and counts of named terms since the last log.
 
-    Adding to them never waits for the device. [`LoggedTerms.totals`] waits for it once, whatever the number of terms.
+    Adding to them never waits for the device. [`TermSums.totals`] waits for it once, whatever the number of terms.
     """
 
     def __init__(self):

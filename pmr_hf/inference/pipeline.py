@@ -110,8 +110,8 @@ class MultimodalPipeline:
             modalities = {name: [value] for name, value in modalities.items()}
         elif not all(several.values()):
             raise ValueError(
-                f"Expected one value of each modality, or a list of each, got a list (True) or a value: {several}; "
-                "give lists of all modalities or of none."
+                f"Expected one value of each modality, or a list of each, got {several} (True for a list); give "
+                "lists of all modalities or of none."
             )
         lengths = {name: len(values) for name, values in modalities.items()}
         if len(set(lengths.values())) != 1:

@@ -70,7 +70,8 @@ class MultimodalTrainer(Trainer):
         args = self.args_class("tmp_trainer") if args is None else args
         if not isinstance(args, self.args_class):
             raise TypeError(
-                f"Expected `args` of {self.args_class.__name__}, got {type(args).__name__}; create these instead."
+                f"Expected `args` of {self.args_class.__name__}, got {type(args).__name__}; create the expected "
+                "arguments, which take the same fields."
             )
         if args.should_save and kwargs.get("train_dataset") is not None:
             check_writable(args.output_dir)

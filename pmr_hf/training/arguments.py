@@ -173,7 +173,7 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         gradient_cosine_steps (`int`, *optional*, defaults to `None`): number of optimizer steps between two logs of
             `m_gradient_cosine`, at least 1. This is the cosine between two gradients in the encoder of modality m: the
             gradient of the loss, and the gradient of the modality's own prototypical cross entropy (Fig. 2c). Each log
-            costs two more backward passes. By default the cosine is not computed.
+            costs two more backward passes per trained encoder. By default there are none.
 
     Raises:
         ValueError: for a value outside its range.

@@ -97,6 +97,14 @@ def test_what_docstrings_refer_to_exists(file):
         assert hasattr(importlib.import_module(module), name), f"{file} refers to {module}.{name}"
 
 
+@pytest.mark.skipif(not (PACKAGE.parent / "examples").is_dir(), reason="an installed package has no examples")
+def test_no_example_imports_another():
+    examples = {path.stem: path for path in (PACKAGE.parent / "examples").glob("*.py")}
+    for file in examples.values():
+        for _, module in imports_of(file):
+            assert module.split(".")[0] not in examples, f"{file} imports {module}"
+
+
 @pytest.mark.skipif(not (PACKAGE.parent / "docs").is_dir(), reason="an installed package has no docs")
 def test_the_files_that_docs_name_exist():
     root = PACKAGE.parent

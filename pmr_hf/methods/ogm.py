@@ -91,6 +91,11 @@ class OGMTrainer(GradientScalingTrainer):
         if self.args.ogm_noise:
             self.add_callback(_AddNoise(self))
 
+    def load_method_state(self, checkpoint: str | None) -> None:
+        """Forget the micro-batches of an attempt that failed, as with `auto_find_batch_size`."""
+        super().load_method_state(checkpoint)
+        self.step_scales, self.step_batches = 0.0, 0
+
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         """The scales (M,) of [`ogm_scales`]."""
         scores, counts = self.scores(terms, outputs, labels)

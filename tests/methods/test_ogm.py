@@ -84,3 +84,23 @@ def test_the_noise_has_the_deviation_of_the_gradient_and_is_the_same_in_each_run
             ratios.append((noise.std() / gradient.std()).item())
             assert not torch.equal(noisy[name], other[name])
     assert len(ratios) > 5 and 0.9 < statistics.mean(ratios) < 1.1, ratios
+
+
+def test_a_failed_attempt_leaves_no_micro_batch_behind(make_trainer, make_model):
+    """The noise of the next training does not see the scales of a step that was never made."""
+    trainer = make_trainer(make_model(), cls=OGMTrainer, max_steps=1, ogm_noise=True, gradient_accumulation_steps=2)
+    scales, counted = trainer.gradient_scales, []
+
+    def fail_once(*args):
+        counted.append(trainer.step_batches)
+        result = scales(*args)
+        if len(counted) == 1:
+            raise RuntimeError("out of memory")
+        return result
+
+    trainer.gradient_scales = fail_once
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.train()
+    assert trainer.step_batches == 1
+    trainer.train()
+    assert counted[1:] == [0, 1]

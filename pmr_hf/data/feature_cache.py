@@ -4,6 +4,7 @@ The feature cache, which extracts the features of a dataset once and stores them
 The features of a modality are one column of bytes, in the safetensors format.
 """
 
+import ast
 import hashlib
 import os
 import tempfile
@@ -81,7 +82,17 @@ def feature_fingerprint(
     A digest of 32 hex digits of everything that determines the features: the data, the files that it names, and the
     settings of the processors.
     """
-    settings = (EXTRACTION_VERSION, dataset._fingerprint, columns, on_error, processor.kinds, processor.num_frames)
+    classes = [type(processor), *(type(processor.kind(name)) for name in processor.processors)]
+    code = [f"{cls.__module__}.{cls.__qualname__}" for cls in classes]  # a user's own may read or extract otherwise
+    settings = (
+        EXTRACTION_VERSION,
+        dataset._fingerprint,
+        columns,
+        on_error,
+        code,
+        processor.kinds,
+        processor.num_frames,
+    )
     digest = hashlib.sha256(repr(settings).encode())
     with tempfile.TemporaryDirectory() as folder:
         for name in processor.processors:
@@ -89,9 +100,11 @@ def feature_fingerprint(
             kind.forget_calls()
             kind.save(Path(folder, name))
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-            if file.suffix != ".py":  # otherwise a changed comment in the code would count
-                digest.update(f"{file.relative_to(folder)} ".encode())
-                digest.update(file.read_bytes())
+            content = file.read_bytes()
+            if file.suffix == ".py":  # of a user's own processor; its comments do not count
+                content = ast.dump(ast.parse(content)).encode()
+            digest.update(f"{file.relative_to(folder)} ".encode())
+            digest.update(content)
     paths = {
         part for name, column in columns.items() if processor.kind(name).strings_are_paths for part in as_list(column)
     }

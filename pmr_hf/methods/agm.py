@@ -112,8 +112,8 @@ class AGMTrainer(GradientScalingTrainer):
             return model.fuse(outputs.embeddings, masks).float().flatten()
 
         responses = shapley_values(logits_of, len(names)).view(len(names), *outputs.logits.shape)  # (M, B, K)
-        losses = F.cross_entropy(responses.mT, labels.expand(len(names), -1), reduction="none")  # (M, B)
-        return self.global_means(losses, outputs, labels)
+        losses = F.cross_entropy(responses.flatten(0, 1), labels.repeat(len(names)), reduction="none")  # (M * B,)
+        return self.global_means(losses.view(len(names), -1), outputs, labels)
 
     def save_method_state(self, folder: str) -> None:
         """Save the sums of the losses."""

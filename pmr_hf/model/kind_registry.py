@@ -34,7 +34,7 @@ class Kind:
     processor_class: type
     #: The class whose `from_pretrained` loads such a processor
     loader: Any
-    #: The `main_input_name` of the encoders that this kind is for
+    #: Not inherited: the `main_input_name` of the encoders that this kind is for
     encoder_inputs: tuple[str, ...] = ()
     #: What a user gives as a value: "text", "numbers", "sound", "picture" or "video"
     medium: str
@@ -136,7 +136,7 @@ def kind_of(name: str, processor: Any, num_frames: int | None = None) -> Kind:
 
 def kind_for_encoder(name: str, encoder_input: str) -> type[Kind]:
     """The kind of a modality whose encoder reads `encoder_input`. Raises `ValueError` if there is none."""
-    kinds = {key: kind for kind in KINDS.values() for key in kind.encoder_inputs}
+    kinds = {key: kind for kind in KINDS.values() for key in vars(kind).get("encoder_inputs", ())}
     if encoder_input not in kinds:
         raise ValueError(
             f"Expected an encoder for {name!r} that reads one of {list(kinds)}, got {encoder_input!r}; load "

@@ -163,7 +163,6 @@ class Spectrogram(Sound):
 
     word = "spectrogram"
     processor_class = loader = SpectrogramFeatureExtractor
-    encoder_inputs = ()
 
 
 @register_kind
@@ -232,7 +231,6 @@ class TimmPicture(Picture):
 
     word = "timm"
     processor_class = loader = TimmWrapperImageProcessor
-    encoder_inputs = ()
 
     def save(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)  # the processor's own `save_pretrained` writes nothing

@@ -90,7 +90,7 @@ class MultimodalModel(PreTrainedModel):
             raise ValueError(
                 "Expected a config with at least one backbone, got none; use `MultimodalModel.from_backbones`."
             )
-        if backbones is None:
+        if not backbones:
             configs = {name: config.backbones[name] for name in config.modalities}
             backbones = {name: new_backbone(part, config.initialization) for name, part in configs.items()}
         self.backbones = nn.ModuleDict({name: backbones[name] for name in config.modalities})
@@ -127,7 +127,7 @@ class MultimodalModel(PreTrainedModel):
         # What a checkpoint lacks is drawn as torch draws it.
         if isinstance(module, nn.Linear):
             module.reset_parameters()
-        elif isinstance(module, (Prototypes, AbsentVectors)):
+        elif isinstance(module, (Prototypes, nn.ParameterDict)):
             for tensor in [*module.buffers(), *module.parameters()]:
                 init.zeros_(tensor)
         else:

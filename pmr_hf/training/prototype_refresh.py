@@ -121,6 +121,6 @@ def warn_of_unseen_classes(prototypes: Prototypes, before: dict[str, list[int]],
             logger.warning(
                 f"Classes {classes} have no prototype of {name!r} yet, because no training sample of these classes "
                 f"with {name!r} was drawn. The PMR terms of {name!r} ignore samples of these classes until then; "
-                "raise `prototype_fraction`, or the steps between two refreshes."
+                "raise `prototype_fraction` or the steps between two refreshes, or add rows to `prototype_dataset`."
             )
     return unseen

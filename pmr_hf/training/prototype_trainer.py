@@ -188,6 +188,8 @@ class PrototypeTrainer(MultimodalTrainer):
         The masks (B,) bool, by modality, of the samples that count in a training batch. These samples have the modality
         and do not only repeat another sample to fill the last batch. `None` stands for all samples of all modalities.
         """
+        if self.accelerator.num_processes == 1:
+            return present_samples(outputs)
         size = None if is_stream(self.train_dataset) else len(self.train_dataset)
         new = count_new_samples(self.accelerator, len(labels), size, self.args.dataloader_drop_last)
         return first_samples(new, labels, present_samples(outputs), self.prototypes.widths)

@@ -115,3 +115,14 @@ def test_the_cache_of_an_in_memory_dataset_and_after_other_calls(media, processo
     processor.processors["text"](["the", "digit two"], padding=True)
     assert collator.cache(Dataset.from_list(dataset.to_list())).cache_files == first
     os.remove(first[0]["filename"])
+
+
+def test_a_subclass_of_the_processor_has_features_of_its_own(rows, processor):
+    class Doubled(MultimodalProcessor):
+        pass
+
+    found = {
+        feature_fingerprint(rows, cls(processor.processors), {"image": "picture", "text": "caption"}, "raise")
+        for cls in (MultimodalProcessor, Doubled)
+    }
+    assert len(found) == 2

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig
 
-from pmr_hf import Fusion, MultimodalModel, register_fusion
+from pmr_hf import Fusion, MultimodalModel, NumericConfig, register_fusion
 from pmr_hf.model.fusion import FUSIONS, build_fusion
 
 
@@ -115,3 +116,27 @@ def test_conditioned_fusion_of_one_modality(make_model):
         make_model(
             fusion="film", backbones={"text": BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1)}
         )
+
+
+def test_parameters_of_a_users_head_that_a_checkpoint_lacks_are_zero(tmp_path):
+    @register_fusion("scaled")
+    class Scaled(Fusion):
+        def __init__(self, widths, num_labels):
+            super().__init__()
+            self.heads = nn.ModuleDict({name: nn.Linear(width, num_labels) for name, width in widths.items()})
+            self.scales = nn.ParameterDict({name: torch.ones(num_labels) for name in widths})
+
+        def forward(self, embeddings):
+            return sum(head(embeddings[name]) * self.scales[name] for name, head in self.heads.items())
+
+    try:
+        config = NumericConfig(num_features=2, hidden_size=4)
+        MultimodalModel.from_backbones({"a": config}, num_labels=3, fusion="scaled").save_pretrained(tmp_path)
+        weights = load_file(tmp_path / "model.safetensors")
+        kept = {name: value for name, value in weights.items() if ".scales." not in name}
+        assert len(kept) == len(weights) - 1
+        save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        for _ in range(3):
+            assert MultimodalModel.from_pretrained(tmp_path).fusion.scales["a"].tolist() == [0, 0, 0]
+    finally:
+        FUSIONS.pop("scaled")

@@ -8,7 +8,7 @@ import torch
 from transformers import BertConfig
 
 from pmr_hf import MultimodalCollator, MultimodalProcessor
-from pmr_hf.model.kind_registry import KINDS, Kind, kind_of, register_kind
+from pmr_hf.model.kind_registry import KINDS, Kind, kind_for_encoder, kind_of, register_kind
 from pmr_hf.model.media import UnreadableError
 from pmr_hf.model.numeric_processor import NumericProcessor
 
@@ -88,3 +88,17 @@ def test_a_subclass_of_a_processor_is_of_the_kind_of_its_base_until_it_has_its_o
 def test_a_processor_of_no_kind_is_named():
     with pytest.raises(TypeError, match=r"Expected the processor of 'code' .*, got Alphabet; pass that part of it"):
         kind_of("code", Alphabet("abc"))
+
+
+def test_a_kind_of_a_subclass_does_not_take_over_the_encoders_of_its_base():
+    picture = kind_for_encoder("image", "pixel_values")
+
+    @register_kind
+    class Scan(picture):
+        word = "scan"
+        processor_class = Alphabet
+
+    try:
+        assert kind_for_encoder("image", "pixel_values") is picture
+    finally:
+        KINDS.pop("scan")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datasets import DatasetDict
 
 from .ave import read_ave
-from .cg_mnist import cg_mnist, read_dataset, read_mnist, read_sklearn_digits
+from .cg_mnist import Digits, cg_mnist, read_dataset, read_mnist, read_sklearn_digits
 from .crema_d import read_crema_d
 from .tables import draw_rows
 
@@ -41,20 +41,16 @@ class PaperSet:
 
 
 def _read_digits(options: ReadOptions) -> DatasetDict:
-    return cg_mnist(
-        read_sklearn_digits(),
-        test_correlation=options.test_correlation,
-        max_train_samples=options.max_train_samples,
-        reference_samples=options.reference_samples,
-        seed=options.seed,
-    )
+    return _color(read_sklearn_digits(), options)
 
 
 def _read_cg_mnist(options: ReadOptions) -> DatasetDict:
     if options.dataset_name is not None:
-        digits = read_dataset(options.dataset_name)
-    else:
-        digits = read_mnist(_folder("cg_mnist", options))
+        return _color(read_dataset(options.dataset_name), options)
+    return _color(read_mnist(_folder("cg_mnist", options)), options)
+
+
+def _color(digits: dict[str, Digits], options: ReadOptions) -> DatasetDict:
     return cg_mnist(
         digits,
         test_correlation=options.test_correlation,

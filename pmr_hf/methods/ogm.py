@@ -113,7 +113,7 @@ class OGMTrainer(GradientScalingTrainer):
         """
         model = self.unwrapped_model
         if not model.fusion.splits_by_modality:
-            return terms.scores, terms.counts
+            return terms.scores, terms.score_counts
         logits = model.modality_logits(outputs.embeddings, outputs.present)
         losses = [F.cross_entropy(logits[name].float(), labels, reduction="none") for name in self.prototypes.widths]
         return self.global_means(true_class_probability(torch.stack(losses)), outputs, labels)

@@ -86,6 +86,13 @@ class Prototypes(nn.Module):
         """The classes that have a prototype of each modality, (M, K) bool."""
         return torch.stack([self.seen(name) for name in self.widths])
 
+    def common_classes(self) -> torch.Tensor:
+        """
+        The classes that have a prototype of every modality, (K,) bool. A modality without any prototype is left out.
+        """
+        seen = self.stacked_seen()
+        return (seen | ~seen.any(1, keepdim=True)).all(0)
+
     def zero_sums(self) -> Sums:
         """Sums (K, D_m) and counts (K,) of zero in fp32, by modality, to which batches can be added."""
         return {

@@ -166,7 +166,8 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
             dataset with a length. `"online"` sums the embeddings of the training steps, and needs no additional forward
             pass. There are no prototypes before the first refresh, so the method adds no terms until then.
         prototype_fraction (`float`, *optional*, defaults to `0.1`): share of the training set that `"subset"` embeds,
-            in (0, 1]. The paper uses 0.1 (Table 5).
+            in (0, 1]. The paper uses 0.1 (Table 5). Where the share has fewer than 20 rows of a class with some
+            modality, further such rows are embedded, up to 20 or all there are ([`PrototypeRows`]).
         prototype_refresh_steps (`int`, *optional*, defaults to `None`): number of optimizer steps between two
             refreshes, at least 1. By default the prototypes are refreshed once per epoch, as in the paper, or every 100
             steps if the training set has no length.
@@ -229,7 +230,7 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
     @property
     def hyper_parameters(self) -> dict[str, object]:
         """The settings of the method, under the terms and symbols of its paper, and the settings of every trainer."""
-        subset = f"{self.prototype_fraction:g} of the training set, embedded again for each refresh"
+        subset = f"{self.prototype_fraction:g} of the training set and enough rows of each class, for each refresh"
         return {
             "ε, momentum of the prototypes": self.prototype_momentum,
             "prototypes from": subset if self.prototype_source == "subset" else "the embeddings of the training steps",

@@ -1,6 +1,5 @@
 """When the prototypes are refreshed, and from which samples (Algorithm 1 of PMR)."""
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +11,7 @@ from transformers.utils import logging
 from ..data.collator import integer_labels
 from ..model.prototypes import Prototypes, Sums
 from .counted_samples import first_samples, present_samples
+from .prototype_rows import rows_of_process
 from .random_state import isolated_random_state
 from .segments import by_segment
 
@@ -54,44 +54,24 @@ class RefreshPrototypes(TrainerCallback):
             self.trainer.refresh_prototypes()
 
 
-def draw_rows(dataset_size: int, fraction: float, seed: int) -> list[int]:
-    """Draw the indices of a share of the training set, at least one row, from a seed. `fraction` is in (0, 1]."""
-    rows = torch.randperm(dataset_size, generator=torch.Generator().manual_seed(seed))
-    return rows[: math.ceil(fraction * dataset_size)].tolist()
-
-
-def rows_of_process(rows: list[int], processes: int, index: int) -> tuple[list[int], int]:
-    """
-    The rows that one of n processes embeds, which are every n-th row, and the number of these rows that count. Sharded
-    models need the same number of batches in each process. The last row may therefore repeat another one, and then does
-    not count.
-    """
-    own = [rows[(index + i) % len(rows)] for i in range(0, len(rows), processes)]
-    return own, len(rows[index::processes])
-
-
 def sums_of_subset(trainer: "PrototypeTrainer", seed: int) -> Sums:
     """
     Embed this process's part of the rows that prototypes are taken from in evaluation mode, and return the class sums.
-    These are all rows of `prototype_dataset` if the trainer has one, and a random subset of the training set otherwise.
-    No random state is changed.
+    [`PrototypeRows`] draws these rows with the seed. No random state is changed.
 
     Raises:
         ValueError: for a batch without labels, or labels that are not integers in 0..K-1.
     """
     args, model, prototypes = trainer.args, trainer.model, trainer.prototypes
-    if trainer.prototype_dataset is None:
-        dataset, fraction = trainer.train_dataset, args.prototype_fraction
-    else:
-        dataset, fraction = trainer.prototype_dataset, 1.0
-    rows = draw_rows(len(dataset), fraction, seed)
-    rows, new = rows_of_process(rows, args.world_size, args.process_index)
+    source = trainer.prototype_rows
+    fraction = args.prototype_fraction if trainer.prototype_dataset is None else 1.0
+    rows, new = rows_of_process(source.draw(fraction, seed), args.world_size, args.process_index)
     sums, done = prototypes.zero_sums(), 0
     was_training = model.training
     model.eval()
     with isolated_random_state(seed, args.device), torch.no_grad():
         loader = DataLoader(
-            Subset(dataset, rows),
+            Subset(source.dataset, rows),
             batch_size=trainer.state.train_batch_size or args.train_batch_size,
             collate_fn=trainer.data_collator,
             num_workers=args.dataloader_num_workers,
@@ -110,17 +90,25 @@ def sums_of_subset(trainer: "PrototypeTrainer", seed: int) -> Sums:
     return sums
 
 
-def warn_of_unseen_classes(prototypes: Prototypes, before: dict[str, list[int]], show: bool) -> dict[str, list[int]]:
+def warn_of_unseen_classes(
+    prototypes: Prototypes, class_names: dict[int, str], before: dict[str, list[int]], show: bool
+) -> dict[str, list[int]]:
     """
     Log a warning about classes without a prototype, unless they are the same as `before`. Only a process with `show`
-    logs it. Returns these classes by modality.
+    logs it. `class_names` may name the classes. Returns these classes by modality.
     """
     unseen = {name: (~prototypes.seen(name)).nonzero()[:, 0].tolist() for name in prototypes.widths}
-    for name, classes in unseen.items():
-        if show and classes and classes != before.get(name):
-            logger.warning(
-                f"Classes {classes} have no prototype of {name!r} yet, because no training sample of these classes "
-                f"with {name!r} was drawn. The PMR terms of {name!r} ignore samples of these classes until then; "
-                "raise `prototype_fraction` or the steps between two refreshes, or add rows to `prototype_dataset`."
-            )
+    if show and any(unseen.values()) and unseen != before:
+        lines = [
+            f"{name!r} has none of {len(classes)}: {', '.join(class_names.get(k, str(k)) for k in classes[:5])}"
+            + (", ..." if len(classes) > 5 else "")
+            for name, classes in unseen.items()
+            if classes
+        ]
+        common = int(prototypes.common_classes().sum())
+        logger.warning(
+            "Some classes have no prototype yet, because no row of them with that modality was drawn "
+            f"({'; '.join(lines)}). The terms of a modality leave these classes out, and the modalities are compared "
+            f"over the {common} of {prototypes.num_labels} classes that all of them have. Add rows if there are any."
+        )
     return unseen

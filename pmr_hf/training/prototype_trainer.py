@@ -19,6 +19,7 @@ from ..equations import (
 )
 from ..model.hub_card import card_on_hub
 from ..model.missing_modalities import stack_masks
+from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
 from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card
@@ -29,6 +30,7 @@ from .gradients import gradient_cosines
 from .multimodal_trainer import MultimodalTrainer
 from .prototype_dataset import check_prototype_dataset, is_same
 from .prototype_refresh import RefreshPrototypes, sums_of_subset, warn_of_unseen_classes
+from .prototype_rows import PrototypeRows
 from .prototype_terms import TERMS, PrototypeTerms
 from .segments import by_segment
 from .setup_checks import check_prototype_source, check_prototypes, is_stream, require_multimodal
@@ -99,6 +101,7 @@ class PrototypeTrainer(MultimodalTrainer):
         if prototype_dataset is not None:
             check_prototype_dataset(self)
         self._online_sums: Sums | None = None  # class sums of this process since the last refresh
+        self._rows: PrototypeRows | None = None
         self._unseen: dict[str, list[int]] = {}  # classes without a prototype in the last warning
         self.add_callback(RefreshPrototypes(self))
 
@@ -126,6 +129,12 @@ class PrototypeTrainer(MultimodalTrainer):
     def num_labels(self) -> int:
         """The number of classes K."""
         return self.prototypes.num_labels
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """The name of each class of a [`MultimodalModel`]. It is empty for a model of another class."""
+        model = self.unwrapped_model
+        return model.config.id2label if isinstance(model, MultimodalModel) else {}
 
     def compute_loss(
         self,
@@ -241,19 +250,25 @@ class PrototypeTrainer(MultimodalTrainer):
         pce = prototypical_cross_entropy(log_probabilities, labels)  # (M, B)
         entropy = prototypical_entropy(log_probabilities)  # (M, B)
         with torch.no_grad():
-            counts = counted.sum(1).float()
-            sums = torch.where(counted, torch.stack([pce, entropy, true_class_probability(pce)]), 0).sum(-1)  # (3, M)
-            # (2, M) over the global batch
-            total_scores, total_counts = self.accelerator.reduce(torch.stack([sums[2], counts]), "sum")
-            scores = total_scores / total_counts.clamp(min=1)
-            pce_weights, per_weights = self.rebalance_weights(scores, total_counts > 0)
-            ones = torch.ones_like(counts)
+            common = prototypes.common_classes()  # (K,)
+            compared = counted & common[labels]
+            among_common = logits.masked_fill(~common, torch.finfo(logits.dtype).min).log_softmax(-1)
+            scores = true_class_probability(prototypical_cross_entropy(among_common, labels))
+            values, masks = torch.stack([pce, entropy, scores]), torch.stack([counted, counted, compared])
+            sums = torch.where(masks, values, 0).sum(-1)  # (3, M)
+            numbers = masks.sum(-1).float()
+            # (3, M) over the global batch
+            totals = self.accelerator.reduce(torch.stack([numbers[0], sums[2], numbers[2]]), "sum")
+            total_counts, total_scores, score_counts = totals
+            scores = total_scores / score_counts.clamp(min=1)
+            pce_weights, per_weights = self.rebalance_weights(scores, score_counts > 0)
+            ones = torch.ones_like(pce_weights)
             self.track(
                 tuple(f"{name}_{term}" for term in TERMS for name in names),
                 torch.cat([sums.flatten(), pce_weights, per_weights]),
-                torch.cat([counts, counts, counts, ones, ones]),
+                torch.cat([numbers.flatten(), ones, ones]),
             )
-        return PrototypeTerms(pce, entropy, counted, scores, total_counts, pce_weights, per_weights)
+        return PrototypeTerms(pce, entropy, counted, total_counts, scores, score_counts, pce_weights, per_weights)
 
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
         """Add `rho` (Eq. 8) to the log entries, for two modalities."""
@@ -285,9 +300,9 @@ class PrototypeTrainer(MultimodalTrainer):
 
     def refresh_prototypes(self, momentum: float | None = None) -> None:
         """
-        Update the prototypes (Eqs. 6, 12). With `prototype_source="subset"`, a random share of the training set is
-        embedded in evaluation mode. The seed and the epoch (or the step) determine the draw. With `"online"`, the
-        embeddings of the training steps since the last refresh are used. No random state is changed.
+        Update the prototypes (Eqs. 6, 12). With `prototype_source="subset"`, the rows that [`PrototypeRows`]
+        draws are embedded in evaluation mode. The seed and the epoch (or the step) determine the draw. With
+        `"online"`, the embeddings of the training steps since the last refresh are used. No random state is changed.
 
         Args:
             momentum (`float`, *optional*): eps of Eq. 12, in [0, 1). Defaults to `prototype_momentum`.
@@ -307,11 +322,21 @@ class PrototypeTrainer(MultimodalTrainer):
             if not total.isfinite().all():
                 stop_not_finite(self.state.global_step, f"embeddings of {name} that are not finite")
         self.prototypes.momentum_update(sums, self.args.prototype_momentum if momentum is None else momentum)
-        self._unseen = warn_of_unseen_classes(self.prototypes, self._unseen, self.is_world_process_zero())
+        self._unseen = warn_of_unseen_classes(
+            self.prototypes, self.class_names, self._unseen, self.is_world_process_zero()
+        )
 
     def _reduce(self, sums: Sums) -> Sums:
         """Add up the class sums of all processes."""
         return {name: tuple(self.accelerator.reduce(part, "sum") for part in parts) for name, parts in sums.items()}
+
+    @property
+    def prototype_rows(self) -> PrototypeRows:
+        """Draws the rows that prototypes are taken from, of `prototype_dataset` or else of the training set."""
+        dataset = self.train_dataset if self.prototype_dataset is None else self.prototype_dataset
+        if self._rows is None or self._rows.dataset is not dataset:
+            self._rows = PrototypeRows(dataset, self.data_collator)
+        return self._rows
 
     @property
     def refresh_steps(self) -> int | None:

@@ -37,6 +37,12 @@ def score(embeddings, prototypes, labels):
     return sum(probabilities(z, prototypes)[y] for z, y in samples) / len(samples)
 
 
+def of_common_classes(all_prototypes):
+    """Each modality's prototypes, but only of the classes that all of them have, so that their scores compare."""
+    common = [None not in of_class for of_class in zip(*all_prototypes, strict=True)]
+    return [[c if kept else None for c, kept in zip(row, common, strict=True)] for row in all_prototypes]
+
+
 def cross_entropy(embeddings, prototypes, labels):
     """Eq. 9: the prototypical cross entropy."""
     samples = counted(embeddings, prototypes, labels)
@@ -87,7 +93,7 @@ def momentum(old, new, eps):
 
 def rebalance_loss(embeddings, all_prototypes, labels, alpha, mu, entropy_active=True, hard=False):
     """Eqs. 10-13 without the cross entropy; embeddings and prototypes are lists over modalities."""
-    scores = [score(z, c, labels) for z, c in zip(embeddings, all_prototypes, strict=True)]
+    scores = [score(z, c, labels) for z, c in zip(embeddings, of_common_classes(all_prototypes), strict=True)]
     pce_weights, per_weights = weights(scores)
     if hard:
         pce_weights, per_weights = [float(w > 0) for w in pce_weights], [float(w > 0) for w in per_weights]

@@ -14,6 +14,8 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pmr_hf import PMRTrainer
+from pmr_hf.model.prototypes import Prototypes
+from pmr_hf.training.prototype_refresh import warn_of_unseen_classes
 
 
 class Recording(PMRTrainer):
@@ -126,7 +128,8 @@ def test_a_refresh_by_steps_draws_another_share_each_time(make_trainer, digits):
             counts.append(trainer.prototypes.count("image").tolist())
 
     counts = []
-    trainer = make_trainer(prototype_refresh_steps=1, prototype_fraction=0.25, num_train_epochs=1)
+    data = RecordedDigits(digits)  # its classes are unknown before it is read, so that only a share of it is drawn
+    trainer = make_trainer(train_dataset=data, prototype_refresh_steps=1, prototype_fraction=0.25, num_train_epochs=1)
     trainer.add_callback(Reading())
     trainer.train()
     assert all(sum(count) == 16 for count in counts) and len({tuple(count) for count in counts}) > 4
@@ -195,12 +198,26 @@ def test_classes_without_a_prototype_are_named(make_trainer, digits, monkeypatch
     monkeypatch.setattr("pmr_hf.training.prototype_refresh.logger.warning", messages.append)
     trainer = make_trainer(train_dataset=digits.filter(lambda label: label != 2, input_columns="label"))
     trainer.args.prototype_fraction = 1.0
+    trainer.model.config.id2label = dict(enumerate(digits.features["label"].names))
     trainer.refresh_prototypes()
-    assert [message.split(" yet")[0] for message in messages] == [
-        f"Classes [2] have no prototype of {name!r}" for name in ("image", "text")
-    ]
+    assert len(messages) == 1
+    assert "('image' has none of 1: two; 'text' has none of 1: two)" in messages[0]
+    assert "compared over the 3 of 4 classes that all of them have" in messages[0]
     trainer.refresh_prototypes()  # nothing new
-    assert len(messages) == 2
+    assert len(messages) == 1
+
+
+def test_at_most_five_classes_are_named():
+    prototypes, messages = Prototypes({"image": 2, "text": 2}, num_labels=8), []
+    prototypes.get_buffer("image_seen").fill_(True)
+    prototypes.get_buffer("text_seen")[0] = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pmr_hf.training.prototype_refresh.logger.warning", messages.append)
+        unseen = warn_of_unseen_classes(prototypes, {}, {}, show=True)
+        warn_of_unseen_classes(prototypes, {}, {}, show=False)
+    assert unseen == {"image": [], "text": [1, 2, 3, 4, 5, 6, 7]}
+    assert len(messages) == 1 and "('text' has none of 7: 1, 2, 3, 4, 5, ...)" in messages[0]
+    assert "over the 1 of 8 classes" in messages[0]
 
 
 def test_prototypes_never_see_evaluation_data(make_trainer, digits):

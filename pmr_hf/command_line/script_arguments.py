@@ -125,7 +125,8 @@ class ScriptArguments:
     initialization: str = field(
         default="default",
         metadata={
-            "help": "Initialisation of new encoders and heads: 'kaiming' is that of the paper's authors.",
+            "help": "Initialisation of new encoders and heads: 'kaiming' is that of the paper's authors, and the "
+            "default for its datasets.",
             "choices": list(INITIALIZATIONS),
         },
     )

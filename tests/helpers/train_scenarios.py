@@ -50,6 +50,7 @@ def run(
     shard: str | None = None,
     method: str = "PMRTrainer",
     model: str = "model",
+    reference: str | None = None,
 ) -> None:
     """Train with the same global batch for any number of processes. Save model, state and metrics."""
     trainer_class = getattr(pmr_hf, method)
@@ -72,6 +73,7 @@ def run(
         args=args,
         train_dataset=dataset.to_iterable_dataset() if stream else dataset,
         eval_dataset=dataset,
+        prototype_dataset=None if reference is None else load_from_disk(folder / reference),
         processing_class=processor,
         data_collator=MultimodalCollator(processor, {"image": "picture", "text": "caption"}),
     )

@@ -6,7 +6,7 @@ from transformers import HfArgumentParser
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION, PAPER_SETS
 from ..methods import METHODS
-from ..training.arguments import PrototypeTrainingArguments
+from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
 from .own_data_defaults import OWN_DATA_DEFAULTS
 from .script_arguments import ScriptArguments
 
@@ -53,7 +53,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
     *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")
-    return tuple(parsed)
+    script_args, training_args = parsed
+    if training_args.answer == BEST_ANSWER and training_args.metric_for_best_model == "accuracy":
+        training_args.metric_for_best_model = "best_answer_accuracy"
+    return script_args, training_args
 
 
 def lower_pretrained_rates(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> None:

@@ -81,8 +81,8 @@ def _folder(dataset: str, options: ReadOptions) -> str:
 # ---- The table ----
 
 # For the paper's datasets: the paper's batch size and optimizer. Its learning rate of 1e-3 is for 100 epochs.
-# SGD steps are as long as gradients are. Those of PMR are longer than those of the fused loss, so clipping both together
-# would shorten the steps along the fused loss. The authors clip nothing.
+# Steps of SGD are as long as the gradients. Those of PMR are longer than those of the fused loss, so clipping them
+# together would shorten the steps along the fused loss. The authors do not clip.
 PAPER_DEFAULTS = {
     "per_device_train_batch_size": 64,
     "per_device_eval_batch_size": 256,

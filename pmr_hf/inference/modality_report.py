@@ -28,8 +28,9 @@ def modality_report(
         seed (`int`, *optional*, defaults to `0`): seed for drawing the rows that the linear probes are fitted to.
 
     Returns:
-        `dict[str, Any]`: `split` and `modalities`; `test_accuracy` and `test_macro_f1` of the fused logits; and for
-        each modality m, with accuracies in [0, 1]:
+        `dict[str, Any]`: `split` and `modalities`; `test_accuracy` and `test_macro_f1` of the fused logits;
+        `answer`, what gives them; `head_accuracy` and `prototypes_accuracy` of the two answers; and for each modality m,
+        with accuracies in [0, 1]:
 
         * `m_prototype_accuracy`, the accuracy of its prototype classifier,
         * `m_head_accuracy`, the accuracy of its part of a fusion head that splits by modality,
@@ -49,6 +50,11 @@ def modality_report(
         "split": split,
         "modalities": list(tested.embeddings),
         "test_accuracy": share_right(guesses, tested.labels),
+        "answer": model.config.answer,
+        "head_accuracy": share_right(model.fuse_by_head(tested.embeddings, tested.present).argmax(1), tested.labels),
+        "prototypes_accuracy": share_right(
+            model.prototypes.answer(tested.embeddings, tested.present).argmax(1), tested.labels
+        ),
         "test_macro_f1": f1_score(tested.labels.cpu(), guesses.cpu(), average="macro", zero_division=0),
     }
     prototypes, heads, shares = (

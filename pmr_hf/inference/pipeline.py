@@ -180,7 +180,7 @@ class MultimodalPipeline:
         def scores(present: dict[str, torch.Tensor]) -> torch.Tensor:
             """The scores (B, K) from these modalities, fused only for samples that have all modalities."""
             fused = model.fuse(output.embeddings, present).float().softmax(1)
-            if self.missing == "fused" or whole.all():
+            if self.missing == "fused" or model.config.answer == "prototypes" or whole.all():
                 return fused
             product = sum(torch.where(present[name][:, None], alone[name], 0) for name in names).softmax(1)
             return torch.where(whole[:, None], fused, product)

@@ -22,6 +22,7 @@ AutoModel.register(NumericConfig, NumericModel, exist_ok=True)
 
 # Names in use by the batch, the model's outputs, `Trainer`, or the log keys that are built from modality names
 RESERVED_NAMES = {
+    "best_answer",
     "embeddings",
     "eval",
     "input_ids",
@@ -32,6 +33,7 @@ RESERVED_NAMES = {
     "loss",
     "num_items_in_batch",
     "predict",
+    "prototypes",
     "return_loss",
     "test",
     "train",
@@ -39,6 +41,9 @@ RESERVED_NAMES = {
 
 # How an encoder's tokens become one embedding
 POOLINGS = ("auto", "cls", "mean", "max")
+
+# What answers in evaluation: the fusion head, or the prototypes of all modalities
+ANSWERS = ("head", "prototypes")
 
 LARGEST = 10**6  # the limit for the number of classes, a width or a rank, which still fits in memory
 
@@ -79,6 +84,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value is None or _is_lora(value),
     ),
     "unimodal_heads": ("True or False", lambda value: isinstance(value, bool)),
+    "answer": (f"one of {ANSWERS}", lambda value: value in ANSWERS),
     "initialization": (f"one of {INITIALIZATIONS}", lambda value: value in INITIALIZATIONS),
     "num_labels": (f"a number of classes up to {LARGEST}", _is_size),
     "id2label": ("a dict of names by class", lambda value: isinstance(value, dict | NoneType)),
@@ -121,6 +127,9 @@ class MultimodalConfig(PreTrainedConfig):
         initialization (`str`, *optional*, defaults to `"default"`): how the weights of new encoders and heads are
             drawn: `"default"` as each class does it, `"kaiming"` as the authors of PMR do, see
             [`~pmr_hf.model.initialization.initialize`]. Pretrained encoders keep their weights.
+        answer (`str`, *optional*, defaults to `"head"`): what gives the fused logits in evaluation mode: `"head"` for
+            the fusion head, `"prototypes"` for [`~pmr_hf.model.prototypes.Prototypes.answer`]. In training mode it is
+            always the head.
         kwargs: other fields of [`~transformers.PreTrainedConfig`], such as `num_labels` or `id2label`.
 
     Raises:
@@ -146,6 +155,7 @@ class MultimodalConfig(PreTrainedConfig):
         lora: dict[str, dict[str, Any]] | None = None,
         unimodal_heads: bool = False,
         initialization: str = "default",
+        answer: str = "head",
         **kwargs,
     ):
         check_fields(
@@ -159,6 +169,7 @@ class MultimodalConfig(PreTrainedConfig):
                 "lora": lora,
                 "unimodal_heads": unimodal_heads,
                 "initialization": initialization,
+                "answer": answer,
                 **kwargs,
             }
         )
@@ -180,6 +191,7 @@ class MultimodalConfig(PreTrainedConfig):
         self.lora = lora or {}
         self.unimodal_heads = unimodal_heads
         self.initialization = initialization
+        self.answer = answer
         for field in ("pooling", "lora"):
             unknown = [name for name in getattr(self, field) if name not in self.modalities]
             if unknown:

@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 
+Masks = Mapping[str, torch.Tensor]
+
+
 def all_present(names: Collection[str], like: torch.Tensor) -> dict[str, torch.Tensor]:
     """
     The masks (B,) bool of a batch in which all samples have all modalities `names`. `like` (B, ...) gives B and the

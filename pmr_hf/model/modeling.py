@@ -250,8 +250,17 @@ class MultimodalModel(PreTrainedModel):
     def fuse(self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """
         The fused logits (B, K) of embeddings (B, D_m). For samples that lack a modality by its mask (B,) in `present`,
-        a learned vector replaces the embedding.
+        a learned vector replaces the embedding. In evaluation mode with `config.answer="prototypes"`, the logits are
+        those of [`Prototypes.answer`].
         """
+        if self.config.answer == "prototypes" and not self.training:
+            return self.prototypes.answer(embeddings, present)
+        return self.fuse_by_head(embeddings, present)
+
+    def fuse_by_head(
+        self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Like [`MultimodalModel.fuse`], but always the logits of the fusion head."""
         return self.fusion(self._fused(embeddings, present))
 
     def modality_logits(

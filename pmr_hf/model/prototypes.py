@@ -11,7 +11,8 @@ from torch import nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .configuration import check_modality_name
-from .distance import prototype_logits
+from .distance import MIN_DISTANCE, prototype_logits
+from .missing_modalities import Masks, stack_masks
 
 
 # For each modality, the sums (K, D_m) of the embeddings of each class, and the numbers (K,) of samples in these sums
@@ -20,6 +21,8 @@ Sums = dict[str, tuple[torch.Tensor, torch.Tensor]]
 # Modalities of one width are stacked and computed together, which takes half the time. Stacking copies the prototypes,
 # so modalities whose prototypes have more numbers than this are computed one by one.
 STACKED = 2**21
+
+SHARPNESS = 10.0  # of `Prototypes.answer`: the logits of distances that are divided by the distance of the prototypes
 
 
 class Prototypes(nn.Module):
@@ -81,6 +84,47 @@ class Prototypes(nn.Module):
             parts = zip(flat, means, self.stacked_seen(), strict=True)
             logits = torch.stack([prototype_logits(*part) for part in parts])
         return logits.unflatten(1, rows)
+
+    def answer(self, embeddings: Mapping[str, torch.Tensor], present: Masks | None = None) -> torch.Tensor:
+        """
+        The answer of all prototype classifiers together, which does not use the fusion head.
+
+        It is the mean over the modalities of softmax_k(-10 d_k / D), where d_k is the distance to the prototype of
+        class k, and D the root mean square distance between the prototypes of that modality. The division makes
+        modalities with embeddings of different sizes comparable. In the mean, the modality that is the most certain
+        decides. This answer is ours and not in the paper.
+
+        Args:
+            embeddings (`Mapping[str, torch.Tensor]`): (B, D_m), or (B, T, D_m) of segments, by modality.
+            present (`Mapping[str, torch.Tensor]`, *optional*): the masks (B,) bool, by modality, of the samples that
+                have it; all by default. The mean is over the modalities that a sample has.
+
+        Returns:
+            `torch.Tensor`: log-probabilities (B, K) or (B, T, K) in fp32. They are all equal for a sample without
+            modalities, or if there are no prototypes.
+        """
+        logits = self.stacked_logits(embeddings)
+        seen = self.stacked_seen()  # (M, K)
+        between = (1,) * (logits.dim() - 2)  # the dimensions of the batch
+        scale = (SHARPNESS / self.spreads()).reshape(-1, *between, 1)
+        sharp = torch.where(seen.reshape(len(seen), *between, -1), logits * scale, torch.finfo(logits.dtype).min)
+        counts = stack_masks(present, self.widths, logits[0]) & seen.any(1, keepdim=True)  # (M, B)
+        weights = counts / counts.sum(0).clamp(min=1)
+        mean = (sharp.softmax(-1) * weights.reshape(*weights.shape, *between)).sum(0)
+        none = ~counts.any(0).reshape(-1, *between)
+        return torch.where(none, 1 / self.num_labels, mean).clamp(min=torch.finfo(mean.dtype).tiny).log()
+
+    def spreads(self) -> torch.Tensor:
+        """The root mean square distance (M,) between two prototypes of each modality, at least 1e-6."""
+        return torch.stack([self._spread(name) for name in self.widths])
+
+    def _spread(self, name: str) -> torch.Tensor:
+        # The mean square distance of two of K points is 2 K / (K - 1) times their variance.
+        seen = self.seen(name)[:, None]
+        count = seen.sum().clamp(min=1)
+        mean = torch.where(seen, self.mean(name), 0)
+        squares = torch.where(seen, mean - mean.sum(0) / count, 0).square().sum()
+        return (2 * squares / (count - 1).clamp(min=1)).sqrt().clamp(min=MIN_DISTANCE)
 
     def stacked_seen(self) -> torch.Tensor:
         """The classes that have a prototype of each modality, (M, K) bool."""

@@ -9,7 +9,10 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
+from ..model.configuration import ANSWERS
 
+
+BEST_ANSWER = "best"  # the one of `ANSWERS` with the higher validation accuracy
 # The lowest allowed values. `Trainer` accepts lower ones, and then trains backwards, does not train, or fails late.
 LEAST = {
     "learning_rate": 0,
@@ -171,6 +174,11 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         prototype_refresh_steps (`int`, *optional*, defaults to `None`): number of optimizer steps between two
             refreshes, at least 1. By default the prototypes are refreshed once per epoch, as in the paper, or every 100
             steps if the training set has no length.
+        answer (`str`, *optional*, defaults to `None`): what gives the fused answer of a [`MultimodalModel`] in
+            evaluation: `"head"` or `"prototypes"` (see [`MultimodalConfig`]), or `"best"` for the one with the higher
+            validation accuracy after training. Evaluations then log `best_answer_accuracy`, the higher of the two,
+            which `metric_for_best_model` may name. By default, the model's own setting stays, which is `"head"` for a
+            new model.
         gradient_cosine_steps (`int`, *optional*, defaults to `None`): number of optimizer steps between two logs of
             `m_gradient_cosine`, at least 1. This is the cosine between two gradients in the encoder of modality m: the
             gradient of the loss, and the gradient of the modality's own prototypical cross entropy (Fig. 2c). Each log
@@ -194,6 +202,13 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
     prototype_refresh_steps: int | None = field(
         default=None,
         metadata={"help": "Optimizer steps between two refreshes of the prototypes; by default one epoch."},
+    )
+    answer: str | None = field(
+        default=None,
+        metadata={
+            "help": "What answers in evaluation: the fusion head, the prototypes, or the better on validation.",
+            "choices": [*ANSWERS, BEST_ANSWER],
+        },
     )
     gradient_cosine_steps: int | None = field(
         default=None,
@@ -221,6 +236,10 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
                 f"Expected `gradient_cosine_steps` to be at least 1, got {self.gradient_cosine_steps}; leave it out "
                 "to skip the measurement."
             )
+        if self.answer not in (None, *ANSWERS, BEST_ANSWER):
+            raise ValueError(
+                f"Expected `answer` to be one of {(*ANSWERS, BEST_ANSWER)}, got {self.answer!r}; correct it."
+            )
         if self.prototype_source not in ("subset", "online"):
             raise ValueError(
                 f"Expected `prototype_source` to be 'subset' or 'online', got {self.prototype_source!r}; the paper "
@@ -234,4 +253,5 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         return {
             "ε, momentum of the prototypes": self.prototype_momentum,
             "prototypes from": subset if self.prototype_source == "subset" else "the embeddings of the training steps",
+            **({} if self.answer is None else {"fused answer": self.answer}),
         } | super().hyper_parameters

@@ -6,16 +6,14 @@ repeat another sample to fill the last batch of several processes. Each modality
 of the masks stands for all samples of all modalities.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from ..model.missing_modalities import Masks
 from ..model.modeling import MultimodalOutput
-
-
-Masks = Mapping[str, torch.Tensor]
 
 
 def present_samples(outputs: Any) -> Masks | None:

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
-from transformers.trainer_utils import has_length
+from transformers import EvalPrediction
+from transformers.trainer_utils import TrainOutput, has_length
+from transformers.utils import logging
 
 from ..equations import (
     prototypical_cross_entropy,
@@ -23,7 +25,7 @@ from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
 from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card
-from .arguments import PrototypeTrainingArguments
+from .arguments import BEST_ANSWER, PrototypeTrainingArguments
 from .counted_samples import Masks, classes_of, count_new_samples, first_samples, present_samples
 from .finite_checks import stop_not_finite
 from .gradients import gradient_cosines
@@ -35,6 +37,8 @@ from .prototype_terms import TERMS, PrototypeTerms
 from .segments import by_segment
 from .setup_checks import check_prototype_source, check_prototypes, is_stream, require_multimodal
 
+
+logger = logging.get_logger(__name__)
 
 SUMS_NAME = "prototype_sums.safetensors"
 
@@ -108,6 +112,11 @@ class PrototypeTrainer(MultimodalTrainer):
     def check_setup(self) -> None:
         """Raise `ValueError` for a model without prototypes, or a training set that `prototype_source` cannot use."""
         check_prototypes(self.unwrapped_model)
+        if self.args.answer == BEST_ANSWER and (self.eval_dataset is None or isinstance(self.eval_dataset, dict)):
+            raise ValueError(
+                "Expected one evaluation set with `answer='best'`, to compare the head and the prototypes, got "
+                f"{type(self.eval_dataset).__name__}; pass one `eval_dataset`, or choose an answer yourself."
+            )
         if self.args.gradient_cosine_steps is not None:
             require_multimodal(self.unwrapped_model, "gradient_cosine_steps")
         check_prototype_source(self.train_dataset, self.args.prototype_source, self.args.prototype_fraction)
@@ -116,6 +125,9 @@ class PrototypeTrainer(MultimodalTrainer):
     def on_new_model(self, model: nn.Module) -> None:
         """Prepare the model, and exclude its prototypes from the broadcasts of DDP."""
         super().on_new_model(model)
+        if self.args.answer is not None:
+            config = require_multimodal(model, "answer").config
+            config.answer = "head" if self.args.answer == BEST_ANSWER else self.args.answer
         # Every process computes the same prototypes, so DDP need not broadcast them before each forward pass.
         names = [name for name, _ in model.named_buffers() if name.startswith("prototypes.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
@@ -279,13 +291,50 @@ class PrototypeTrainer(MultimodalTrainer):
         return logs
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
-        """Add the classes that each prototype classifier predicts, as `m_prototype_accuracy`."""
-        logits = self.prototypes(self.embeddings_fn(outputs))
-        return super().modality_predictions(outputs) | {
+        """
+        Add the classes that each prototype classifier predicts, as `m_prototype_accuracy`, and those that all of them
+        predict together, as `prototypes_accuracy`.
+        """
+        embeddings = self.embeddings_fn(outputs)
+        logits = self.prototypes(embeddings)
+        predictions = super().modality_predictions(outputs) | {
             f"{name}_prototype_accuracy": classes_of(name, logits[name], outputs)
             for name in logits
             if self.prototypes.seen(name).any()
         }
+        if self.prototypes.stacked_seen().any():
+            answer = self.prototypes.answer(embeddings, present_samples(outputs))
+            predictions["prototypes_accuracy"] = answer.argmax(-1)
+        return predictions
+
+    def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        metrics = super()._compute_metrics(prediction)
+        if self.args.answer == BEST_ANSWER and "accuracy" in metrics:
+            metrics["best_answer_accuracy"] = max(metrics["accuracy"], metrics.get("prototypes_accuracy", 0.0))
+        return metrics
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        """Train as [`MultimodalTrainer.train`] does. With `answer="best"`, choose the answer at the end."""
+        result = super().train(*args, **kwargs)
+        if self.args.answer == BEST_ANSWER:
+            self.choose_answer()
+        return result
+
+    def choose_answer(self) -> str:
+        """
+        Set the model's `config.answer` to `"head"` or `"prototypes"`, whichever has the higher accuracy on the
+        evaluation set; to `"head"` if they are equal. Returns it.
+        """
+        config = require_multimodal(self.unwrapped_model, "answer").config
+        config.answer = "head"
+        metrics = self.evaluate(metric_key_prefix="answers")
+        if metrics["answers_prototypes_accuracy"] > metrics["answers_accuracy"]:
+            config.answer = "prototypes"
+        logger.info(
+            f"The fused answer is that of the {config.answer}: the head has an accuracy of "
+            f"{metrics['answers_accuracy']:.3f}, the prototypes of {metrics['answers_prototypes_accuracy']:.3f}."
+        )
+        return config.answer
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         """Like `Trainer.get_test_dataloader`; raises `ValueError` for the rows that the prototypes are taken from."""

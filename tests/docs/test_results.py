@@ -1,0 +1,88 @@
+"""
+The numbers of docs/results.md, recomputed from the lines of docs/results/.
+
+A comment before a table says where its numbers come from:
+
+    <!-- numbers: test_accuracy | gray_prototype_accuracy | +test_accuracy
+    joint: cg_mnist_authors joint
+    PMR: cg_mnist_authors pmr_without_per sum -->
+
+The first line has the metric of each column after the first; `-` is a column without a check, and `+` stands for the
+difference to the table's first row, over seeds. Each other line has the first cell of a row, then the file of
+its runs, their method, and their fusion head and setting if they are not concat and none.
+"""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+BLOCK = re.compile(r"<!-- numbers: (.*?) -->\n+((?:\|.*\n)+)", re.DOTALL)
+NUMBER = re.compile(r"\d+\.\d")
+
+
+def tables():
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    return [(header, rows) for header, rows in BLOCK.findall(text)]
+
+
+def cells(line):
+    return [cell.strip().strip("*") for cell in line.strip().strip("|").split("|")]
+
+
+def runs(file, method, fusion="concat", setting=None):
+    lines = (DOCS / "results" / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()
+    wanted = {"method": method, "fusion": fusion, "setting": setting}
+    found = [run for run in map(json.loads, lines) if all(run[key] == value for key, value in wanted.items())]
+    assert found, wanted
+    return {run["seed"]: run for run in found}
+
+
+def expected(column, of_row, of_first):
+    """What the cell should show: the mean and the deviation over seeds, in percent."""
+    metric = column.removeprefix("+")
+    values = [100 * run[metric] for run in of_row.values()]
+    if column.startswith("+"):
+        if of_row is of_first:
+            return ""
+        values = [100 * (run[metric] - of_first[seed][metric]) for seed, run in of_row.items() if seed in of_first]
+    sign = "+" if column.startswith("+") else ""
+    mean = f"{statistics.mean(values):{sign}.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+@pytest.mark.parametrize("index", range(len(tables())))
+def test_a_table_has_the_numbers_of_its_runs(index):
+    header, rows = tables()[index]
+    metrics, *sources = header.strip().splitlines()
+    sources = dict(line.split(": ", 1) for line in sources)
+    of_row = {name: runs(*source.split()) for name, source in sources.items()}
+    first = next(iter(of_row.values()))
+    checked = set()
+    for line in rows.splitlines()[2:]:
+        name, *shown = cells(line)
+        if name not in of_row:
+            assert not NUMBER.search("".join(shown)), f"{name} has numbers, but no runs"
+            continue
+        columns = [column.strip() for column in metrics.split("|")]
+        assert len(columns) == len(shown), name
+        assert shown == [
+            cell if column == "-" else expected(column, of_row[name], first)
+            for column, cell in zip(columns, shown, strict=True)
+        ], name
+        checked.add(name)
+    assert checked == set(of_row)
+
+
+def test_each_table_of_accuracies_names_its_runs():
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    with_numbers = [table for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE) if "±" in table]
+    assert with_numbers and set(with_numbers) <= {rows for _, rows in tables()}
+
+
+def test_the_page_is_short():
+    assert len((DOCS / "results.md").read_text(encoding="utf-8").splitlines()) <= 250

@@ -29,7 +29,7 @@ def modality_report(
 
     Returns:
         `dict[str, Any]`: `split` and `modalities`; `test_accuracy` and `test_macro_f1` of the fused logits;
-        `answer`, what gives them; `head_accuracy` and `prototypes_accuracy` of the two answers; and for each modality m,
+        `answer`, what gives them; `head_accuracy` and `prototypes_accuracy` of both answers; and for each modality m,
         with accuracies in [0, 1]:
 
         * `m_prototype_accuracy`, the accuracy of its prototype classifier,

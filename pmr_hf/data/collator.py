@@ -7,7 +7,7 @@ import datasets
 from transformers.utils import logging
 
 from ..model.kind_registry import Features
-from ..model.media import UnreadableError
+from ..model.media_values import UnreadableError
 from ..model.multimodal_processor import MultimodalProcessor
 from .columns import ROW, as_list
 from .feature_cache import CACHED, cache_features, cached_features, feature_fingerprint

@@ -1,8 +1,10 @@
 """Functions for the columns of a dataset, and the name of the column with the source of each row."""
 
+from dataclasses import replace
 from typing import Any
 
 import datasets
+from datasets import Dataset
 
 
 ROW = "source_row"  # the column that says where a row comes from, for messages
@@ -17,3 +19,24 @@ def holds_strings(feature: Any) -> bool:
     """Whether a column of a dataset holds strings or lists of strings, as a column of paths does."""
     feature = getattr(feature, "feature", feature)
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+
+
+def undecoded(rows: Dataset) -> Dataset:
+    """
+    Let a dataset return the files of pictures, sound and video, also of lists of them, as `{"bytes", "path"}`.
+    `datasets` itself would stop at a row with a file that cannot be read.
+    """
+    for column, feature in rows.features.items():
+        plain = undecoded_feature(feature)
+        if plain != feature:
+            rows = rows.cast_column(column, plain)
+    return rows
+
+
+def undecoded_feature(feature: Any) -> Any:
+    """The feature that leaves the files of `feature` undecoded, or `feature` itself if it decodes none."""
+    if isinstance(feature, (datasets.Image, datasets.Audio, datasets.Video)):
+        return replace(feature, decode=False)
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        return replace(feature, feature=undecoded_feature(feature.feature))
+    return feature

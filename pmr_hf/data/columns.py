@@ -23,20 +23,23 @@ def holds_strings(feature: Any) -> bool:
 
 def undecoded(rows: Dataset) -> Dataset:
     """
-    Let a dataset return the files of pictures, sound and video, also of lists of them, as `{"bytes", "path"}`.
-    `datasets` itself would stop at a row with a file that cannot be read.
+    Let a dataset return pictures, sound and video, and lists of them, as the files `{"bytes", "path"}`. If `datasets`
+    decodes them itself, it stops at the first file that cannot be read.
     """
     for column, feature in rows.features.items():
-        plain = undecoded_feature(feature)
-        if plain != feature:
-            rows = rows.cast_column(column, plain)
+        if decodes(feature):
+            rows = rows.cast_column(column, _undecoded_feature(feature))
     return rows
 
 
-def undecoded_feature(feature: Any) -> Any:
-    """The feature that leaves the files of `feature` undecoded, or `feature` itself if it decodes none."""
+def decodes(feature: Any) -> bool:
+    """Whether a column of a dataset decodes files."""
+    return bool(_undecoded_feature(feature) != feature)
+
+
+def _undecoded_feature(feature: Any) -> Any:
     if isinstance(feature, (datasets.Image, datasets.Audio, datasets.Video)):
         return replace(feature, decode=False)
     if isinstance(feature, (datasets.List, datasets.LargeList)):
-        return replace(feature, feature=undecoded_feature(feature.feature))
+        return replace(feature, feature=_undecoded_feature(feature.feature))
     return feature

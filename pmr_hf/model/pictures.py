@@ -1,5 +1,6 @@
 """Read a picture: decode it, turn it upright, put it on white if it is transparent, and bring it to 8 bits."""
 
+import io
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -50,7 +51,7 @@ def read_image(value: Any) -> Image.Image:
 
 def _decode(source: Image.Image | BinaryIO, value: Any) -> Image.Image:
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(source)
+        image = source if isinstance(source, Image.Image) else _open(source)
         image.load()  # a file, or a PIL image that was opened and not read yet
         if 0 in image.size:
             raise UnreadableError(f"{describe(value)} has no pixels: its size is {image.width} x {image.height}")
@@ -59,6 +60,19 @@ def _decode(source: Image.Image | BinaryIO, value: Any) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise errors of any type for damaged files
         raise UnreadableError(f"{describe(value)} is not an image that can be read ({reason_of(error)})") from error
+
+
+def _open(stream: BinaryIO) -> Image.Image:
+    """Open a picture. Pillow opens no JPEG and AVIF file whose EXIF data are broken: it then gets them without."""
+    try:
+        return Image.open(stream)
+    except Exception:
+        stream.seek(0)
+        head = stream.read(12)
+        if not head.startswith(b"\xff\xd8") and head[4:] not in (b"ftypavif", b"ftypavis", b"ftypmif1"):
+            raise
+        # "Exif" is the name of a JPEG file's segment and of an AVIF file's item.
+        return Image.open(io.BytesIO((head + stream.read()).replace(b"Exif", b"none")))
 
 
 def _upright(image: Image.Image) -> Image.Image:

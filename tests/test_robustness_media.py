@@ -535,6 +535,14 @@ def test_a_series_is_a_list_of_samples(make_model, processor, digits):
     assert batch["text"]["present"].tolist() == [True, False, True] and "present" not in batch["image"]
     with pytest.raises(ValueError, match="give lists of all modalities or of none"):
         pipe(image=pictures[0], text=captions)
+    assert pipe(image=pandas.NA, text=WORDS[0]) == pipe(text=WORDS[0])
+
+
+def test_a_series_of_numbers_is_one_number_per_sample_and_a_list_with_na_one_value():
+    kind = MultimodalProcessor({"n": NumericProcessor([0.0], [1.0])})
+    assert kind(n=pandas.Series([1.0, None, 3.0]))["n"]["present"].tolist() == [True, False, True]
+    assert kind.kind("n").is_one_value([1.0, pandas.NA]) and kind.kind("n").is_one_value([None, np.float32(1)])
+    assert not kind.kind("n").is_one_value([None, pandas.NA]) and not kind.kind("n").is_one_value([[1.0], pandas.NA])
 
 
 # ---- Pictures that cannot be read ----

@@ -19,6 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from pmr_hf import MultimodalPipeline
+from pmr_hf.data.columns import undecoded
 from pmr_hf.data.tables import read_table
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     if len(columns) < len(args.columns):
         parser.error(f"expected each modality once in --columns, got {args.columns}")
 
-    table = read_table(args.input)
+    table = undecoded(read_table(args.input))
     missing = sorted({part for column in columns.values() for part in column.split(",")} - set(table.column_names))
     if missing:
         parser.error(f"expected the columns {missing} in {args.input}, which has {table.column_names}")

@@ -35,14 +35,19 @@ TRAVELS = {
     "kinds.py",
     "lora.py",
     "media.py",
+    "media_files.py",
+    "media_values.py",
     "missing_modalities.py",
     "modeling.py",
     "multimodal_processor.py",
     "numeric_encoder.py",
     "numeric_processor.py",
+    "pictures.py",
     "pooling.py",
     "prototypes.py",
+    "sound.py",
     "spectrogram_processor.py",
+    "video.py",
 }
 
 

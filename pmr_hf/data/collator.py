@@ -7,9 +7,9 @@ import datasets
 from transformers.utils import logging
 
 from ..model.kind_registry import Features
-from ..model.media import UnreadableError
+from ..model.media_values import UnreadableError
 from ..model.multimodal_processor import MultimodalProcessor
-from .columns import ROW, as_list
+from .columns import ROW, as_list, decodes, undecoded
 from .feature_cache import CACHED, cache_features, cached_features, feature_fingerprint
 from .labels import integer_labels
 
@@ -29,7 +29,8 @@ class MultimodalCollator:
         label (`str`, *optional*, defaults to `"label"`): the column of integer classes; `None` for unlabelled data.
         num_labels (`int`, *optional*): number of classes K, to check the labels of each batch. The trainer sets it.
         on_error (`str`, *optional*, defaults to `"raise"`): what to do with a value that cannot be read. `"missing"`
-            logs a warning and treats the modality as missing in that row.
+            logs a warning and treats the modality as missing in that row. It needs a dataset that leaves files
+            undecoded, as [`~pmr_hf.data.tables.load_table`] does, see [`~pmr_hf.data.columns.undecoded`].
         segments (`bool`, *optional*, defaults to `False`): whether labels may be lists with one class for each of the T
             segments of a sample. The batch then has labels (B, T). The trainer sets it for a model other than a
             [`MultimodalModel`].
@@ -115,6 +116,8 @@ class MultimodalCollator:
         self.check_columns(dataset.column_names)
         fingerprint = feature_fingerprint(dataset, self.processor, self.columns, self.on_error)
         keep = [] if self.label is None else [self.label]
+        if self.on_error == "missing":
+            dataset = undecoded(dataset)
         return cache_features(dataset, self.columns, self.extract, fingerprint, keep, num_proc)
 
     def check_columns(self, found: Sequence[str] | dict[str, Any]) -> None:
@@ -152,6 +155,16 @@ class MultimodalCollator:
                 labels = dataset[self.label][:]
                 feature = dataset.features[self.label]
                 class_names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+            self._warn_of_decoding(dataset)
         if labels is not None:
             integer_labels(labels, self.num_labels, self.segments)
         return class_names
+
+    def _warn_of_decoding(self, dataset: datasets.Dataset) -> None:
+        used = {part for column in self.columns.values() for part in as_list(column)} & set(dataset.column_names)
+        decoding = sorted(part for part in used if decodes(dataset.features[part]))
+        if decoding and self.on_error == "missing":
+            logger.warning(
+                f"`on_error='missing'` does not reach the columns {decoding}: the dataset decodes their files itself, "
+                "and stops at one that cannot be read; give `pmr_hf.data.columns.undecoded(dataset)` instead."
+            )

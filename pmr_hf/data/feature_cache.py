@@ -23,7 +23,7 @@ from .columns import as_list, holds_strings
 
 CACHED = "__features__"  # prefix of a modality's name, for the column of its extracted features
 # Part of each fingerprint. Raise it when a change of the code that reads or extracts values changes the features.
-EXTRACTION_VERSION = 1
+EXTRACTION_VERSION = 2
 
 
 def cache_features(

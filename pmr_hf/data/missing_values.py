@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..model.media import is_missing
+from ..model.media_values import is_missing
 from .columns import as_list
 from .feature_cache import CACHED
 
 
 def present_rows(dataset: Any, columns: Mapping[str, str | list[str]]) -> dict[str, np.ndarray]:
     """
-    The rows that have each modality, by the definition of [`~pmr_hf.model.media.is_missing`]. A file that cannot be
-    read counts as present.
+    The rows that have each modality, by the definition of [`~pmr_hf.model.media_values.is_missing`]. A file that cannot
+    be read counts as present.
 
     Args:
         dataset (`datasets.Dataset | list[dict]`): N rows, which may be those of the feature cache.
@@ -57,8 +57,12 @@ def _present_in_array(values: pa.Array) -> np.ndarray:
         return known & (pc.utf8_length(values).fill_null(0).to_numpy(zero_copy_only=False) > 0)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return known & (pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False) > 0)
-    if pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}:
-        return known & (_present_in_array(values.field("bytes")) | _present_in_array(values.field("path")))
+    if pa.types.is_struct(kind):
+        names = {field.name for field in kind}
+        if names == {"bytes", "path"}:
+            return known & (_present_in_array(values.field("bytes")) | _present_in_array(values.field("path")))
+        if {"array", "sampling_rate"} <= names:
+            return known & _present_in_array(values.field("array"))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         parts = _present_in_array(pc.list_flatten(values))
         parents = pc.list_parent_indices(values).to_numpy(zero_copy_only=False)

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig, ResNetConfig, ViTImageProcessor
 
 from ..model.cg_mnist_encoder import CGMNISTConfig
 from ..model.kinds import ModalityProcessor
-from ..model.media import UnreadableError, is_missing
+from ..model.media_values import UnreadableError, is_missing
 from ..model.numeric_encoder import NumericConfig
 from ..model.numeric_processor import NumericProcessor, as_numbers
 from ..model.spectrogram_processor import SpectrogramFeatureExtractor

@@ -9,7 +9,7 @@ import datasets
 from datasets import Dataset, DatasetDict
 from transformers.utils import logging
 
-from .columns import ROW, as_list, holds_strings
+from .columns import ROW, as_list, holds_strings, undecoded
 from .labels import encode_labels, stratified_cut
 
 
@@ -22,7 +22,6 @@ SPLITS = {
     "test": ("test",),
     "prototypes": ("prototypes",),  # rows that prototypes are taken from, in place of training rows
 }
-MEDIA = (datasets.Image, datasets.Audio, datasets.Video)
 
 
 class Table(NamedTuple):
@@ -79,7 +78,7 @@ def load_table(
     paths = {part for name in files_in for part in as_list(columns[name])}
     splits = {}
     for name, table in tables.items():
-        rows = _undecoded(_with_source_row(_select_columns(table, used, label), table.name))
+        rows = undecoded(_with_source_row(_select_columns(table, used, label), table.name))
         splits[name] = _absolute(rows, paths, table.folder, check_files)
     splits = encode_labels(splits, label)
     if "validation" not in splits:
@@ -169,13 +168,6 @@ def _select_columns(table: Table, used: set[str], label: str) -> Dataset:
 def _with_source_row(rows: Dataset, name: str) -> Dataset:
     """Add a column such as "train.csv, row 7", for messages."""
     return rows.add_column(ROW, [f"{name}, row {i + 1}" for i in range(len(rows))])
-
-
-def _undecoded(rows: Dataset) -> Dataset:
-    for column, feature in rows.features.items():
-        if isinstance(feature, MEDIA):
-            rows = rows.cast_column(column, type(feature)(decode=False))
-    return rows
 
 
 def _absolute(rows: Dataset, columns: set[str], folder: Path, check: bool) -> Dataset:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..model.media import is_missing
+from ..model.media_values import is_missing, is_series
 from ..model.missing_modalities import all_present, stack_masks
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
@@ -83,9 +83,9 @@ class MultimodalPipeline:
         Args:
             top_k (`int`, *optional*, defaults to 5): number of best classes to return, at least 1; all if `None`.
             explain (`bool`, *optional*, defaults to `False`): also return the answer and the share of each modality.
-            modalities: the value of each modality, by name; or a list, tuple or dataset column of values, of the same
-                length for each modality. A list of numbers is one value. A modality that is left out or `None` is
-                missing.
+            modalities: the value of each modality, by name; or a list, tuple, dataset column or pandas Series of
+                values, of the same length for each modality. A list of numbers is one value, a Series of numbers has
+                one number per sample. A modality that is left out or `None` is missing.
 
         Returns:
             For one sample, a list of `{"label", "score"}`, the best class first. For lists, a list of these lists. With
@@ -113,6 +113,8 @@ class MultimodalPipeline:
                 f"Expected one value of each modality, or a list of each, got {several} (True for a list); give "
                 "lists of all modalities or of none."
             )
+        # A Series counts its rows from any number, or by names.
+        modalities = {name: list(values) if is_series(values) else values for name, values in modalities.items()}
         lengths = {name: len(values) for name, values in modalities.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(
@@ -141,6 +143,8 @@ class MultimodalPipeline:
             yield from self._classify(batch, top_k, explain)
 
     def _is_list(self, name: str, value: Any) -> bool:
+        if is_series(value):
+            return True
         if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
             return False
         return not self.processor.kind(name).is_one_value(value)

@@ -26,7 +26,8 @@ from transformers import (
 )
 
 from .kind_registry import Features, Kind, register_kind, split_rows
-from .media import UnreadableError, as_array, describe, is_numbers, read_audio, read_frames, read_image
+from .media import UnreadableError, read_audio, read_frames, read_image
+from .media_values import as_array, describe, is_null, is_numbers
 from .numeric_processor import NumericProcessor
 from .spectrogram_processor import SpectrogramFeatureExtractor
 
@@ -107,9 +108,8 @@ class Numbers(Kind):
     strings_are_paths = False
 
     def is_one_value(self, values: Sequence[Any]) -> bool:
-        return any(part is not None for part in values) and all(
-            part is None or isinstance(part, Number) for part in values
-        )
+        known = [part for part in values if not is_null(part)]
+        return bool(known) and all(isinstance(part, Number) for part in known)
 
     def read(self, value: Any) -> np.ndarray:
         """Read numbers (D,) or (T, D), see [`NumericProcessor.read`]."""

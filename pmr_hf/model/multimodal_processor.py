@@ -17,7 +17,7 @@ from .backbones import encoder_config, model_classes
 from .configuration import check_modality_name
 from .kind_registry import KINDS, Features, Kind, kind_for_encoder, kind_of
 from .kinds import ModalityProcessor
-from .media import is_missing
+from .media_values import is_missing, is_series
 from .missing_modalities import spread_rows
 
 
@@ -122,7 +122,8 @@ class MultimodalProcessor(PushToHubMixin):
     def __call__(self, **modalities: Sequence[Any]) -> dict[str, Features]:
         """
         Process a list of raw values for each modality: texts, vectors of numbers, or anything that `media.py` reads as
-        a picture, sound or video. `None` or an empty string stands for a modality that a sample lacks.
+        a picture, sound or video; or a pandas Series of them. `None`, or anything else that
+        [`~pmr_hf.model.media_values.is_missing`] names, stands for a modality that a sample lacks.
 
         Returns:
             `dict[str, dict[str, torch.Tensor]]`: each modality's encoder inputs, with one row per value, and `present`
@@ -138,6 +139,7 @@ class MultimodalProcessor(PushToHubMixin):
                 f"Expected modalities among {list(self.processors)}, got {sorted(unknown)} too; give the processor and "
                 "the data the same names."
             )
+        modalities = {name: list(values) if is_series(values) else values for name, values in modalities.items()}
         for name, values in modalities.items():
             if isinstance(values, (str, bytes)) or not isinstance(values, Sequence | np.ndarray):
                 raise ValueError(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import BatchFeature, FeatureExtractionMixin
 
-from .media import UnreadableError
+from .media_values import UnreadableError, is_null
 
 
 class NumericProcessor(FeatureExtractionMixin):
@@ -96,10 +96,18 @@ class NumericProcessor(FeatureExtractionMixin):
 
 
 def as_numbers(value: Any) -> np.ndarray:
-    """Convert a value to fp64 numbers, with NaN for `None`. Raises `UnreadableError` if it is not numbers."""
+    """
+    Convert a value to fp64 numbers, with NaN for `None`, `pandas.NA` and `pandas.NaT`. Raises `UnreadableError` if it
+    is not numbers.
+    """
     try:
         if torch.is_tensor(value):
             return value.double().numpy(force=True)
-        return np.array(value, dtype=np.float64)  # None becomes NaN
+        try:
+            return np.array(value, dtype=np.float64)  # None becomes NaN
+        except TypeError:
+            objects = np.array(value, dtype=object)
+            nulls = np.vectorize(is_null, otypes=[bool])(objects)
+            return np.where(nulls, np.nan, objects).astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise UnreadableError(f"{value!r:.80} is not a vector of numbers") from error

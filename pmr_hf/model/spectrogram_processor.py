@@ -8,6 +8,8 @@ from scipy.signal import spectrogram
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import TensorType
 
+from .sound import scale_samples
+
 
 class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     """
@@ -72,7 +74,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         Turn waveforms into spectrograms.
 
         Args:
-            raw_speech (`list[np.ndarray]`): B waveforms, 1-d, of any lengths, in [-1, 1]; or a single waveform.
+            raw_speech (`list[np.ndarray]`): B waveforms, 1-d, of any lengths: floats in [-1, 1], or arrays of integers,
+                which [`~pmr_hf.model.sound.scale_samples`] brings to this range; or a single waveform.
             sampling_rate (`int`, *optional*): rate of these waveforms in Hz. It must equal the extractor's rate.
             return_tensors (`str`, *optional*): "pt" or "np".
             kwargs: ignored, since options such as `padding` do not apply to clips of one length.
@@ -81,7 +84,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             `BatchFeature`: `pixel_values`, (B, 1, window // 2 + 1, frames), float32.
 
         Raises:
-            ValueError: for another sampling rate, or a waveform that is empty or not 1-d.
+            ValueError: for another sampling rate, or a waveform that is empty, not 1-d, or of integers whose full scale
+                is unknown.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(
@@ -90,7 +94,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             )
         if isinstance(raw_speech, np.ndarray):
             raw_speech = [raw_speech]
-        clips = [np.asarray(clip, np.float32) for clip in raw_speech]
+        clips = [scale_samples(clip) for clip in raw_speech]
         for i, clip in enumerate(clips):
             if clip.ndim != 1 or not clip.size:
                 raise ValueError(

@@ -1,0 +1,110 @@
+"""Read sound: decode it, scale its samples to [-1, 1], average its channels, and bring it to one sampling rate."""
+
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+import torch
+
+from .media_files import open_file
+from .media_values import UnreadableError, as_array, describe, is_decoder, reason_of
+
+
+def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
+    """
+    Read a mono waveform (samples,) in fp32 at `sampling_rate`. Channels are averaged.
+
+    Args:
+        value: a path or the bytes of an audio or video file, `{"bytes", "path"}`, `{"array", "sampling_rate"}`, a
+            torchcodec decoder (as `datasets.Audio` returns), or an array, tensor or list (samples,), (channels,
+            samples) or (samples, channels) that is already at `sampling_rate`. For the types of samples, see
+            [`scale_samples`].
+        sampling_rate (`int`): rate of the returned waveform, in Hz.
+
+    Raises:
+        UnreadableError: for any other value, and for a file without sound.
+    """
+    stream = open_file(value)
+    if stream is not None:
+        with stream:
+            wave, rate = _decode(stream, value)
+    elif isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys():
+        wave, rate = _wave_of_array(value["array"]), value["sampling_rate"]
+        if not isinstance(rate, (int, float, np.number)) or not 1 <= rate < 2**31:
+            raise UnreadableError(f"{rate!r:.80} is not a sampling rate in Hz")
+    elif is_decoder(value, "AudioDecoder"):
+        samples = value.get_all_samples()
+        wave, rate = samples.data.numpy(), samples.sample_rate
+    elif isinstance(value, (np.ndarray, torch.Tensor, list, tuple)):
+        wave, rate = _wave_of_array(value), sampling_rate
+    else:
+        raise UnreadableError(f"{describe(value)} is not audio")
+    if wave.ndim == 2:
+        wave = wave.mean(0)
+    if wave.ndim != 1 or wave.size == 0 or not np.isfinite(wave).all():
+        raise UnreadableError(f"{describe(value)} is not audio: finite samples, (samples,) or (channels, samples)")
+    return wave.astype(np.float32) if rate == sampling_rate else _resample(wave.astype(np.float32), rate, sampling_rate)
+
+
+def scale_samples(value: Any) -> np.ndarray:
+    """
+    Convert samples to fp32 in [-1, 1]. Their type gives the full scale, as in wav files: floats have a full scale of 1,
+    signed integers of n bits one of 2^(n - 1), and unsigned integers count from the middle of their range.
+
+    Args:
+        value: an array, tensor or list of floats, or an array or tensor of integers of 8, 16 or 32 bits.
+
+    Raises:
+        UnreadableError: for integers of 64 bits and lists of integers, which do not tell their full scale: files of 8,
+            16 and 24 bits all look like that. For values that are not numbers.
+    """
+    samples = as_array(value)
+    kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
+    if kind == "f":
+        return samples.astype(np.float32)
+    if kind not in "iu":
+        raise UnreadableError(f"{value!r:.80} is not audio")
+    if bits > 32:
+        found = f"{value!r:.80}" if isinstance(value, (list, tuple)) else describe(value)
+        raise UnreadableError(
+            f"{found} does not tell the full scale of its integers; divide them by it, 32768 for samples of 16 bits, "
+            "or give an array of their own type, such as np.asarray(samples, np.int16)"
+        )
+    half = 2.0 ** (bits - 1)
+    return (samples.astype(np.float64) / half - (kind == "u")).astype(np.float32)
+
+
+def _wave_of_array(value: Any) -> np.ndarray:
+    wave = scale_samples(value)
+    return wave.T if wave.ndim == 2 and wave.shape[0] > wave.shape[1] else wave
+
+
+def _decode(stream: BinaryIO, value: Any) -> tuple[np.ndarray, int]:
+    """Decode the first sound track: samples (channels, samples) as fp32, and their rate in Hz."""
+    try:
+        with av.open(stream, "r") as container:
+            if not container.streams.audio:
+                raise UnreadableError(f"{describe(value)} has no sound track")
+            # Packed samples: PyAV's `to_ndarray` of planar frames with 8 channels or more reads beyond their planes.
+            to_float = av.AudioResampler(format="flt")
+            parts = [
+                part.to_ndarray().reshape(-1, part.layout.nb_channels)
+                for frame in container.decode(audio=0)
+                for part in to_float.resample(frame)
+            ]
+            rate = container.streams.audio[0].codec_context.sample_rate
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        if isinstance(error, UnreadableError):
+            raise
+        raise UnreadableError(f"{describe(value)} is not audio that can be read ({reason_of(error)})") from error
+    if not parts:
+        raise UnreadableError(f"{describe(value)} has an empty sound track")
+    return np.concatenate(parts).T, rate
+
+
+def _resample(wave: np.ndarray, rate: int, sampling_rate: int) -> np.ndarray:
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=sampling_rate)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[None]), format="fltp", layout="mono")
+    frame.sample_rate = rate
+    parts = [part.to_ndarray()[0] for part in [*resampler.resample(frame), *resampler.resample(None)]]
+    return np.concatenate(parts) if parts else np.zeros(1, np.float32)  # a sound shorter than one sample

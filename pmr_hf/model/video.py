@@ -1,0 +1,104 @@
+"""Read evenly spaced frames of a video, turned upright."""
+
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+from .media_files import open_file
+from .media_values import UnreadableError, describe, is_decoder, reason_of
+from .pictures import Turn, read_image
+
+
+# How to turn a frame upright, by the signs of the display matrix [[a, b], [c, d]]: (x, y) is shown at
+# (a x + c y, b x + d y), with y downwards.
+UPRIGHT: dict[tuple[int, ...], Image.Transpose] = {
+    (0, 1, -1, 0): Turn.ROTATE_270,
+    (-1, 0, 0, -1): Turn.ROTATE_180,
+    (0, -1, 1, 0): Turn.ROTATE_90,
+    (-1, 0, 0, 1): Turn.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Turn.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Turn.TRANSPOSE,
+    (0, -1, -1, 0): Turn.TRANSVERSE,
+}
+
+
+def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
+    """
+    Read evenly spaced frames of a video: the middle frames of `num_frames` equal segments. The frames of a file are
+    turned upright, by the nearest quarter turn or flip to its display matrix. A torchcodec decoder turns them itself
+    from version 0.11.
+
+    Args:
+        value: a path or the bytes of a video file, `{"bytes", "path"}`, a torchcodec decoder (as `datasets.Video`
+            returns), an array (T, H, W, C) or (T, C, H, W), or a list of images, see [`read_image`].
+        num_frames (`int`, *optional*): number of frames to take. A shorter video repeats some of its frames. By
+            default, all frames of a list or array are taken.
+
+    Raises:
+        UnreadableError: for any other value, and for a file without pictures.
+        ValueError: for a file without `num_frames`.
+    """
+    if isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 4):
+        rows = range(len(value)) if num_frames is None else evenly(len(value), num_frames)
+        return [read_image(value[i]) for i in rows]
+    if num_frames is None:
+        raise ValueError(f"Expected `num_frames` for {describe(value)}, got none; say how many frames to take from it.")
+    if is_decoder(value, "VideoDecoder"):
+        return [read_image(frame) for frame in value.get_frames_at(indices=evenly(len(value), num_frames)).data]
+    stream = open_file(value)
+    if stream is None:
+        raise UnreadableError(f"{describe(value)} is not a video")
+    with stream:
+        try:
+            return _decode(stream, num_frames)
+        except (av.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
+            raise UnreadableError(f"{describe(value)} is not a video that can be read ({reason_of(error)})") from error
+
+
+def evenly(total: int, count: int) -> list[int]:
+    """The middles of `count` equal segments of `total` items, as indices: evenly(10, 2) is [2, 7]."""
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def _decode(stream: BinaryIO, num_frames: int) -> list[Image.Image]:
+    with av.open(stream, "r") as container:
+        total = sum(packet.size > 0 for packet in container.demux(video=0))  # headers may lack the number of frames
+    stream.seek(0)
+    with av.open(stream, "r") as container:
+        rows, images, last = evenly(total, num_frames), {}, None
+        for i, frame in enumerate(container.decode(video=0)):
+            last = frame
+            if i in rows:
+                images[i] = _picture(frame)
+            if i == rows[-1]:
+                break
+    if last is None:
+        raise ValueError("no frame can be decoded")
+    # A damaged file may decode to fewer frames than it has packets.
+    return [images[i] if i in images else _picture(last) for i in rows]
+
+
+def _picture(frame: av.VideoFrame) -> Image.Image:
+    """A frame as a picture: turned upright, and on white if it is transparent."""
+    if any(component.is_alpha for component in frame.format.components):
+        image = read_image(frame.to_ndarray(format="rgba"))
+    else:
+        image = frame.to_image()
+    turn = UPRIGHT.get(_display_signs(frame))
+    return image if turn is None else image.transpose(turn)
+
+
+def _display_signs(frame: av.VideoFrame) -> tuple[int, ...]:
+    """
+    The signs of a frame's display matrix [[a, b], [c, d]], brought to the nearest quarter turn: (a, 0, 0, d) or
+    (0, b, c, 0). A frame without a matrix has (1, 0, 0, 1).
+    """
+    stored: Any = frame.side_data.get("DISPLAYMATRIX")
+    if stored is None:
+        return (1, 0, 0, 1)
+    (a, b), (c, d) = np.frombuffer(stored, np.int32).reshape(3, 3)[:2, :2].astype(float).tolist()
+    kept = (a, 0, 0, d) if abs(a) + abs(d) >= abs(b) + abs(c) else (0, b, c, 0)
+    return tuple(int(np.sign(entry)) for entry in kept)

@@ -18,6 +18,10 @@ TRAINING_LOCK = "_in_use"  # in the output folder of a run; names that begin wit
 WAIT_SECONDS = 6.0
 
 
+class InUseError(RuntimeError):
+    """Raised when another process holds a lock."""
+
+
 @contextmanager
 def held(lock: Path, what: str, instead: str) -> Iterator[None]:
     """
@@ -31,7 +35,7 @@ def held(lock: Path, what: str, instead: str) -> Iterator[None]:
         instead (`str`): what to do in place of waiting, for the message.
 
     Raises:
-        RuntimeError: if another process holds the lock. The message says which.
+        InUseError: if another process holds the lock. The message says which.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     file_lock = FileLock(lock, timeout=WAIT_SECONDS, is_singleton=True)
@@ -39,7 +43,7 @@ def held(lock: Path, what: str, instead: str) -> Iterator[None]:
     try:
         file_lock.acquire()
     except Timeout:
-        raise RuntimeError(
+        raise InUseError(
             f"Expected no other process to write to {what}, but {_holder(holder)} does; wait until it has ended, stop "
             f"it, or {instead}."
         ) from None

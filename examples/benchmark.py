@@ -37,6 +37,7 @@ from pmr_hf.command_line.splits import load_splits
 from pmr_hf.inference.modality_report import modality_report
 from pmr_hf.reporting.benchmark_plots import plot_curves, plot_varied
 from pmr_hf.reporting.benchmark_table import table_of
+from pmr_hf.training.whole_files import write_json, write_whole
 
 
 class RunError(Exception):
@@ -303,18 +304,6 @@ def write_report(folder: Path, results: list[dict[str, Any]]) -> None:
         ]
         for argument in sorted({setting.partition("=")[0] for setting in settings}):
             plot_varied(folder, fusion, argument, results)
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write a value as JSON, all of it or nothing."""
-    write_whole(file, json.dumps(content, ensure_ascii=False) + "\n")
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write the whole text or nothing, so that an existing file is always complete."""
-    part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
 
 
 if __name__ == "__main__":

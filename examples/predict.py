@@ -4,23 +4,29 @@ Predict the class of each row of a table with a trained model, and write one JSO
     python examples/predict.py --model outputs/posts-concat-pmr --input new.csv --columns image=picture text=title \\
         --output predictions.jsonl
 
-When a stopped run is started again, it continues where it stopped. A row that cannot be read, or that has none of the
-modalities, gets an `error` in place of `labels`.
+When a stopped run is started again, it continues where it stopped, unless the input, the model or an option has since
+changed. Beside the output, the script keeps its options in a JSON file, and a lock. A row that cannot be read, or that
+has none of the modalities, gets an `error` in place of `labels`.
 """
 
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from pmr_hf import MultimodalPipeline
 from pmr_hf.data.columns import undecoded
 from pmr_hf.data.tables import read_table
+from pmr_hf.training.checksums import crc32_of
+from pmr_hf.training.folder_lock import InUseError, held
+from pmr_hf.training.whole_files import write_json
 
 
 def main() -> None:
@@ -58,12 +64,28 @@ def main() -> None:
     unknown = [name for name in columns if name not in pipe.model.config.modalities]
     if unknown:
         parser.error(f"expected --columns of the modalities {pipe.model.config.modalities}, got {unknown}")
-    done = resume(args.output)
-    if done > len(table):
-        parser.error(f"{args.output} has {done} predictions of {len(table)} rows; is it the output for another input?")
+    lock = args.output.with_name(f".{args.output.name}.lock")
+    try:
+        with held(lock, str(args.output), "give another --output"):
+            check_options(args)
+            errors = write_predictions(args, table, columns, pipe)
+    except (ValueError, InUseError) as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(
+            f"Expected to write {args.output}, but got {error}; it keeps what it has. Once that is mended, the same "
+            "command continues."
+        )
+    if errors:
+        print(f"{errors} rows could not be predicted; see their `error` in {args.output}")
+
+
+def write_predictions(
+    args: argparse.Namespace, table: Dataset, columns: dict[str, str], pipe: MultimodalPipeline
+) -> int:
+    """Append the predictions of the rows that the output lacks. Returns how many of these rows got an `error`."""
+    done, errors = resume(args.output, len(table)), 0
     rows = (row_of(table[i], columns, pipe, args.input.parent) for i in range(done, len(table)))
-    check_options(args)
-    errors = 0
     with args.output.open("a", encoding="utf-8") as file, tqdm(total=len(table), initial=done, unit="row") as progress:
         while batch := list(islice(rows, args.batch_size)):
             for result in predict(pipe, batch, args.top_k, args.explain):
@@ -72,37 +94,60 @@ def main() -> None:
                 errors += "error" in result
             file.flush()
             progress.update(len(batch))
-    if errors:
-        print(f"{errors} rows could not be predicted; see their `error` in {args.output}")
+    return errors
 
 
 def check_options(args: argparse.Namespace) -> None:
     """
-    Save the options of a run beside its output. Raises `ValueError` if the output was begun with other options.
+    Save the options of a run beside its output, with checksums of the input and the model. Raises `ValueError` if the
+    output was begun with others.
     """
     file = args.output.with_name(f"{args.output.name}.options.json")
     names = ("model", "input", "columns", "top_k", "explain", "missing")
     options = {name: str(getattr(args, name)) for name in names}
-    if file.exists() and args.output.exists():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found != options:
+    options["content of the input"] = f"{crc32_of(args.input):08x}"
+    options["weights of the model"] = weights_of(args.model)
+    if file.exists() and args.output.exists() and args.output.stat().st_size:
+        try:
+            found = json.loads(file.read_bytes())
+        except ValueError:
+            print(
+                f"Cannot read {file}; taking {args.output} as begun with the options of this command.", file=sys.stderr
+            )
+            found = {}
+        if any(options[name] != found.get(name, options[name]) for name in options):  # an older version had fewer
             raise ValueError(
                 f"Expected {args.output} to have the options {options}, but it was begun with {found}; give another "
                 "--output, or delete it."
             )
-    file.write_text(json.dumps(options), encoding="utf-8")
+    write_json(file, options)
 
 
-def resume(output: Path) -> int:
-    """The number of finished predictions in the output. An unfinished last line is cut off."""
+def weights_of(model: str) -> str:
+    """The checksums of a folder's weights, or `""` for a model on the Hub."""
+    files = sorted(Path(model).glob("*.safetensors"))
+    return " ".join(f"{crc32_of(file):08x}" for file in files)
+
+
+def resume(output: Path, size: int) -> int:
+    """
+    The number of finished predictions in the output. An unfinished last line is cut off. Raises `ValueError` if the
+    lines are not those of the first rows of an input of this size.
+    """
     if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
         return 0
     lines = output.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        os.truncate(output, sum(map(len, lines[:-1])))
-        lines.pop()
-    return len(lines)
+    whole = lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
+    wrong = next((i for i, line in enumerate(whole) if not line.startswith(b'{"row": %d,' % i)), None)
+    if wrong is not None or len(whole) > size:
+        found = f"{len(whole)} predictions" if wrong is None else f"line {wrong + 1} of another row"
+        raise ValueError(
+            f"Expected one prediction for each of the {size} rows in {output}, in their order, got {found}; is it the "
+            "output for another input? Give another --output, or delete it."
+        )
+    if len(whole) < len(lines):
+        os.truncate(output, sum(map(len, whole)))
+    return len(whole)
 
 
 def row_of(row: dict[str, Any], columns: dict[str, str], pipe: MultimodalPipeline, folder: Path) -> dict[str, Any]:

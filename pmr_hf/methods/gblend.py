@@ -1,7 +1,6 @@
 """Gradient-Blending (G-Blend): fused and unimodal losses, weighted by how each of them generalizes and overfits."""
 
 import json
-import os
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
-from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..model.missing_modalities import stack_masks
@@ -20,6 +18,7 @@ from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
 from ..training.random_state import isolated_random_state
 from ..training.setup_checks import is_stream
+from ..training.whole_files import write_json
 from .unimodal_heads import UnimodalHeadsTrainer
 
 
@@ -156,12 +155,12 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
                 )
         super().check_setup()
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
-        """Estimate the weights of the losses, unless `blend_weights` gives them, and then train."""
+    def before_training(self, resume: bool) -> None:
+        """Estimate the weights of the losses, unless `blend_weights` gives them."""
+        super().before_training(resume)
         if self.args.blend_weights is None or self._estimated:
-            self.args.blend_weights = self.estimate_weights(resume=bool(resume_from_checkpoint))
+            self.args.blend_weights = self.estimate_weights(resume)
             self._estimated = True
-        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
@@ -199,7 +198,9 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         names = self.loss_names
         file = Path(self.args.output_dir, LOSSES_NAME)
         measured = json.loads(file.read_text(encoding="utf-8")) if resume and file.is_file() else {}
-        self.accelerator.wait_for_everyone()  # before the first process writes the file
+        self.accelerator.wait_for_everyone()  # before the first process writes or deletes the file
+        if not resume and self.args.should_save:
+            file.unlink(missing_ok=True)  # the losses of an earlier run
         for k, name in enumerate(tqdm(names, desc="Weights of the losses", disable=self.hide_progress)):
             if name in measured:
                 continue
@@ -211,9 +212,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             measured[name] = [*before, *after]
             if self.args.should_save:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                part = file.with_suffix(".part")
-                part.write_text(json.dumps(measured), encoding="utf-8")
-                os.replace(part, file)
+                write_json(file, measured)
         weights = blend_weights(torch.tensor([measured[name] for name in names])).tolist()
         logger.info(f"Weights of the losses: {dict(zip(names, weights, strict=True))}")
         return dict(zip(names, weights, strict=True))
@@ -234,7 +233,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             report_to="none",
             disable_tqdm=True,
         )
-        return type(self)(
+        trainer = type(self)(
             model=deepcopy(self.unwrapped_model),
             args=args,
             train_dataset=rows,
@@ -243,6 +242,8 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             compute_loss_func=self.compute_loss_func,
             optimizer_cls_and_kwargs=self.optimizer_cls_and_kwargs,
         )
+        trainer.is_whole_run = False
+        return trainer
 
     @torch.no_grad()
     def mean_losses(self, rows: Dataset) -> list[float]:

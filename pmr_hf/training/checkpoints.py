@@ -1,13 +1,22 @@
-"""Find the checkpoint that a killed run resumes from: the newest one that was written completely."""
+"""Find the checkpoint that a killed run resumes from: the newest of its own that is complete and undamaged."""
 
 import json
 import os
+import pickle
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import TrainerState
+from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging
+
+from .checksums import damage_of, read_checksums
+from .run_identity import RunRecord, read_record
 
 
 logger = logging.get_logger(__name__)
@@ -24,14 +33,20 @@ WEIGHTS = (
 )
 OPTIMIZER = ("optimizer.pt", "optimizer_0", "optimizer.bin", "latest")
 SCHEDULER = ("scheduler.pt", "latest")
+# What the dict in a file of torch must have. A file of another run or program may lack it.
+KEYS = {"optimizer": {"state", "param_groups"}, "scheduler": {"last_epoch"}, "rng_state": {"python", "numpy", "cpu"}}
+CONFIGS = ("config.json", "adapter_config.json")
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError)
+UNREADABLE += (SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError)
 
 
 def newest_complete_checkpoint(output_dir: str | os.PathLike, processes: int = 1) -> str | None:
     """
-    Find the newest checkpoint that has every file needed to resume, with all files readable.
+    Find the newest checkpoint of the run in a folder that has every file needed to resume, with all files undamaged.
 
     A run that is killed while it writes a checkpoint leaves an incomplete one. Plain `Trainer` fails on it, or resumes
-    without the missing files.
+    without the missing files. If the folder says whose it is, the checkpoints of other runs are left out. An older
+    version of this library did not record that; then all checkpoints count.
 
     Args:
         output_dir (`str`): the folder that contains the `checkpoint-*` folders.
@@ -43,33 +58,33 @@ def newest_complete_checkpoint(output_dir: str | os.PathLike, processes: int = 1
 
     Raises:
         ValueError: if a checkpoint was written completely, but the run cannot resume from it, because another number of
-            processes saved it, it was saved with `save_only_model`, or files were deleted from it.
+            processes saved it, it was saved with `save_only_model`, or files were deleted or damaged.
     """
     checkpoint, finished = search_checkpoints(output_dir, processes)
     if checkpoint is None and finished:
         found = ", ".join(f"{name} ({'; '.join(problems)})" for name, problems in finished.items())
         raise ValueError(
             f"Expected a complete checkpoint of {processes} process(es) in {output_dir}, got {found}; launch as many "
-            "processes as before, or give the path of a checkpoint to resume from it without the missing files."
+            "processes as before, give the path of a checkpoint to resume from it without the missing files, or "
+            "leave out `resume_from_checkpoint` to train from the beginning."
         )
     return checkpoint
 
 
 def search_checkpoints(output_dir: str | os.PathLike, processes: int) -> tuple[str | None, dict[str, list[str]]]:
     """
-    Find the newest complete checkpoint.
+    Find the newest complete checkpoint of the run that the folder belongs to.
 
     Returns:
         `tuple[str | None, dict[str, list[str]]]`: the path of the checkpoint, or `None` if there is none; and the
         problems of each newer checkpoint that was written completely, by the name of its folder.
     """
-    steps = {}
-    if os.path.isdir(output_dir):
-        for folder in Path(output_dir).iterdir():
-            if match := re.fullmatch(r"checkpoint-(\d+)", folder.name):
-                steps[int(match[1])] = folder
+    owner = read_record(Path(output_dir))
     finished: dict[str, list[str]] = {}
-    for _, folder in sorted(steps.items(), reverse=True):
+    for step, folder in checkpoints_in(output_dir):
+        if not is_own(folder, step, owner):
+            logger.warning(f"Not resuming from {folder}, which another run wrote; give its path to resume from it.")
+            continue
         problems = checkpoint_problems(folder, processes)
         if not problems:
             return str(folder), finished
@@ -77,6 +92,22 @@ def search_checkpoints(output_dir: str | os.PathLike, processes: int) -> tuple[s
         if not any(problem.endswith(STATE) for problem in problems):  # `Trainer` writes this file last
             finished[folder.name] = problems
     return None, finished
+
+
+def checkpoints_in(output_dir: str | os.PathLike) -> list[tuple[int, Path]]:
+    """The step and the folder of each checkpoint in a folder, the newest first."""
+    if not os.path.isdir(output_dir):
+        return []
+    matches = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in Path(output_dir).iterdir()]
+    return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
+
+
+def is_own(checkpoint: Path, step: int, owner: RunRecord | None) -> bool:
+    """Whether a checkpoint was written by the run that owns its folder. Without a known owner, all are."""
+    if owner is None:
+        return True
+    record = read_record(checkpoint)
+    return owner.owns(RunRecord({}, {}, id=None) if record is None else record, step)
 
 
 def checkpoint_problems(folder: str | os.PathLike, processes: int = 1) -> list[str]:
@@ -91,28 +122,121 @@ def checkpoint_problems(folder: str | os.PathLike, processes: int = 1) -> list[s
     others = {path.name for path in folder.glob("rng_state*.pth")} - set(random_states)
     if others:
         problems.append(f"another number of processes has written {', '.join(sorted(others))}")
+    sums = read_checksums(folder)
+    counted = {*WEIGHTS, *OPTIMIZER, *SCHEDULER, *random_states, *others}
+    problems += [
+        f"there is no {name}"
+        for name in sums
+        if name not in counted and not name.startswith("rng_state") and not (folder / name).exists()
+    ]
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if not _is_readable(file):
-            problems.append(f"cannot read {file.relative_to(folder)}")
-        elif file.name.endswith(".index.json"):
-            shards = set(json.loads(file.read_bytes())["weight_map"].values())
-            problems += [f"there is no {name}" for name in sorted(shards) if not (file.parent / name).exists()]
+        name = file.relative_to(folder).as_posix()
+        try:
+            if name in sums:
+                problem = damage_of(file, sums[name])
+            else:
+                problem = problem_of(file) if is_needed(name, bool(sums)) else None
+        except UNREADABLE:
+            problem = f"cannot read {name}"
+        problems += [] if problem is None else [problem]
     return problems
 
 
-def _is_readable(file: Path) -> bool:
-    """Whether a file is complete, as far as its format tells. These formats store their length or end with an index."""
+def is_needed(name: str, has_sums: bool) -> bool:
+    """
+    Whether resuming reads a file of a checkpoint, given by its path. A method may add files of tensors. A checkpoint
+    with checksums lists them.
+    """
+    top = name.partition("/")[0]
+    if top in {*WEIGHTS, *OPTIMIZER, *SCHEDULER, *CONFIGS, STATE, "scaler.pt"} or top.startswith("rng_state"):
+        return True
+    return not has_sums and (name.endswith(".safetensors") or ("/" in name and not name.endswith(".json")))
+
+
+def problem_of(file: Path) -> str | None:
+    """
+    What is wrong with a file, as far as its format tells, or `None`.
+
+    Raises:
+        Exception: one of `UNREADABLE`, if the file cannot be read.
+    """
+    if file.name == STATE:
+        return state_problem(file)
+    if file.name.endswith(".index.json"):
+        shards = json.loads(file.read_bytes()).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            return f"{file.name} names no weights"
+        lost = sorted(name for name in set(shards.values()) if not (file.parent / name).exists())
+        return f"there is no {', '.join(lost)}" if lost else None
+    if file.name in CONFIGS:
+        return None if isinstance(json.loads(file.read_bytes()), dict) else f"{file.name} holds no settings"
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt"):
+            return None
+    if file.suffix in (".pt", ".pth", ".bin"):
+        return archive_problem(file)
+    file.open("rb").close()
+    return None
+
+
+def state_problem(file: Path) -> str | None:
+    """What is wrong with a `trainer_state.json`, or `None`."""
+    content = json.loads(file.read_bytes())
     try:
-        if file.suffix == ".json":
-            json.loads(file.read_bytes())
-        elif file.suffix == ".safetensors":
-            with safe_open(file, framework="pt"):
-                pass
-        elif file.suffix in (".pt", ".pth", ".bin"):
-            with zipfile.ZipFile(file):
-                pass
-        else:
-            file.open("rb").close()
-    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
-        return False
-    return True
+        state = TrainerState(**content)
+    except TypeError:  # not a dict, or of other keys
+        return f"{file.name} holds no state of a training run"
+    is_state = (
+        "global_step" in content
+        and isinstance(state.global_step, int)
+        and isinstance(state.epoch, (int, float))
+        and isinstance(state.log_history, list)
+    )
+    if not is_state:
+        return f"{file.name} holds no state of a training run"
+    step = re.fullmatch(r"checkpoint-(\d+)", file.parent.name)
+    if step and int(step[1]) != state.global_step:
+        return f"{file.name} is of step {state.global_step}"
+    return None
+
+
+def archive_problem(file: Path) -> str | None:
+    """What is wrong with a file of torch, or `None`. It reads the whole file, so checksums are better."""
+    with zipfile.ZipFile(file) as archive:
+        if archive.testzip() is not None:
+            return f"{file.name} was damaged after it was written"
+    keys = next((keys for name, keys in KEYS.items() if re.fullmatch(rf"{name}(_\d+)?\.(pt|pth)", file.name)), set())
+    if keys:
+        with safe_globals():
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(found, dict) or not keys <= found.keys():
+            return f"{file.name} is not of a training run"
+    return None
+
+
+def weights_that_do_not_fit(checkpoint: str | os.PathLike, model: nn.Module) -> list[str]:
+    """The parameters whose saved shape differs from the model's, each as "name: shape there, shape here"."""
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    found: list[str] = []
+    for file in sorted(Path(checkpoint).glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as saved:
+            for name in saved.keys():  # noqa: SIM118 - not a dict
+                shape = list(saved.get_slice(name).get_shape())
+                if shapes.get(name, shape) != shape:
+                    found.append(f"{name}: {shape} there, {shapes[name]} here")
+    return found
+
+
+def foreign_optimizer_state(optimizer: torch.optim.Optimizer) -> str | None:
+    """Say what does not fit if the state that an optimizer has loaded is of another optimizer or model, else `None`."""
+    for group in optimizer.param_groups:
+        lacking = sorted(optimizer.defaults.keys() - group.keys())
+        if lacking:
+            return f"it has no {', '.join(lacking)}, so another optimizer has written it"
+        for parameter in group["params"]:
+            state: dict[str, Any] = optimizer.state.get(parameter, {})
+            for name in ("exp_avg", "momentum_buffer"):
+                value = state.get(name)
+                if torch.is_tensor(value) and value.shape != parameter.shape:
+                    return f"{name} has the shape {list(value.shape)} for a parameter of {list(parameter.shape)}"
+    return None

@@ -23,11 +23,17 @@ def check_writable(folder: str | os.PathLike) -> None:
         )
 
 
+# What a full disk, a full quota and a limit of the size of files say. The last two are all that torch says.
+FULL = ("No space left on device", "Disk quota exceeded", "File too large", "unexpected pos", "iostream error")
+
+
 @contextmanager
-def failures_explained(output_dir: str | os.PathLike, processes: int = 1) -> Iterator[None]:
+def failures_explained(
+    output_dir: str | os.PathLike, processes: int = 1, again: str = "resume with `resume_from_checkpoint=True`"
+) -> Iterator[None]:
     """
-    Raise `RuntimeError` with the cause and the way to resume, for a full disk, a read-only disk or a dead data worker.
-    Other errors pass through unchanged.
+    Raise `RuntimeError` with the cause and the way to go on, for a full disk, a read-only disk or a dead data worker.
+    Other errors pass through unchanged. `again` says how to go on.
     """
     try:
         yield
@@ -43,7 +49,7 @@ def failures_explained(output_dir: str | os.PathLike, processes: int = 1) -> Ite
             raise
         checkpoint, _ = search_checkpoints(output_dir, processes)
         go_on = "there is no checkpoint yet" if checkpoint is None else f"the last complete checkpoint is {checkpoint}"
-        raise RuntimeError(f"{reason}, then resume with `resume_from_checkpoint=True`: {go_on}.") from error
+        raise RuntimeError(f"{reason}, then {again}: {go_on}.") from error
 
 
 def _reason(error: BaseException | None, output_dir: str) -> str | None:
@@ -54,8 +60,7 @@ def _reason(error: BaseException | None, output_dir: str) -> str | None:
                 f"Expected shared memory for the data workers, but it is full ({text}); enlarge it (in Docker with "
                 "--shm-size), or lower `dataloader_num_workers`"
             )
-        # The second text is torch's only message for a file that it could not write to its end.
-        if "No space left on device" in text or "unexpected pos" in text:
+        if any(message in text for message in FULL):
             return "Expected to save, but the disk is full; free some space"
         denied = "Read-only file system" in text or "Permission denied" in text
         if denied and os.path.basename(os.path.abspath(output_dir)) in text:

@@ -1,7 +1,10 @@
 """`MultimodalTrainer`: `Trainer` with logs and metrics of each modality."""
 
 import inspect
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,19 +14,25 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError  # the HTTPErro
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, has_length
+from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
 from ..data.collator import MultimodalCollator
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from .arguments import MultimodalTrainingArguments
-from .checkpoints import checkpoint_problems, newest_complete_checkpoint
+from .checkpoints import foreign_optimizer_state
+from .checksums import write_checksums
 from .counted_samples import classes_of
 from .failures import check_writable, failures_explained
 from .finite_checks import check_finite_terms, check_finite_weights
+from .folder_lock import TRAINING_LOCK, held
 from .learning_rates import fill_gradients, set_modality_learning_rates
 from .metrics import modality_metrics
+from .prototype_dataset import labels_of
+from .resuming import begin_run, decided_by_main, loading_explained
+from .run_identity import RunRecord, arguments_that_matter, facts_of_config, fingerprint_of
 from .setup_checks import (
     check_collator,
     check_length_column,
@@ -34,10 +43,12 @@ from .setup_checks import (
     require_multimodal,
 )
 from .term_sums import TermSums
+from .whole_files import saved_whole, write_json, write_whole
 
 
 logger = logging.get_logger(__name__)
 
+WEIGHT_FILES = r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
@@ -64,7 +75,11 @@ class MultimodalTrainer(Trainer):
     """
 
     args_class = MultimodalTrainingArguments
+    #: Whether `train` is a run of its own, and not a part of the run of another trainer
+    is_whole_run = True
+    run_record: RunRecord | None = None  # set by `train`
     _training_model: nn.Module | None = None  # the unwrapped model, while training
+    _checkpoint: Path | None = None  # the checkpoint that was saved last
 
     def __init__(self, model: nn.Module | None = None, args: MultimodalTrainingArguments | None = None, **kwargs):
         args = self.args_class("tmp_trainer") if args is None else args
@@ -84,6 +99,7 @@ class MultimodalTrainer(Trainer):
         self._forward_takes_labels = "labels" in inspect.signature(self.unwrapped_model.forward).parameters
         self.term_sums = TermSums()
         self.add_callback(_BeginTraining(self))
+        self.add_callback(_EndCheckpoint(self))
         self._user_metrics = self.compute_metrics
         self.compute_metrics = self._compute_metrics
         if self.preprocess_logits_for_metrics is not None:
@@ -135,6 +151,12 @@ class MultimodalTrainer(Trainer):
         `checkpoint` is `None`. The trainer calls this method in every process when training begins. Override it.
         """
 
+    def before_training(self, resume: bool) -> None:
+        """
+        Do what a method needs before the first step. The trainer calls this method in every process, once the output
+        folder is locked and the checkpoint is chosen. `resume` is whether the user has asked to resume. Override it.
+        """
+
     # ---- Model and optimizer ----
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -156,29 +178,55 @@ class MultimodalTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         """
         Train as `Trainer` does, except that `resume_from_checkpoint=True` resumes from the newest *complete* checkpoint
-        in `output_dir`, or starts from the beginning if there is none.
+        that this run has written to `output_dir`, or starts from the beginning if there is none. The checkpoint of
+        another run must be named. No other process can train in `output_dir` meanwhile.
 
         Raises:
             ValueError: if a checkpoint was written completely, but the run cannot resume from it, see
-                [`~pmr_hf.training.checkpoints.newest_complete_checkpoint`].
-            RuntimeError: for a full or read-only disk, or a dead data worker. The message says how to resume.
+                [`~pmr_hf.training.checkpoints.newest_complete_checkpoint`]; if a checkpoint is of another method, model
+                or number of rows; if its files cannot be loaded.
+            RuntimeError: for an `output_dir` in which another process trains, for a full or read-only disk, or for a
+                dead data worker. The message says how to go on.
             FloatingPointError: for a loss term or a weight that is not finite.
         """
         folder, processes = self.args.output_dir, self.args.world_size
-        if resume_from_checkpoint is True:
-            self.resumed_from = newest_complete_checkpoint(folder, processes)
-            if self.resumed_from is None:
-                logger.warning(f"There is no complete checkpoint in {folder}: training from the beginning.")
-        else:
-            self.resumed_from = resume_from_checkpoint or None
-            problems = [] if self.resumed_from is None else checkpoint_problems(self.resumed_from, processes)
-            if problems:
-                logger.warning(f"Resuming from {self.resumed_from}, which is not complete: {problems}.")
+
+        def begin() -> tuple[str | None, RunRecord, list[str]]:
+            locks.enter_context(self._folder_held())
+            return begin_run(folder, resume_from_checkpoint, processes, self._new_record(), self.unwrapped_model)
+
         try:
-            with failures_explained(folder, processes):
-                return super().train(self.resumed_from, *args, **kwargs)
+            with failures_explained(folder, processes), ExitStack() as locks:
+                self.resumed_from = None
+                if self.is_whole_run:
+                    self.resumed_from, self.run_record, warnings = decided_by_main(self.accelerator, begin)
+                    for warning in warnings:
+                        logger.warning(warning)
+                self.before_training(bool(resume_from_checkpoint))
+                with loading_explained(self.resumed_from, lambda: self._training_model is not None):
+                    return super().train(self.resumed_from, *args, **kwargs)
         finally:
             self._training_model = None
+
+    def _new_record(self) -> RunRecord:
+        """The record of a run that begins now."""
+        model, data = self.unwrapped_model, self.train_dataset
+        config = json.loads(model.config.to_json_string()) if isinstance(model, MultimodalModel) else {}
+        facts = facts_of_config(config) | self.run_facts()
+        facts["rows"] = len(data) if has_length(data) else None
+        labels = fingerprint_of(labels_of(data, self.data_collator))
+        return RunRecord(facts, arguments_that_matter(self.args) | {"fingerprint of the training labels": labels})
+
+    def run_facts(self) -> dict[str, Any]:
+        """What must be the same to resume, by name, as JSON has it. The model's config and the rows are added."""
+        return {"method": type(self).__name__, "optimizer": OptimizerNames(self.args.optim).value}
+
+    @contextmanager
+    def _folder_held(self) -> Iterator[None]:
+        """Lock the output folder. Raises `RuntimeError` if another process trains there."""
+        folder = Path(self.args.output_dir)
+        with held(folder / TRAINING_LOCK, str(folder), "choose another `output_dir`"):
+            yield
 
     @property
     def unwrapped_model(self) -> nn.Module:
@@ -278,17 +326,78 @@ class MultimodalTrainer(Trainer):
     # ---- Saving ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as `Trainer` does. Raises `FloatingPointError` if a loss term or a weight is not finite."""
+        """
+        Save as `Trainer` does. If saving fails, the files that were there stay.
+
+        Raises:
+            FloatingPointError: if a loss term or a weight is not finite.
+            RuntimeError: for a full or read-only disk, or if another process trains in the folder.
+        """
         check_finite_terms(self.term_sums.totals(self.accelerator), self.state.global_step)
         check_finite_weights(self.unwrapped_model, self.accelerator, self.state.global_step)
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save and output_dir in (None, self.args.output_dir):
-            # This file is a pickle, and would be pushed. The checkpoints keep their copies.
-            Path(self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
-        if _internal_call and output_dir is not None:  # a checkpoint
-            if self.args.should_save:
-                Path(output_dir).mkdir(parents=True, exist_ok=True)  # FSDP has not written there yet
-            self.save_method_state(output_dir)
+        if _internal_call and output_dir is not None:
+            self._save_checkpoint_files(Path(output_dir))
+            return
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        is_own = folder == Path(self.args.output_dir)
+        with self.saving_explained(), ExitStack() as stack:
+            if is_own and self.args.should_save:
+                stack.enter_context(self._folder_held())
+            staged = self.args.should_save and not self.is_deepspeed_enabled  # where all processes save
+            part = stack.enter_context(saved_whole(folder, WEIGHT_FILES)) if staged else folder
+            super().save_model(str(part), _internal_call=True)
+            if is_own and self.args.should_save:
+                # This file is a pickle, and would be pushed. The checkpoints keep their copies.
+                (part / "training_args.bin").unlink(missing_ok=True)
+                (folder / "training_args.bin").unlink(missing_ok=True)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_checkpoint_files(self, folder: Path) -> None:
+        """Save the model and the state of the method. `Trainer` saves the rest of a checkpoint afterwards."""
+        if self.args.should_save:
+            for path in folder.rglob("*") if folder.name.startswith(PREFIX_CHECKPOINT_DIR) else ():
+                if path.is_file():  # of a run that was here before
+                    path.unlink()
+            if self.run_record is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                self.run_record.write(folder)
+        self.accelerator.wait_for_everyone()  # the other processes save their random states there
+        super().save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)  # FSDP has not written there yet
+        self.save_method_state(str(folder))
+        self._checkpoint = folder
+
+    def save_state(self) -> None:
+        """Save `trainer_state.json` as `Trainer` does, all of it or nothing."""
+        if self.is_world_process_zero():
+            with self.saving_explained():
+                content = json.dumps(asdict(self.state), indent=2, sort_keys=True) + "\n"
+                write_whole(Path(self.args.output_dir, "trainer_state.json"), content)
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Save the metrics of a split as `Trainer` does, all of them or nothing."""
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        with self.saving_explained():
+            write_json(folder / f"{split}_results.json", dict(sorted(metrics.items())))
+            if combined:
+                file = folder / "all_results.json"
+                try:
+                    known = json.loads(file.read_bytes()) if file.exists() else {}
+                except ValueError:  # a full disk has cut it, before this method wrote all or nothing
+                    logger.warning(f"Cannot read {file}: writing it anew.")
+                    known = {}
+                write_json(file, dict(sorted((known | metrics).items())))
+
+    @contextmanager
+    def saving_explained(self) -> Iterator[None]:
+        """Explain a full or read-only disk."""
+        again = "save again, or resume with `resume_from_checkpoint=True`"
+        with failures_explained(self.args.output_dir, self.args.world_size, again):
+            yield
 
     def push_to_hub(self, *args, **kwargs):
         """
@@ -383,8 +492,25 @@ class _BeginTraining(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
         trainer.term_sums.clear()
-        trainer._training_model = trainer.accelerator.unwrap_model(trainer.model)
+        if trainer.resumed_from is not None:
+            problem = foreign_optimizer_state(trainer.optimizer)
+            if problem is not None:
+                raise ValueError(f"Expected the state of this run's optimizer, but {problem}.")
         trainer.load_method_state(trainer.resumed_from)
+        trainer._training_model = trainer.accelerator.unwrap_model(trainer.model)
+
+
+class _EndCheckpoint(TrainerCallback):
+    """Writes the checksums of a checkpoint once all processes have written their files."""
+
+    def __init__(self, trainer: MultimodalTrainer):
+        self.trainer = trainer
+
+    def on_save(self, args, state, control, **kwargs):
+        self.trainer.accelerator.wait_for_everyone()
+        checkpoint = self.trainer._checkpoint
+        if args.should_save and checkpoint is not None and checkpoint.is_dir():
+            write_checksums(checkpoint)
 
 
 def keep_weight_names(model: nn.Module) -> None:

@@ -132,6 +132,10 @@ class PrototypeTrainer(MultimodalTrainer):
         names = [name for name, _ in model.named_buffers() if name.startswith("prototypes.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
+    def run_facts(self) -> dict[str, Any]:
+        """Add the modalities and the number of classes, also for a model of another class."""
+        return super().run_facts() | {"modalities": list(self.prototypes.widths), "classes": self.num_labels}
+
     @property
     def prototypes(self) -> Prototypes:
         """The class prototypes, which are a part of the model."""
@@ -456,7 +460,8 @@ class PrototypeTrainer(MultimodalTrainer):
         name = self.hub_model_id or model_name or self.args.output_dir
         metadata = HubMetadata(name, dataset, license, language, finetuned_from, tags)
         previous = None if self.hub_model_id is None else card_on_hub(self.hub_model_id, self.args.hub_token)
-        write_model_card(self.args.output_dir, run, metadata, previous)
+        with self.saving_explained():
+            write_model_card(self.args.output_dir, run, metadata, previous)
 
 
 def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:

@@ -28,6 +28,7 @@ TRAVELS = {
     "cg_mnist_encoder.py",
     "configuration.py",
     "distance.py",
+    "exact_sums.py",
     "fusion.py",
     "hub_card.py",
     "initialization.py",

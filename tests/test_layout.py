@@ -42,6 +42,7 @@ TRAVELS = {
     "numeric_encoder.py",
     "numeric_processor.py",
     "pooling.py",
+    "processor_statistics.py",
     "prototypes.py",
     "spectrogram_processor.py",
 }

@@ -85,8 +85,7 @@ class _NegativeDistances(torch.autograd.Function):
         weights = (gradient / logits).masked_fill_(logits >= -MIN_DISTANCE, 0)  # (M, B, K)
         near = weights.gather(2, nearest).mul_(near_scales)
         weights.scatter_(2, nearest, 0)
-        result = moved * weights.sum(2, keepdim=True)
-        result.baddbmm_(weights.mul_(b), classes, alpha=-1)
+        result = moved * weights.sum(2, keepdim=True) - torch.bmm(weights.mul_(b), classes)
         for offset, weight in zip(offsets, near.unbind(2), strict=True):
             result.addcmul_(offset, weight[..., None], value=-1)
         return result, None, None

@@ -15,8 +15,8 @@ from .distance import prototype_logits
 from .exact_sums import add_rows, from_file, to_file, value_of, zero_sum
 
 
-# For each modality, the sums (K, D_m) of the embeddings of each class, and the numbers (K,) of samples in these sums, as
-# `exact_sums.py` keeps them
+# For each modality, the sums (K, D_m) of the embeddings of each class, and the numbers (K,) of samples in these sums,
+# as `exact_sums.py` keeps them
 Sums = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 # Modalities of one width are stacked and computed together, which takes half the time. Stacking copies the prototypes,
@@ -251,7 +251,7 @@ def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
 
     Raises:
         ValueError: if the model has no prototypes, or if the file does not hold exactly the prototypes of its
-            modalities.
+            modalities, or holds some that are not finite.
     """
     if os.path.isdir(name_or_path):
         file = os.path.join(name_or_path, SAFE_WEIGHTS_NAME)
@@ -268,4 +268,10 @@ def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
                 f"Expected the weights in {file} to hold {sorted(expected)}, got {sorted(saved)}; was this model "
                 "trained with PMRTrainer, on modalities of these names?"
             )
-        prototypes.load_state_dict({key.removeprefix("prototypes."): weights.get_tensor(key) for key in saved})
+        state = {key.removeprefix("prototypes."): weights.get_tensor(key) for key in saved}
+    wrong = sorted(key for key, value in state.items() if not value.isfinite().all())
+    if wrong:
+        raise ValueError(
+            f"Expected finite prototypes in {file}, got NaN or infinity in {wrong}; train the model again."
+        )
+    prototypes.load_state_dict(state)

@@ -89,7 +89,7 @@ def write_predictions(
     with args.output.open("a", encoding="utf-8") as file, tqdm(total=len(table), initial=done, unit="row") as progress:
         while batch := list(islice(rows, args.batch_size)):
             for result in predict(pipe, batch, args.top_k, args.explain):
-                file.write(json.dumps({"row": done} | result, ensure_ascii=False) + "\n")
+                file.write(json.dumps({"row": done} | result, ensure_ascii=False, allow_nan=False) + "\n")
                 done += 1
                 errors += "error" in result
             file.flush()

@@ -5,6 +5,7 @@ from torch import nn
 
 from ..model.modeling import MultimodalModel
 from ..model.pooling import encode, ignores_padding
+from .model_checks import check_weights
 
 
 class ExportableModel(nn.Module):
@@ -29,7 +30,7 @@ class ExportableModel(nn.Module):
     Raises:
         ValueError: for a batch of one sample, whose size exporters would fix, and for samples that lack a modality. For
             videos whose frames are encoded one by one, and for the mask of a speech encoder that reads padded clips one
-            by one, since these computations depend on the values.
+            by one, since these computations depend on the values. For weights that are missing or not finite.
     """
 
     def __init__(self, model: MultimodalModel, inputs: dict[str, dict[str, torch.Tensor]]):
@@ -55,6 +56,7 @@ class ExportableModel(nn.Module):
                     "reads padded clips one by one, which exporters do not support; leave it out, and give clips of "
                     "one length."
                 )
+        check_weights(model)
         self.model = model.eval()
         self.names = [(name, key) for name in inputs for key in inputs[name]]
 

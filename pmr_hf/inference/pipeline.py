@@ -11,6 +11,7 @@ from ..model.media_values import is_missing, is_series
 from ..model.missing_modalities import all_present, stack_masks
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
+from .model_checks import check_scores, check_weights
 from .shapley import shapley_values
 
 
@@ -40,7 +41,8 @@ class MultimodalPipeline:
 
     Raises:
         ValueError: for a model without its processor, for modalities that differ between model and processor, or for a
-            value of `batch_size` or `missing` outside its range.
+            value of `batch_size` or `missing` outside its range. Also for a model whose files lack weights, for weights
+            or prototypes that are not finite, and for a processor that divides by zero.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class MultimodalPipeline:
             raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size!r}; correct it.")
         if missing not in ("fused", "prototypes"):
             raise ValueError(f"Expected `missing` to be 'fused' or 'prototypes', got {missing!r}; correct it.")
+        check_weights(model)
         self.model = model.to(device).eval() if device else model.eval()
         self.processor = processor
         self.batch_size = batch_size
@@ -99,8 +102,9 @@ class MultimodalPipeline:
               modality.
 
         Raises:
-            ValueError: for an unknown modality, lists of unequal lengths, or a sample without any modality. With
-                `missing="prototypes"`, also for a sample that lacks modalities if the model has no prototypes.
+            ValueError: for an unknown modality, lists of unequal lengths, a sample without any modality, or a sample
+                whose embeddings or scores are not finite. With `missing="prototypes"`, also for a sample that lacks
+                modalities if the model has no prototypes.
             UnreadableError: for a value that cannot be read.
         """
         self._check_names(modalities)
@@ -138,9 +142,10 @@ class MultimodalPipeline:
         """
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"Expected `top_k` of at least 1, or None for all classes, got {top_k!r}; correct it.")
-        rows = iter(rows)
+        rows, first = iter(rows), 0
         while batch := list(islice(rows, self.batch_size)):
-            yield from self._classify(batch, top_k, explain)
+            yield from self._classify(batch, first, top_k, explain)
+            first += len(batch)
 
     def _is_list(self, name: str, value: Any) -> bool:
         if is_series(value):
@@ -159,7 +164,7 @@ class MultimodalPipeline:
             )
 
     @torch.inference_mode()
-    def _classify(self, rows: list[Mapping[str, Any]], top_k: int | None, explain: bool) -> list[Any]:
+    def _classify(self, rows: list[Mapping[str, Any]], first: int, top_k: int | None, explain: bool) -> list[Any]:
         names, model = self.model.config.modalities, self.model
         for row in rows:
             self._check_names(row)
@@ -190,6 +195,7 @@ class MultimodalPipeline:
             return torch.where(whole[:, None], fused, product)
 
         decision = scores(present)
+        check_scores(decision, output.embeddings, first)
         results: list[Any] = [self._labels(row, top_k) for row in decision]
         if not explain:
             return results

@@ -7,9 +7,12 @@ All computations are in fp32, for inputs of any dtype and under any autocast, an
 import torch
 from torch.autograd.function import once_differentiable
 from torch.linalg import vector_norm
+from torch.nn.functional import embedding
 
 
 MIN_DISTANCE = 1e-6
+# How many nearest prototypes have exact distances, and among how many prototypes the center is looked for
+NEAREST, CANDIDATES = 4, 9
 
 
 def prototype_logits(
@@ -18,10 +21,12 @@ def prototype_logits(
     """
     The logits of the prototype classifier: the negative Euclidean distance to each class prototype (Eq. 7).
 
-    The squared distance is expanded around the mean of the prototypes. This costs one matrix product, and stays
-    accurate for embeddings far from the origin. The distance to the nearest prototype is then computed again without
-    expansion, because cancellation would lose all digits of a small distance. Distances are floored at 1e-6, where the
-    gradient is zero. They can be differentiated once.
+    The squared distance is expanded around one of the prototypes in their midst. This costs one matrix product, and
+    stays accurate far from the origin, and if some prototypes are far from the others. The distances to the four
+    nearest prototypes are then computed again without expansion, because cancellation would lose all digits of a small
+    distance. What remains: more than four prototypes that are close together and R times as far from the midst lose
+    R^2 of the 1e7 that fp32 resolves. Vectors above 1e16 are scaled, so that no square overflows. Distances are floored
+    at 1e-6, where the gradient is zero. They can be differentiated once.
 
     Args:
         embeddings (`torch.Tensor`): (B, D), or (M, B, D) for M modalities at once, of any floating dtype.
@@ -45,31 +50,66 @@ class _NegativeDistances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, embeddings: torch.Tensor, prototypes: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        modalities, classes, width = prototypes.shape
-        unseen = ~seen[:, None]  # (M, 1, K)
-        prototypes = prototypes.masked_fill(unseen.mT, 0)
-        center = prototypes.sum(1, keepdim=True) / seen.sum(1).clamp(min=1)[:, None, None]  # (M, 1, D)
-        embeddings, prototypes = embeddings - center, prototypes.sub_(center)
+        rows, center = _rows_and_center(prototypes, seen)
+        table = prototypes.flatten(0, 1)
+        moved = embeddings - center  # (M, B, D)
+        classes = embedding(rows, table).sub_(center)  # (M, K, D)
+        a, b = _scales(moved), _scales(classes)  # all 1 below 1e16
+        classes.div_(b)
+        scaled, b = moved / a, b.mT
 
-        squared = torch.bmm(embeddings, prototypes.mT).mul_(-2)  # (M, B, K)
-        # A norm does not copy the prototypes, as a sum of squares would.
-        squared.add_(vector_norm(prototypes, dim=2).square_()[:, None])
-        squared.add_(vector_norm(embeddings, dim=2, keepdim=True).square_())
-        nearest = squared.masked_fill_(unseen, torch.inf).argmin(2, keepdim=True)  # (M, B, 1)
-        rows = nearest + classes * torch.arange(modalities, device=nearest.device)[:, None, None]
-        offsets = embeddings - prototypes.view(-1, width).index_select(0, rows.flatten()).view_as(embeddings)
-        squared.scatter_(2, nearest, offsets.square().sum(2, keepdim=True))
-        logits = squared.clamp_(min=MIN_DISTANCE**2).sqrt_().neg_()
-        logits.masked_fill_(unseen, torch.finfo(logits.dtype).min)
-        ctx.save_for_backward(embeddings, prototypes, nearest, offsets, logits)
+        norms = vector_norm(scaled, dim=2, keepdim=True)
+        distances = torch.bmm(scaled.div_(a), classes.mT).mul_(-2 / b)  # (M, B, K), squares over (a b)^2
+        distances.add_((norms / b).square_()).add_((vector_norm(classes, dim=2)[:, None] / a).square_())
+        distances.clamp_(min=0).sqrt_().mul_(a).mul_(b).masked_fill_(~seen[:, None], torch.inf)
+
+        nearest = distances.topk(min(NEAREST, distances.shape[2]), largest=False).indices  # (M, B, N)
+        near_scales = torch.maximum(a, b.expand_as(distances).gather(2, nearest))
+        near_rows = rows.gather(1, nearest.flatten(1)).view_as(nearest)
+        # One by one, since all at once would be a larger tensor than the prototypes.
+        offsets = [
+            embedding(row, table).sub_(embeddings).div_(scale[..., None])
+            for row, scale in zip(near_rows.unbind(2), near_scales.unbind(2), strict=True)
+        ]
+        exact = torch.stack([vector_norm(offset, dim=2) for offset in offsets], dim=2).mul_(near_scales)
+        lowest = torch.finfo(distances.dtype).min
+        logits = distances.scatter_(2, nearest, exact).clamp_(MIN_DISTANCE, -lowest).neg_()
+        logits.masked_fill_(~seen[:, None], lowest)
+        ctx.save_for_backward(moved, classes, b, nearest, near_scales, logits, *offsets)
         return logits
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        embeddings, prototypes, nearest, offsets, logits = ctx.saved_tensors
+        moved, classes, b, nearest, near_scales, logits, *offsets = ctx.saved_tensors
         weights = (gradient / logits).masked_fill_(logits >= -MIN_DISTANCE, 0)  # (M, B, K)
-        near = weights.gather(2, nearest)
+        near = weights.gather(2, nearest).mul_(near_scales)
         weights.scatter_(2, nearest, 0)
-        gradient = embeddings * weights.sum(2, keepdim=True) - torch.bmm(weights, prototypes)
-        return gradient.add_(offsets * near), None, None
+        result = moved * weights.sum(2, keepdim=True) - torch.bmm(weights.mul_(b), classes)
+        for offset, weight in zip(offsets, near.unbind(2), strict=True):
+            result.addcmul_(offset, weight[..., None], value=-1)
+        return result, None, None
+
+
+def _rows_and_center(prototypes: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    For each class its row (M, K) among the M * K prototypes. The row of an unseen class may hold anything, so it gets
+    that of a seen class. And the center (M, 1, D): of nine seen prototypes, evenly spaced, the one whose fourth nearest
+    is the nearest, itself included. (Those in a smaller cluster have exact distances.)
+    """
+    modalities, classes = seen.shape
+    numbers = torch.arange(max(modalities, classes), device=seen.device)
+    first = numbers[:modalities, None] * classes
+    size = min(CANDIDATES, classes)
+    ranks = numbers[:size] * seen.sum(1, keepdim=True) // size  # (M, 9)
+    candidates = torch.searchsorted(seen.cumsum(1), ranks + 1).clamp_(max=classes - 1)
+    rows = torch.where(seen, numbers[:classes], candidates[:, :1]).add_(first)
+    vectors = embedding(candidates.add_(first), prototypes.flatten(0, 1))  # (M, 9, D)
+    distances = torch.cdist(vectors, vectors, p=1)  # without squares, which could overflow
+    reach = distances.topk(min(NEAREST, size), largest=False).values[..., -1]
+    return rows, vectors[numbers[:modalities], reach.argmin(1), None]
+
+
+def _scales(vectors: torch.Tensor) -> torch.Tensor:
+    """A scale (M, N, 1) of each vector (M, N, D), at least 1, by which no square of its parts overflows."""
+    return torch.maximum(vectors.amax(2, keepdim=True), -vectors.amin(2, keepdim=True)).mul_(2.0**-54).clamp_(min=1)

@@ -86,6 +86,8 @@ class MultimodalModel(PreTrainedModel):
 
     def __init__(self, config: MultimodalConfig, backbones: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
+        #: The weights that `from_pretrained` did not find, by name. It is empty once the model is trained.
+        self.missing_weights: list[str] = []
         if not config.modalities:
             raise ValueError(
                 "Expected a config with at least one backbone, got none; use `MultimodalModel.from_backbones`."
@@ -167,12 +169,16 @@ class MultimodalModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """Like `PreTrainedModel.from_pretrained`. In an encoder with LoRA, only the LoRA layers are trainable."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        """
+        Like `PreTrainedModel.from_pretrained`. In an encoder with LoRA, only the LoRA layers are trainable. Weights
+        that the files lack are new, and `missing_weights` names them until the model is trained.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model.missing_weights = sorted(info["missing_keys"])
         for name in model.config.lora:
             train_lora_only(model.backbones[name])
-        return loaded
+        return (model, info) if wants_info else model
 
     def forward(self, labels: torch.Tensor | None = None, **modalities: dict[str, torch.Tensor]) -> MultimodalOutput:
         """
@@ -231,6 +237,8 @@ class MultimodalModel(PreTrainedModel):
     def train(self, mode: bool = True) -> "MultimodalModel":
         """Set the training mode. A frozen encoder stays in evaluation mode, with fixed statistics and no dropout."""
         super().train(mode)
+        if mode:
+            self.missing_weights = []
         for backbone in self.backbones.values():
             if not any(parameter.requires_grad for parameter in backbone.parameters()):
                 backbone.eval()

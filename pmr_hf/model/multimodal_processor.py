@@ -19,6 +19,7 @@ from .kind_registry import KINDS, Features, Kind, kind_for_encoder, kind_of
 from .kinds import ModalityProcessor
 from .media_values import is_missing, is_series
 from .missing_modalities import spread_rows
+from .processor_statistics import check_statistics
 
 
 class MultimodalProcessor(PushToHubMixin):
@@ -41,7 +42,8 @@ class MultimodalProcessor(PushToHubMixin):
     Raises:
         TypeError: for a processor of another kind.
         ValueError: for a modality name that is not an identifier or is already taken, for `num_frames` below 1 or of a
-            modality without pictures, and for a tokenizer without a pad token.
+            modality without pictures, for a tokenizer without a pad token, and for a mean or deviation that is not
+            finite, or a deviation that is not positive.
     """
 
     config_name = "processor_config.json"
@@ -55,6 +57,7 @@ class MultimodalProcessor(PushToHubMixin):
         for name, processor in processors.items():
             check_modality_name(name)
             kind_of(name, processor).prepare()
+            check_statistics(name, processor)
         self.processors = dict(processors)
         self.num_frames = dict(num_frames or {})
         pictures = [name for name in processors if self.kind(name).takes_frames]

@@ -12,10 +12,12 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .configuration import check_modality_name
 from .distance import MIN_DISTANCE, prototype_logits
+from .exact_sums import add_rows, from_file, to_file, value_of, zero_sum
 from .missing_modalities import Masks, stack_masks
 
 
-# For each modality, the sums (K, D_m) of the embeddings of each class, and the numbers (K,) of samples in these sums
+# For each modality, the sums (K, D_m) of the embeddings of each class, and the numbers (K,) of samples in these sums,
+# as `exact_sums.py` keeps them
 Sums = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 # Modalities of one width are stacked and computed together, which takes half the time. Stacking copies the prototypes,
@@ -138,12 +140,9 @@ class Prototypes(nn.Module):
         return (seen | ~seen.any(1, keepdim=True)).all(0)
 
     def zero_sums(self) -> Sums:
-        """Sums (K, D_m) and counts (K,) of zero in fp32, by modality, to which batches can be added."""
+        """Sums (K, D_m) and counts (K,) of zero in fp64, by modality, to which batches can be added."""
         return {
-            name: (
-                torch.zeros_like(self.mean(name), dtype=torch.float32),
-                torch.zeros_like(self.count(name), dtype=torch.float32),
-            )
+            name: tuple(zero_sum(like.shape, like.device) for like in (self.mean(name), self.count(name)))
             for name in self.widths
         }
 
@@ -167,7 +166,8 @@ class Prototypes(nn.Module):
             sums (`Sums`, *optional*): earlier sums, to which this batch is added in place.
 
         Returns:
-            `Sums`: the sums (K, D_m) and counts (K,) in fp32, by modality.
+            `Sums`: the sums (K, D_m) and counts (K,) in fp64, by modality. On a device without fp64, such as Apple's
+            MPS, they are pairs of fp32 tensors (2, K, D_m) and (2, K), which are about as exact.
 
         Raises:
             ValueError: for embeddings, labels or masks of other shapes.
@@ -183,11 +183,11 @@ class Prototypes(nn.Module):
             )
         sums = self.zero_sums() if sums is None else sums
         for name, (total, count) in sums.items():
-            values, ones = embeddings[name].float(), torch.ones_like(labels, dtype=torch.float32)
+            values, ones = embeddings[name], torch.ones_like(labels)
             if present is not None:
-                values, ones = torch.where(present[name][:, None], values, 0), present[name].float()
-            total.index_add_(0, labels, values)
-            count.index_add_(0, labels, ones)
+                values, ones = torch.where(present[name][:, None], values, 0), present[name]
+            add_rows(total, labels, values)
+            add_rows(count, labels, ones)
         return sums
 
     @torch.no_grad()
@@ -204,6 +204,7 @@ class Prototypes(nn.Module):
         """
         for name, (total, count) in sums.items():
             mean, seen = self.mean(name), self.seen(name)
+            total, count = value_of(total), value_of(count)
             new = total / count.clamp(min=1)[:, None]
             new = torch.where(seen[:, None], momentum * mean + (1 - momentum) * new, new)
             mean.copy_(torch.where(count[:, None] > 0, new, mean))
@@ -235,16 +236,28 @@ class Prototypes(nn.Module):
 
 
 def save_sums(sums: Sums, file: str | os.PathLike) -> None:
-    """Save class sums and counts to a safetensors file."""
-    totals = {f"{name}_sum": total for name, (total, _) in sums.items()}
-    save_file(totals | {f"{name}_count": count for name, (_, count) in sums.items()}, file)
+    """Save class sums and counts to a safetensors file, in fp64 on every device."""
+    totals = {f"{name}_sum": to_file(total) for name, (total, _) in sums.items()}
+    save_file(totals | {f"{name}_count": to_file(count) for name, (_, count) in sums.items()}, file)
 
 
-def load_sums(file: str | os.PathLike) -> Sums:
-    """Load what [`save_sums`] has saved, on the CPU."""
+def load_sums(sums: Sums, file: str | os.PathLike) -> None:
+    """
+    Set sums to what [`save_sums`] has saved, or an earlier version in fp32. Raises `ValueError` if the file holds the
+    sums of other modalities, classes or widths.
+    """
     parts = load_file(file)
-    names = [key.removesuffix("_sum") for key in parts if key.endswith("_sum")]
-    return {name: (parts[f"{name}_sum"], parts[f"{name}_count"]) for name in names}
+    found = {key: tuple(value.shape) for key, value in parts.items()}
+    expected = {}
+    for name, (total, count) in sums.items():
+        expected |= {f"{name}_sum": tuple(value_of(total).shape), f"{name}_count": tuple(value_of(count).shape)}
+    if found != expected:
+        raise ValueError(
+            f"Expected class sums of shapes {expected} in {file}, got {found}; resume from a checkpoint of this model."
+        )
+    for name, (total, count) in sums.items():
+        from_file(total, parts[f"{name}_sum"])
+        from_file(count, parts[f"{name}_count"])
 
 
 def attach_prototypes(model: nn.Module, widths: dict[str, int], num_labels: int) -> Prototypes:
@@ -282,7 +295,7 @@ def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
 
     Raises:
         ValueError: if the model has no prototypes, or if the file does not hold exactly the prototypes of its
-            modalities.
+            modalities, or holds some that are not finite.
     """
     if os.path.isdir(name_or_path):
         file = os.path.join(name_or_path, SAFE_WEIGHTS_NAME)
@@ -299,4 +312,10 @@ def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
                 f"Expected the weights in {file} to hold {sorted(expected)}, got {sorted(saved)}; was this model "
                 "trained with PMRTrainer, on modalities of these names?"
             )
-        prototypes.load_state_dict({key.removeprefix("prototypes."): weights.get_tensor(key) for key in saved})
+        state = {key.removeprefix("prototypes."): weights.get_tensor(key) for key in saved}
+    wrong = sorted(key for key, value in state.items() if not value.isfinite().all())
+    if wrong:
+        raise ValueError(
+            f"Expected finite prototypes in {file}, got NaN or infinity in {wrong}; train the model again."
+        )
+    prototypes.load_state_dict(state)

@@ -24,14 +24,15 @@ def check_finite_terms(totals: dict[str, tuple[float, float]], step: int) -> Non
 
 
 def check_finite_weights(model: nn.Module, accelerator: Accelerator, step: int) -> None:
-    """Raise `FloatingPointError` if a parameter is not finite or a buffer is NaN, in any process."""
+    """Raise `FloatingPointError` if a parameter or prototype is not finite, or a buffer is NaN, in any process."""
     finite, sharded = {}, False
     for name, parameter in model.named_parameters():
         sharded |= isinstance(parameter, DTensor)
         values = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         finite[name] = values.isfinite().all()
-    # A buffer may be a mask of -inf.
-    finite |= {name: ~buffer.isnan().any() for name, buffer in model.named_buffers()}
+    for name, buffer in model.named_buffers():
+        # A buffer of an encoder may be a mask of -inf.
+        finite[name] = buffer.isfinite().all() if "prototypes." in name else ~buffer.isnan().any()
     flags = torch.stack(list(finite.values())).float()
     if sharded:
         flags = accelerator.reduce(flags, "mean")

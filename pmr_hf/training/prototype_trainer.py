@@ -418,9 +418,7 @@ class PrototypeTrainer(MultimodalTrainer):
         if self.args.prototype_source == "online" and checkpoint is not None and os.path.isfile(file):
             self._online_sums = self.prototypes.zero_sums()
             if self.args.process_index == 0:
-                for name, parts in load_sums(file).items():
-                    for own, saved in zip(self._online_sums[name], parts, strict=True):
-                        own.copy_(saved)
+                load_sums(self._online_sums, file)
 
     def create_model_card(
         self,

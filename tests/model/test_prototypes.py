@@ -174,7 +174,7 @@ def test_class_sums_over_any_split_add_up_to_those_of_the_whole(case, random):
         assert sum(each[name][1] for each in parts).tolist() == count.tolist()
         slack = 16 * EPS * batch[0][name].float().abs().max().item()
         torch.testing.assert_close(sum(each[name][0] for each in parts), total, atol=slack, rtol=0)
-        assert total.dtype == torch.float32 and total.isfinite().all()
+        assert total.dtype == torch.float64 and total.isfinite().all()
 
 
 @given(batches())
@@ -203,9 +203,9 @@ def test_prototypes_stay_between_the_old_and_the_new_mean(cases, momentum):
         old = {name: (prototypes.mean(name).clone(), prototypes.seen(name).clone()) for name in WIDTHS}
         prototypes.momentum_update(sums, momentum)
         for name, (total, count) in sums.items():
-            mean, (before, seen), now = total / count.clamp(min=1)[:, None], old[name], count > 0
+            mean, (before, seen), now = (total / count.clamp(min=1)[:, None]).float(), old[name], count > 0
             after = prototypes.mean(name)
-            assert torch.equal(prototypes.seen(name), seen | now) and torch.equal(prototypes.count(name), count)
+            assert torch.equal(prototypes.seen(name), seen | now) and torch.equal(prototypes.count(name), count.float())
             assert torch.equal(after[~now], before[~now]) and torch.equal(after[now & ~seen], mean[now & ~seen])
             slack = 4 * EPS * torch.maximum(before.abs(), mean.abs())
             low, high = torch.minimum(before, mean) - slack, torch.maximum(before, mean) + slack

@@ -42,6 +42,7 @@ TRAVELS = {
     "numeric_processor.py",
     "pooling.py",
     "prototypes.py",
+    "shortened.py",
     "spectrogram_processor.py",
 }
 

@@ -51,12 +51,19 @@ class Text(Kind):
     offset_positions = (
         "camembert",
         "data2vec-text",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
         "longformer",
+        "luke",
+        "markuplm",
         "mpnet",
         "roberta",
         "roberta-prelayernorm",
         "xlm-roberta",
         "xlm-roberta-xl",
+        "xmod",
     )
 
     def prepare(self) -> None:

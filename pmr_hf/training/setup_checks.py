@@ -14,6 +14,7 @@ from ..model.kinds import ModalityProcessor
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes
+from ..model.shortened import shortened
 
 
 # The processors that belong to one encoder: of one modality, or of one model of transformers such as CLIP
@@ -192,8 +193,12 @@ def check_rows(collator: Any, splits: dict[str, Any]) -> None:
             class_names[name] = collator.check_dataset(dataset)
     known = [names for names in class_names.values() if names is not None]
     if any(names != known[0] for names in known):
+        found = ", ".join(f"{shortened(names)} in {name}" for name, names in class_names.items() if names is not None)
+        sets = [set(names) for names in known]
+        differing = sorted(set.union(*sets) - set.intersection(*sets))
+        order = f"differing in {shortened(differing)}" if differing else "in different orders"
         raise ValueError(
-            f"Expected the same class names in each dataset, got {class_names}; encode the labels before splitting."
+            f"Expected the same class names in each dataset, got {found}, {order}; encode the labels before splitting."
         )
 
 

@@ -48,6 +48,7 @@ TRAVELS = {
     "processor_statistics.py",
     "prototypes.py",
     "sound.py",
+    "shortened.py",
     "spectrogram_processor.py",
     "video.py",
 }

@@ -378,9 +378,9 @@ def test_a_lock_can_be_held_twice_and_is_released_after_an_error(tmp_path):
     "text", ["No space left on device", "Disk quota exceeded", "File too large", "basic_ios::clear: iostream error"]
 )
 def test_every_word_for_a_full_disk(tmp_path, text):
-    with pytest.raises(RuntimeError, match=r"the disk is full; free some space, then resume"):
-        with failures_explained(tmp_path):
-            raise OSError(text)
+    message = r"the disk is full; free some space, then resume"
+    with pytest.raises(RuntimeError, match=message), failures_explained(tmp_path):
+        raise OSError(text)
 
 
 @pytest.mark.parametrize("name", ["scheduler.pt", "rng_state.pth", "trainer_state.json", "checksums.json"])
@@ -510,7 +510,7 @@ def test_the_options_of_an_older_version_are_compared_as_far_as_they_go(job):
     options.write_text(json.dumps({name: found[name] for name in ("model", "top_k")}))
     module.check_options(args)
     options.write_text(json.dumps({"top_k": "5"}))
-    with pytest.raises(ValueError, match="begun with {'top_k': '5'}"):
+    with pytest.raises(ValueError, match=r"begun with \{'top_k': '5'\}"):
         module.check_options(args)
 
 

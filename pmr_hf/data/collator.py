@@ -9,6 +9,7 @@ from transformers.utils import logging
 from ..model.kind_registry import Features
 from ..model.media_values import UnreadableError
 from ..model.multimodal_processor import MultimodalProcessor
+from ..model.shortened import shortened
 from .columns import ROW, as_list, decodes, undecoded
 from .feature_cache import CACHED, cache_features, cached_features, feature_fingerprint
 from .labels import integer_labels
@@ -129,8 +130,8 @@ class MultimodalCollator:
         missing = [column for column in needed if column not in found]
         if missing:
             raise ValueError(
-                f"Expected the dataset columns {needed}, but {missing} are not among {list(found)}; correct the "
-                "collator's `columns` and `label`, or rename the dataset's columns."
+                f"Expected the dataset columns {shortened(needed)}, but {shortened(missing)} are not among "
+                f"{shortened(found)}; correct the collator's `columns` and `label`, or rename the dataset's columns."
             )
 
     def check_dataset(self, dataset: Any) -> list[str] | None:

@@ -80,7 +80,9 @@ def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
                 f"{splits[name][ROW][rows[0]]}; drop these rows."
             )
     if not isinstance(feature, (ClassLabel, Value)):
-        raise ValueError(f"Expected one label per row in column {label!r}, got {feature}; name a column of classes.")
+        raise ValueError(
+            f"Expected one label per row in column {label!r}, got {feature!s:.80}; name a column of classes."
+        )
     if isinstance(feature, ClassLabel):
         classes = feature.names
     else:

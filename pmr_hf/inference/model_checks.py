@@ -20,8 +20,8 @@ def check_weights(model: MultimodalModel) -> None:
         wrong += [name] * bool(bad.any())
     if wrong:
         raise ValueError(
-            f"Expected finite weights and prototypes in {source}, got NaN or infinity in {some(wrong)}; load an earlier "
-            "checkpoint, or train the model again."
+            f"Expected finite weights and prototypes in {source}, got NaN or infinity in {some(wrong)}; load an "
+            "earlier checkpoint, or train the model again."
         )
 
 

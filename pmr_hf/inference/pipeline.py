@@ -67,6 +67,7 @@ class MultimodalPipeline:
                 f"Expected a processor for each of the model's modalities {names}, got processors for {processors}; "
                 "give both the same names."
             )
+        processor.match_encoders(model.config.backbones)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size!r}; correct it.")
         if missing not in ("fused", "prototypes"):

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ..model.modeling import MultimodalModel
+from ..training.compiled_models import is_compiled
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
 
@@ -100,7 +101,8 @@ def require_hooks(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalMode
             f"Expected a MultimodalModel for {name}, got a {type(model).__name__}, whose gradients it cannot scale; "
             "PMRTrainer trains any model."
         )
-    if trainer.args.torch_compile or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    compiled = trainer.args.torch_compile or is_compiled(model)
+    if compiled or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError(
             f"Expected a model in one piece for {name}, since it scales gradients by hooks, got torch_compile, FSDP or "
             "DeepSpeed; leave these out (DDP works), or use PMRTrainer, which trains with all of them."

@@ -27,8 +27,8 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
         pmr_weights (`str`, *optional*, defaults to `"clip"`): `"clip"` for the weights of Eq. 11, or `"hard"` for a
             weight of 1 wherever the weight of Eq. 11 is positive, as in the authors' public code.
         pmr_epochs (`float`, *optional*, defaults to `None`): PMR is applied while epoch < `pmr_epochs`; at least 0.
-            After that, training minimizes only the fused loss, and still logs the weights. By default PMR is applied
-            until the end, as in the paper. The authors' code calls this argument `modulation_ends`.
+            After that, training minimizes only the fused loss. By default PMR is applied until the end, as in the
+            paper. The authors' code calls this argument `modulation_ends`.
 
     Raises:
         ValueError: if a value is outside its range.
@@ -64,10 +64,16 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
         return {
             "α, weight of the prototypical cross entropy": self.pmr_alpha,
             "μ, weight of the entropy regularisation": self.pmr_mu,
-            "E_r, epochs of entropy regularisation": f"{self.pmr_entropy_epochs:g}",
+            "E_r, epochs of entropy regularisation": f"{self.pmr_entropy_epochs if self.pmr_mu else 0:g}",
             "weights of the terms": self.pmr_weights,
-            "epochs with PMR": "all" if self.pmr_epochs is None else f"{self.pmr_epochs:g}",
+            "epochs with PMR": self._epochs_with_pmr,
         } | super().hyper_parameters
+
+    @property
+    def _epochs_with_pmr(self) -> str:
+        if self.pmr_epochs == 0 or (self.pmr_alpha == 0 and (self.pmr_mu == 0 or self.pmr_entropy_epochs == 0)):
+            return "none, so training was joint"
+        return "all" if self.pmr_epochs is None else f"{self.pmr_epochs:g}"
 
 
 class PMRTrainer(PrototypeTrainer):
@@ -76,7 +82,8 @@ class PMRTrainer(PrototypeTrainer):
 
     In training, it adds alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m to the loss of `Trainer` (Eqs. 10-13).
     [`~pmr_hf.equations.rebalance_weights`] computes the weights a^m and e^m. [`PrototypeTrainer`] describes the refresh
-    of the prototypes and the logs.
+    of the prototypes and the logs. The logged weights are those that were applied: `m_pce_weight` is 0 with
+    `pmr_alpha=0`, `m_per_weight` is 0 with `pmr_mu=0` and from E_r on, and both are 0 from `pmr_epochs` on.
 
     ```bibtex
     @inproceedings{fan2023pmr,
@@ -100,22 +107,36 @@ class PMRTrainer(PrototypeTrainer):
     description = "Trained with [PMR](https://arxiv.org/abs/2211.07089), which keeps the slow modality learning"
 
     def rebalance_weights(self, scores: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weights a^m and e^m (M,) of Eq. 11. With `pmr_weights="hard"`, positive weights become 1."""
+        """
+        The weights a^m and e^m (M,) of Eq. 11, or zeros for a term that is switched off. With `pmr_weights="hard"`,
+        positive weights become 1.
+        """
         pce_weights, per_weights = super().rebalance_weights(scores, present)
         if self.args.pmr_weights == "hard":
-            return pce_weights.gt(0).float(), per_weights.gt(0).float()
-        return pce_weights, per_weights
+            pce_weights, per_weights = pce_weights.gt(0).float(), per_weights.gt(0).float()
+        alpha, mu = self.strengths
+        return (
+            pce_weights if alpha > 0 else torch.zeros_like(pce_weights),
+            per_weights if mu > 0 else torch.zeros_like(per_weights),
+        )
+
+    @property
+    def strengths(self) -> tuple[float, float]:
+        """alpha and mu of the current step. They are 0 while their term is switched off."""
+        args, epoch = self.args, self.state.epoch or 0
+        if args.pmr_epochs is not None and epoch >= args.pmr_epochs:
+            return 0.0, 0.0
+        return args.pmr_alpha, args.pmr_mu if epoch < args.pmr_entropy_epochs else 0.0
 
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
         """The loss plus alpha * sum_m a^m PCE^m - mu * sum_m e^m H^m (Eqs. 10-13) until `pmr_epochs`, then the loss."""
-        epoch = self.state.epoch or 0
-        if self.args.pmr_epochs is not None and epoch >= self.args.pmr_epochs:
+        alpha, mu = self.strengths
+        if alpha == mu == 0:
             return loss
         # The terms are means over the samples that count, of all processes. DDP averages gradients over the processes.
         shares = self.accelerator.num_processes / terms.counts.clamp(min=1)
-        mu = self.args.pmr_mu if epoch < self.args.pmr_entropy_epochs else 0.0
         return loss + self.loss_scale * rebalancing_terms(
             terms.pce,
             terms.entropy,
@@ -123,6 +144,6 @@ class PMRTrainer(PrototypeTrainer):
             shares,
             terms.pce_weights,
             terms.per_weights,
-            self.args.pmr_alpha,
+            alpha,
             mu,
         )

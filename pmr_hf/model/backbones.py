@@ -49,9 +49,10 @@ def load_backbone(
     if not isinstance(backbone, (str, os.PathLike)):
         raise TypeError(
             f"Expected the backbone of {name!r} to be a Hub name, a local folder, a config or a PreTrainedModel, got "
-            f"{type(backbone).__name__}; wrap a timm model as TimmWrapperConfig(architecture=...), and set `lora` to "
-            "adapt an encoder with PEFT."
+            f"{type(backbone).__name__}; wrap a timm model as TimmWrapperConfig(architecture=...), set `lora` to "
+            "adapt an encoder with PEFT, compile the whole model, and give processors to MultimodalProcessor."
         )
+    require_folder(name, backbone)
     config = encoder_config(name, backbone)
     # Load in fp32 even if the file is in half precision: `bf16=True` and the optimizer expect fp32 weights.
     model, loading = AutoModel.from_pretrained(
@@ -72,6 +73,22 @@ def load_backbone(
     return _encoder(name, model), model.config
 
 
+def require_folder(name: str, backbone: str | os.PathLike) -> None:
+    """
+    Raise `FileNotFoundError` if the encoder of the modality `name` is given by a path without a folder. A path is a
+    `PathLike`, or starts with `/`, `.` or `~`, has more than one `/`, or has a backslash. Anything else may be a Hub
+    name.
+    """
+    text = os.fspath(backbone)
+    is_path = isinstance(backbone, os.PathLike) or text.startswith((".", "/", "~")) or "\\" in text
+    if (is_path or text.count("/") > 1) and not os.path.isdir(backbone):
+        found = "a file" if os.path.isfile(backbone) else "no folder"
+        raise FileNotFoundError(
+            f"Expected the folder of an encoder for {name!r} at {text}, found {found} there (from {os.getcwd()}); "
+            "correct the path, or give a Hub name."
+        )
+
+
 def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
     """
     Load the config of an encoder from its Hub name or local folder. Raises `ValueError` if the encoder needs custom
@@ -79,6 +96,10 @@ def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
     """
     try:
         config = AutoConfig.from_pretrained(backbone, trust_remote_code=False)  # by default it would ask on stdin
+    except OSError as error:
+        raise OSError(
+            f"Expected {backbone} to be the Hub name or the folder of an encoder for {name!r}, but {error} Correct it."
+        ) from error
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
@@ -138,6 +159,11 @@ def new_backbone(config: PreTrainedConfig, initialization: str = "default") -> P
 
 
 def _encoder(name: str, model: PreTrainedModel) -> PreTrainedModel:
+    if model._hf_peft_config_loaded:
+        raise ValueError(
+            f"Expected the encoder of {name!r} without adapters of PEFT, got a {type(model).__name__} after "
+            "`add_adapter`, which its config cannot build again; give `lora` to `MultimodalModel.from_backbones`."
+        )
     config, known = model.config, model_classes(model.config)
     if config.is_encoder_decoder:
         whole = isinstance(model.base_model, known)

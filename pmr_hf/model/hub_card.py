@@ -57,7 +57,8 @@ def what_it_does(config: PreTrainedConfig, modalities: list[str], num_labels: in
     else:
         encoders = f"{', '.join(modalities)}, with a `{config.model_type}` model"
     count = f"{len(modalities)} {'modality' if len(modalities) == 1 else 'modalities'}"
-    classes = ", ".join(map(str, config.id2label.values())) if config.num_labels == num_labels else ""
+    names = list(map(str, config.id2label.values())) if config.num_labels == num_labels else []
+    classes = ", ".join(names[:50]) + (", ..." if len(names) > 50 else "")
     into = f"{num_labels} classes{f': {classes}' if classes else ''}"
     return f"It classifies samples of {count}, {encoders}, into {into}."
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 
 Features = dict[str, torch.Tensor]  # an encoder's inputs for one sample, without a batch dimension
@@ -130,8 +130,20 @@ def kind_of(name: str, processor: Any, num_frames: int | None = None) -> Kind:
             return kinds[cls](name, processor, num_frames)
     raise TypeError(
         f"Expected the processor of {name!r} to be an image processor, a feature extractor or a tokenizer, got "
-        f"{type(processor).__name__}; pass that part of it, for instance AutoImageProcessor.from_pretrained(...)."
+        f"{_what_instead(processor)}."
     )
+
+
+def _what_instead(found: Any) -> str:
+    """Name an object that is no processor, and say what to give in its place."""
+    name = type(found).__name__
+    if isinstance(found, (str, os.PathLike)):
+        return f"{str(found)!r}; call `MultimodalProcessor.from_backbones`, which loads processors by name"
+    if isinstance(found, PreTrainedConfig) and found.model_type == "pmr_numeric":
+        return f"{name}, which is for the model; pass NumericProcessor(mean, std) or NumericProcessor.fit(rows)"
+    if isinstance(found, (PreTrainedConfig, PreTrainedModel)):
+        return f"{name}, which is for the model; pass the processor that belongs to it"
+    return f"{name}; pass that part of it, for instance AutoImageProcessor.from_pretrained(...)"
 
 
 def kind_for_encoder(name: str, encoder_input: str) -> type[Kind]:

@@ -24,6 +24,7 @@ from transformers import (
     SequenceFeatureExtractor,
     TimmWrapperImageProcessor,
 )
+from transformers.utils import logging
 
 from .kind_registry import Features, Kind, register_kind, split_rows
 from .media import UnreadableError, read_audio, read_frames, read_image
@@ -31,6 +32,8 @@ from .media_values import as_array, describe, is_null, is_numbers
 from .numeric_processor import NumericProcessor
 from .spectrogram_processor import SpectrogramFeatureExtractor
 
+
+logger = logging.get_logger(__name__)
 
 ModalityProcessor = BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTokenizerBase | NumericProcessor
 
@@ -49,12 +52,19 @@ class Text(Kind):
     offset_positions = (
         "camembert",
         "data2vec-text",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
         "longformer",
+        "luke",
+        "markuplm",
         "mpnet",
         "roberta",
         "roberta-prelayernorm",
         "xlm-roberta",
         "xlm-roberta-xl",
+        "xmod",
     )
 
     def prepare(self) -> None:
@@ -66,12 +76,19 @@ class Text(Kind):
         self.processor.padding_side = "right"  # an encoder's positions count from the first token
 
     def match_encoder(self, config: PreTrainedConfig) -> None:
-        """Set how many tokens an encoder with learned positions can read, if the tokenizer has no limit yet."""
-        if self.processor.model_max_length < 10**9:
+        """Limit the tokenizer to the number of tokens that an encoder with learned positions can read."""
+        positions = getattr(config, "max_position_embeddings", None)
+        if not isinstance(positions, int) or positions <= 0:
             return
-        if "max_position_embeddings" in config and config.max_position_embeddings > 0:
-            offset = config.pad_token_id + 1 if config.model_type in self.offset_positions else 0
-            self.processor.model_max_length = config.max_position_embeddings - offset
+        if config.model_type in self.offset_positions:
+            positions -= config.pad_token_id + 1
+        limit = self.processor.model_max_length
+        if positions < limit < 10**9:  # a tokenizer without a limit has 10**30
+            logger.warning(
+                f"The tokenizer of {self.name!r} allows {limit} tokens, but its encoder has {positions} positions: "
+                f"texts are cut to {positions} tokens."
+            )
+        self.processor.model_max_length = min(limit, positions)
 
     def read(self, value: Any) -> str:
         """Read a text or a number. Raises `UnreadableError` for other values, or if it is not Unicode text."""
@@ -179,6 +196,42 @@ class Picture(Kind):
     def medium(self) -> str:
         return "picture" if self.num_frames is None else "video"
 
+    @property
+    def means(self) -> Sequence[float] | float | None:
+        """The mean of each channel, one mean for all channels, or `None`."""
+        return getattr(self.processor, "image_mean", None)
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of a picture, 1 or 3. A processor without a mean of each channel leaves it open: 3."""
+        return len(self.means) if isinstance(self.means, Sequence) else 3
+
+    def prepare(self) -> None:
+        if self.channels not in (1, 3) or (isinstance(self.means, Sequence) and len(self.means) != self.channels):
+            raise ValueError(
+                f"Expected the processor of {self.name!r} to make pictures of 1 channel (gray) or 3 (RGB), with a mean "
+                f"of each, got {self.channels} channels and the mean {self.means}; correct its settings."
+            )
+
+    def match_encoder(self, config: PreTrainedConfig) -> None:
+        """Make gray or RGB pictures as the encoder takes. Raises `ValueError` if the processor is set up otherwise."""
+        taken = self.channels_taken(config)
+        if taken is None or taken == self.channels:
+            return
+        if taken != 1 or isinstance(self.means, Sequence):
+            raise ValueError(
+                f"Expected pictures of {taken} channel(s), which the encoder of {self.name!r} takes, but its processor "
+                f"makes {self.channels}; give the processor {taken} mean(s) and standard deviation(s), or use an "
+                "encoder for 1 channel (gray) or 3 (RGB)."
+            )
+        mean, std = self.means, self.processor.image_std
+        self.processor.image_mean = (0.0 if mean is None else float(mean),)
+        self.processor.image_std = (1.0 if std is None else float(std),) if not isinstance(std, Sequence) else std[:1]
+
+    def channels_taken(self, config: PreTrainedConfig) -> int | None:
+        """The number of channels that an encoder takes, or `None` if its config does not say so."""
+        return getattr(config, "num_channels", None)
+
     def read(self, value: Any) -> PILImage | list[PILImage]:
         """
         Read a picture, or a list of pictures or frames. Raises `ValueError` for a video file if `num_frames` is not
@@ -193,9 +246,8 @@ class Picture(Kind):
                 f"of each: num_frames={{{self.name!r}: 4}}, or --num_frames {self.name}=4."
             )
         images = read_frames(value, self.num_frames) if several else [read_image(value)]
-        # A picture may have any mode. The encoder has as many channels as the processor has means.
-        gray = len(getattr(self.processor, "image_mean", None) or ()) == 1
-        images = [image.convert("L" if gray else "RGB") for image in images]
+        # A picture may have any mode, the encoder takes one.
+        images = [image.convert("L" if self.channels == 1 else "RGB") for image in images]
         return images if several else images[0]
 
     def extract(self, values: list[PILImage | list[PILImage]]) -> list[Features]:
@@ -231,6 +283,17 @@ class TimmPicture(Picture):
 
     word = "timm"
     processor_class = loader = TimmWrapperImageProcessor
+
+    @property
+    def means(self) -> Sequence[float]:
+        return self.processor.data_config["mean"]
+
+    @property
+    def channels(self) -> int:
+        return self.processor.data_config["input_size"][0]
+
+    def channels_taken(self, config: PreTrainedConfig) -> int | None:
+        return (getattr(config, "model_args", None) or {}).get("in_chans")
 
     def save(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)  # the processor's own `save_pretrained` writes nothing

@@ -244,8 +244,9 @@ class MultimodalModel(PreTrainedModel):
                 backbone.eval()
         return self
 
-    def freeze(self, modalities: list[str]) -> None:
+    def freeze(self, modalities: list[str] | str) -> None:
         """Freeze the encoders of these modalities. Raises `ValueError` for a modality that the model does not have."""
+        modalities = [modalities] if isinstance(modalities, str) else modalities
         unknown = [name for name in modalities if name not in self.backbones]
         if unknown:
             raise ValueError(

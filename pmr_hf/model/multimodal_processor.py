@@ -2,18 +2,18 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
-from transformers import AutoProcessor
+from transformers import AutoProcessor, PreTrainedConfig
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import PushToHubMixin
 
-from .backbones import encoder_config, model_classes
+from .backbones import encoder_config, model_classes, require_folder
 from .configuration import check_modality_name
 from .kind_registry import KINDS, Features, Kind, kind_for_encoder, kind_of
 from .kinds import ModalityProcessor
@@ -76,6 +76,17 @@ class MultimodalProcessor(PushToHubMixin):
         """The [`Kind`] of a modality, which reads, extracts and collates its values."""
         return kind_of(name, self.processors[name], self.num_frames.get(name))
 
+    def match_encoders(self, configs: Mapping[str, PreTrainedConfig]) -> None:
+        """
+        Adapt each processor to the config of its encoder, by modality: a tokenizer never returns more tokens than the
+        encoder can read. The trainer and the pipeline call this method.
+
+        Raises:
+            ValueError: for pictures with another number of channels than the encoder takes.
+        """
+        for name in self.processors:
+            self.kind(name).match_encoder(configs[name])
+
     @property
     def kinds(self) -> dict[str, str]:
         """The kind of each modality, as `processor_config.json` names it."""
@@ -94,7 +105,7 @@ class MultimodalProcessor(PushToHubMixin):
         Load the processors of pretrained encoders.
 
         The input of the encoder determines whether a tokenizer, a feature extractor or an image processor is loaded. A
-        tokenizer without a limit is limited to the number of tokens that its encoder can read. A video encoder gets the
+        tokenizer is limited to the number of tokens that its encoder can read. A video encoder gets the
         number of frames that it was built for.
 
         Args:
@@ -110,6 +121,7 @@ class MultimodalProcessor(PushToHubMixin):
             if not isinstance(backbone, (str, os.PathLike)):
                 processors[name] = backbone
                 continue
+            require_folder(name, backbone)
             if os.path.isdir(backbone) and not os.path.isfile(os.path.join(backbone, "config.json")):
                 # The folder holds a processor alone.
                 processors[name] = AutoProcessor.from_pretrained(backbone, trust_remote_code=False)

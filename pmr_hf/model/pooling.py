@@ -35,18 +35,32 @@ def encode(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor], pool
         if backbone.training and tokens <= config.mask_time_length:  # SpecAugment raises for clips this short
             mask_time = torch.zeros(len(inputs["input_values"]), tokens, dtype=torch.bool)
             inputs["mask_time_indices"] = mask_time.to(inputs["input_values"].device)
-    output = backbone(**inputs)
+    output = run_encoder(name, backbone, inputs)
     hidden = output.get("last_hidden_state")
     if mask is not None and hidden is not None and hidden.dim() == 3 and pooling != "cls":
         mask = token_mask(mask, hidden.shape[1], config)
     return pool(name, output, pooling, mask)
 
 
+def run_encoder(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor]) -> ModelOutput:
+    """Run an encoder. Raises `ValueError` with the modality if its batch norm gets a single sample in training."""
+    try:
+        return backbone(**inputs)
+    except ValueError as error:
+        if "Expected more than 1 value per channel when training" not in str(error):
+            raise
+        raise ValueError(
+            f"Expected at least 2 samples with {name!r} in a batch to train on, since the encoder has batch norm, got "
+            f"1; use a larger batch with `dataloader_drop_last=True`, freeze the encoder with `freeze=[{name!r}]`, or "
+            "use an encoder without batch norm."
+        ) from error
+
+
 def _encode_frames(
     name: str, backbone: nn.Module, pixels: torch.Tensor, mask: torch.Tensor, pooling: str
 ) -> torch.Tensor:
     """The mean embedding (B, D) of the frames of `pixels` (B, T, C, H, W) that `mask` (B, T) keeps."""
-    frames = pool(name, backbone(pixel_values=pixels[mask]), pooling)  # (all frames, D)
+    frames = pool(name, run_encoder(name, backbone, {"pixel_values": pixels[mask]}), pooling)  # (all frames, D)
     rows = mask.nonzero()[:, 0]
     sums = frames.new_zeros(len(mask), frames.shape[1]).index_add(0, rows, frames)
     return sums / mask.sum(1, keepdim=True).clamp(min=1)

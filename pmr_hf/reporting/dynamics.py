@@ -101,13 +101,23 @@ def plot_gradient_scales(axes: Axes, steps: list[Entry], colors: dict[str, Any])
 
 
 def plot_weights(axes: Axes, steps: list[Entry], colors: dict[str, Any], applied: bool) -> None:
-    """Plot the weights of the PMR terms of each modality (Eq. 11)."""
+    """
+    Plot the weights of the PMR terms of each modality (Eq. 11). Of two modalities, the weight that accelerates one may
+    also hold the other back in all steps. It is then plotted once.
+    """
+    one_line = len(colors) == 2 and all(holds_the_other_back(entry, *colors) for entry in steps)
     for name, color in colors.items():
         plot_line(axes, steps, f"{name}_pce_weight", f"{name}, accelerated", color=color)
-        if len(colors) > 2:  # with two, the weight that accelerates one also holds the other back
+        if not one_line:
             plot_line(axes, steps, f"{name}_per_weight", f"{name}, held back", color=color, ls=":")
     title = "Weights of the PMR terms (Eq. 11)"
     axes.set(title=title if applied else f"{title}, not applied", ylim=(-0.02, 1.02))
+
+
+def holds_the_other_back(entry: Entry, first: str, second: str) -> bool:
+    """Whether the weight that accelerates each of two modalities is also the weight that holds the other one back."""
+    pairs = ((first, second), (second, first))
+    return all(entry.get(f"{one}_pce_weight") == entry.get(f"{other}_per_weight") for one, other in pairs)
 
 
 def plot_line(axes: Axes, entries: Iterable[Entry], key: str, label: str | None, **style) -> None:

@@ -55,7 +55,7 @@ class HubMetadata:
         license (`str`, *optional*): license of the model, by its identifier on the Hub.
         language (`str | list[str]`, *optional*): languages of the model, by their codes on the Hub.
         finetuned_from (`str | list[str]`, *optional*): Hub names of the base models. Defaults to the encoders'.
-        tags (`list[str]`, *optional*): tags to add to those that every card of pmr_hf has.
+        tags (`list[str] | str`, *optional*): tags to add to those that every card of pmr_hf has.
     """
 
     model_name: str
@@ -63,7 +63,7 @@ class HubMetadata:
     license: str | None = None
     language: str | list[str] | None = None
     finetuned_from: str | list[str] | None = None
-    tags: list[str] | None = None
+    tags: list[str] | str | None = None
 
 
 @dataclass
@@ -157,7 +157,7 @@ def card_data(run: TrainingRun, metadata: HubMetadata, results: Results) -> Mode
         license=metadata.license,
         language=metadata.language,
         base_model=metadata.finetuned_from or sorted(set(encoders)) or None,
-        tags=[*TAGS, *(metadata.tags or [])],
+        tags=[*TAGS, *([metadata.tags] if isinstance(metadata.tags, str) else metadata.tags or [])],
         metrics=["accuracy", "f1"] if "macro_f1" in results.values else ["accuracy"],
         eval_results=evaluations or None,
     )

@@ -24,6 +24,8 @@ LEAST = {
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
 }
+# The lists of words for which one word is a list of one. Without it, its letters are taken for words.
+LISTS = ("freeze", "label_names", "include_for_metrics")
 
 
 @dataclass
@@ -34,7 +36,7 @@ class MultimodalTrainingArguments(TrainingArguments):
 
     Args:
         freeze (`list[str]`, *optional*, defaults to `None`): modalities whose encoders are frozen. A frozen
-            encoder stays in evaluation mode.
+            encoder stays in evaluation mode. One name is a list of one.
         modality_learning_rates (`dict`, *optional*, defaults to `None`): the learning rate of an encoder, by modality.
             It replaces `learning_rate` for this encoder. On the command line, give a JSON object. The scheduler scales
             all learning rates in the same way.
@@ -81,6 +83,9 @@ class MultimodalTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        for name in LISTS:
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, [getattr(self, name)])
         for name in (each.name for each in fields(self)):
             value = getattr(self, name)
             clips_nothing = name == "max_grad_norm" and value == math.inf
@@ -109,6 +114,15 @@ class MultimodalTrainingArguments(TrainingArguments):
             raise ValueError(
                 "Expected `modality_learning_rates` to map modalities to positive numbers, such as "
                 f'{{"text": 1e-5}}, got {rates}; use `freeze` to keep an encoder unchanged.'
+            )
+        if not set(self.include_for_metrics) <= {"inputs", "loss"}:
+            raise ValueError(
+                f"Expected `include_for_metrics` of 'loss' or 'inputs', got {self.include_for_metrics}; correct it."
+            )
+        if self.label_names is not None and "labels" not in self.label_names:
+            raise ValueError(
+                f"Expected `label_names` with 'labels', the key of the labels in a batch, got {self.label_names}; let "
+                "the collator use that key, and leave it out."
             )
         if self.remove_unused_columns:
             raise ValueError(

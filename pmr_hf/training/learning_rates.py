@@ -11,9 +11,19 @@ def set_modality_learning_rates(
     """
     Move the parameters of each encoder in `rates` to new parameter groups, which differ only in the learning rate.
     `rates` maps modalities to learning rates.
+
+    Raises:
+        ValueError: if the optimizer holds no parameter of such an encoder, because the encoder is frozen or the
+            optimizer updates its parameters in another way.
     """
     for name, rate in rates.items():
         own = set(model.backbones[name].parameters())
+        if own.isdisjoint(parameter for group in optimizer.param_groups for parameter in group["params"]):
+            raise ValueError(
+                f"Expected the {type(optimizer).__name__} to hold parameters of the encoder of {name!r}, which is in "
+                "`modality_learning_rates`, found none; leave the rate out if the encoder is frozen, or choose another "
+                "`optim`."
+            )
         for group in list(optimizer.param_groups):
             chosen = [parameter for parameter in group["params"] if parameter in own]
             if chosen:

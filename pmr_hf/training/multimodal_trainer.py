@@ -24,6 +24,7 @@ from ..model.multimodal_processor import MultimodalProcessor
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import foreign_optimizer_state
 from .checksums import write_checksums
+from .compiled_models import compiled_in_place
 from .counted_samples import classes_of
 from .failures import check_writable, failures_explained
 from .finite_checks import check_finite_terms, check_finite_weights
@@ -35,12 +36,16 @@ from .resuming import begin_run, decided_by_main, loading_explained
 from .run_identity import RunRecord, arguments_that_matter, facts_of_config, fingerprint_of
 from .setup_checks import (
     check_collator,
+    check_full_batch,
     check_length_column,
     check_modality_learning_rates,
+    check_not_adapted,
     check_one_split,
+    check_options,
     check_processor,
     check_rows,
     require_multimodal,
+    require_scalar,
 )
 from .term_sums import TermSums
 from .whole_files import saved_whole, write_json, write_whole
@@ -64,7 +69,7 @@ class MultimodalTrainer(Trainer):
         model (`MultimodalModel | torch.nn.Module`): the model.
         args (`MultimodalTrainingArguments`): the arguments.
         kwargs: all other arguments of `Trainer`. `processing_class` is a [`MultimodalProcessor`] and `data_collator` a
-            [`MultimodalCollator`], or your own.
+            [`MultimodalCollator`], or your own. `processing_class` defaults to the processor of the collator.
 
     Raises:
         TypeError: for `args` of another class.
@@ -90,13 +95,17 @@ class MultimodalTrainer(Trainer):
             )
         if args.should_save and kwargs.get("train_dataset") is not None:
             check_writable(args.output_dir)
+        model = model if model is None else compiled_in_place(model)
+        collator = kwargs.get("data_collator")
+        if kwargs.get("processing_class") is None and isinstance(collator, MultimodalCollator):
+            kwargs["processing_class"] = collator.processor  # saved with the model, which is of no use without it
         super().__init__(model=model, args=args, **kwargs)
         if self.model_init is None:
             self.on_new_model(self.unwrapped_model)
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         # The terms are means over a micro-batch, so the loss must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
-        self._forward_takes_labels = "labels" in inspect.signature(self.unwrapped_model.forward).parameters
+        self._forward_takes_labels = takes_labels(self.unwrapped_model)
         self.term_sums = TermSums()
         self.add_callback(_BeginTraining(self))
         self.add_callback(_EndCheckpoint(self))
@@ -120,8 +129,9 @@ class MultimodalTrainer(Trainer):
         `model_init` creates a model. Override it to change the model or to add hooks to it.
 
         Raises:
-            ValueError: if `freeze` names a modality that the model does not have.
+            ValueError: if `freeze` names a modality that the model does not have, or for a model that PEFT has wrapped.
         """
+        check_not_adapted(model)
         keep_weight_names(model)
         if self.args.freeze:
             require_multimodal(model, "freeze").freeze(self.args.freeze)
@@ -132,12 +142,16 @@ class MultimodalTrainer(Trainer):
         when it is created, before it checks the rows of the datasets. Override it to check what a method needs.
         """
         model, data = self.unwrapped_model, self.train_dataset
-        check_modality_learning_rates(model, self.args.modality_learning_rates)
+        check_modality_learning_rates(model, self.args.modality_learning_rates, self.optimizer)
         check_processor(model, self.processing_class)
+        if isinstance(self.data_collator, MultimodalCollator):
+            check_processor(model, self.data_collator.processor)
+        check_options(model, self.args)
         if data is not None:
             check_collator(model, self.data_collator)
             check_length_column(self.args, data)
             check_one_split(data)
+            check_full_batch(self.args, data)
 
     def save_method_state(self, folder: str) -> None:
         """
@@ -161,7 +175,7 @@ class MultimodalTrainer(Trainer):
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Create a model with `model_init`, and prepare it with [`MultimodalTrainer.on_new_model`]."""
-        model = super().call_model_init(trial)
+        model = compiled_in_place(super().call_model_init(trial))
         self.on_new_model(model)
         return model
 
@@ -249,18 +263,19 @@ class MultimodalTrainer(Trainer):
 
     def _configure_inputs(self) -> None:
         """Pass the settings of the model to the collator and the tokenizers."""
-        model, processor = self.unwrapped_model, self.processing_class
+        model, processors = self.unwrapped_model, [self.processing_class]
         if isinstance(self.data_collator, MultimodalCollator):
             self.data_collator.num_labels = self.num_labels
             self.data_collator.segments = not isinstance(model, MultimodalModel)
-        if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):
-            for name in model.config.modalities:
-                processor.kind(name).match_encoder(model.config.backbones[name])
+            processors.append(self.data_collator.processor)
+        for processor in processors:
+            if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):
+                processor.match_encoders(model.config.backbones)
 
     # ---- The loss ----
 
     def run_model(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        """Run the model on a batch. The labels are passed to the model only if its `forward` names them."""
+        """Run the model on a batch. The labels are passed to the model only if its `forward` takes them."""
         if not self._forward_takes_labels:
             inputs = {key: value for key, value in inputs.items() if key != "labels"}
         return model(**inputs)
@@ -279,6 +294,7 @@ class MultimodalTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.args.n_gpu > 1:  # DataParallel gives one loss per GPU
             loss = loss.mean()
+        require_scalar(loss, self.unwrapped_model)
         if model.training:
             self.track(("ce_loss",), loss[None] / self.loss_scale, torch.ones_like(loss)[None])
         return (loss, outputs) if return_outputs else loss
@@ -434,6 +450,7 @@ class MultimodalTrainer(Trainer):
         """
         if eval_dataset is None or isinstance(eval_dataset, str):
             return super().get_eval_dataloader(eval_dataset)
+        check_rows(None, {"evaluation": eval_dataset})
         return self.get_test_dataloader(eval_dataset)  # the same dataloader, which is not cached
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
@@ -511,6 +528,12 @@ class _EndCheckpoint(TrainerCallback):
         checkpoint = self.trainer._checkpoint
         if args.should_save and checkpoint is not None and checkpoint.is_dir():
             write_checksums(checkpoint)
+
+
+def takes_labels(model: nn.Module) -> bool:
+    """Whether the `forward` of a model takes `labels`, by that name or in its `**kwargs`."""
+    parameters = inspect.signature(model.forward).parameters
+    return "labels" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def keep_weight_names(model: nn.Module) -> None:

@@ -94,11 +94,16 @@ def warn_of_unseen_classes(
     prototypes: Prototypes, class_names: dict[int, str], before: dict[str, list[int]], show: bool
 ) -> dict[str, list[int]]:
     """
-    Log a warning about classes without a prototype, unless they are the same as `before`. Only a process with `show`
-    logs it. `class_names` may name the classes. Returns these classes by modality.
+    Log a warning about classes without a prototype. It is repeated only if further classes have none, or if at most
+    half of the classes in the last warning, `before`, still have none. Only a process with `show` logs it.
+    `class_names` may name the classes. Returns the classes in the last warning by modality.
     """
     unseen = {name: (~prototypes.seen(name)).nonzero()[:, 0].tolist() for name in prototypes.widths}
-    if show and any(unseen.values()) and unseen != before:
+    number, last = sum(map(len, unseen.values())), sum(map(len, before.values()))
+    further = any(set(classes) - set(before.get(name, ())) for name, classes in unseen.items())
+    if number == 0 or not (further or 2 * number <= last):
+        return before
+    if show:
         lines = [
             f"{name!r} has none of {len(classes)}: {', '.join(class_names.get(k, str(k)) for k in classes[:5])}"
             + (", ..." if len(classes) > 5 else "")

@@ -58,8 +58,8 @@ class PrototypeTrainer(MultimodalTrainer):
 
     Training logs contain `ce_loss`, and for two modalities `rho` (Eq. 8, the score of the first modality over the score
     of the second). For each modality m, they contain `m_pce_loss`, `m_entropy`, `m_score`, `m_pce_weight` and
-    `m_per_weight`, averaged since the last log. The weights are those that PMR would apply (Eq. 11). Evaluation adds
-    `m_prototype_accuracy`.
+    `m_per_weight`, averaged since the last log. The weights are those that PMR would apply (Eq. 11), and in
+    [`PMRTrainer`] those that it did apply. Evaluation adds `m_prototype_accuracy`.
 
     Args:
         model (`MultimodalModel | torch.nn.Module`): the model. A model of another class needs `embeddings_fn` and

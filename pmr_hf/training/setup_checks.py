@@ -1,17 +1,24 @@
 """The checks of a trainer before training. Each function finds one mistake, and its error is one sentence."""
 
-from typing import Any
+from typing import Any, get_args
 
 import datasets
+import torch
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import TrainingArguments, default_data_collator
-from transformers.trainer_utils import has_length
+from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments, default_data_collator
+from transformers.trainer_utils import _is_peft_model, has_length, unwrap_peft_model
 
 from ..data.collator import MultimodalCollator
+from ..model.kinds import ModalityProcessor
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes
+from ..model.shortened import shortened
+
+
+# The processors that belong to one encoder: of one modality, or of one model of transformers such as CLIP
+SINGLE_PROCESSORS = (*get_args(ModalityProcessor), ProcessorMixin)
 
 
 def require_multimodal(model: nn.Module, argument: str) -> MultimodalModel:
@@ -21,25 +28,76 @@ def require_multimodal(model: nn.Module, argument: str) -> MultimodalModel:
     return model
 
 
+def check_not_adapted(model: nn.Module) -> None:
+    """
+    Raise `ValueError` for a model that PEFT has wrapped, or to which `add_adapter` has added layers. Such a model saves
+    its adapters alone, so that the fusion head and the prototypes would be lost.
+    """
+    wrapped = _is_peft_model(model)
+    if not wrapped and not (isinstance(model, PreTrainedModel) and model._hf_peft_config_loaded):
+        return
+    inner = unwrap_peft_model(model)
+    way_out = "adapt its layers in place with `peft.inject_adapter_in_model`"
+    if isinstance(inner, MultimodalModel):
+        way_out = f"give `lora={{{next(iter(inner.backbones))!r}: {{'r': 8}}}}` to `MultimodalModel.from_backbones`"
+    raise ValueError(
+        f"Expected a model without adapters of PEFT, got a {type(inner).__name__} "
+        f"{f'in a {type(model).__name__}' if wrapped else 'after `add_adapter`'}, which would save its adapters "
+        f"without the rest; {way_out}."
+    )
+
+
+def require_scalar(loss: torch.Tensor, model: nn.Module) -> None:
+    """Raise `ValueError` for a loss that is no scalar, such as the logits of a model that returns a tuple."""
+    if loss.dim() > 0:
+        raise ValueError(
+            f"Expected a scalar loss, got a tensor {tuple(loss.shape)} as the loss of a {type(model).__name__}; let "
+            "its `forward` take `labels` and return the `loss` first, or pass a `compute_loss_func`."
+        )
+
+
 def is_stream(dataset: Any) -> bool:
     """Whether a dataset can only be read from its beginning, or has no length."""
     return isinstance(dataset, IterableDataset) or not has_length(dataset)
 
 
-def check_modality_learning_rates(model: nn.Module, rates: dict[str, float] | None) -> None:
-    """Raise `ValueError` unless the model has all modalities in `rates`."""
+def check_modality_learning_rates(model: nn.Module, rates: dict[str, float] | None, optimizer: Any = None) -> None:
+    """
+    Raise `ValueError` unless the model has all modalities in `rates`, and trains their encoders. `optimizer` is the
+    optimizer that a user passed, whose parameter groups have rates of their own.
+    """
     if not rates:
         return
+    if optimizer is not None:
+        raise ValueError(
+            f"Expected `modality_learning_rates` or an optimizer in `optimizers`, got {rates} and a "
+            f"{type(optimizer).__name__}, which has its own rates; leave one out, or pass `optimizer_cls_and_kwargs`."
+        )
     names = list(require_multimodal(model, "modality_learning_rates").backbones)
     unknown = [name for name in rates if name not in names]
     if unknown:
         raise ValueError(
             f"Expected `modality_learning_rates` to name modalities among {names}, got {unknown}; correct it."
         )
+    frozen = [name for name in rates if not any(part.requires_grad for part in model.backbones[name].parameters())]
+    if frozen:
+        raise ValueError(
+            f"Expected `modality_learning_rates` for encoders that are trained, got {frozen}, which are frozen; leave "
+            "out their rates, or do not freeze them."
+        )
 
 
 def check_processor(model: nn.Module, processor: Any) -> None:
-    """Raise `ValueError` unless the model and the processor have the same modalities."""
+    """
+    Raise `ValueError` unless the model and the processor have the same modalities. The processor may also be a class of
+    the user, but not the processor of a single modality, with which the saved model would be of no use.
+    """
+    if isinstance(model, MultimodalModel) and isinstance(processor, SINGLE_PROCESSORS):
+        raise ValueError(
+            f"Expected a MultimodalProcessor as `processing_class`, got a {type(processor).__name__}; pass "
+            "MultimodalProcessor({...}) with a processor for each of the modalities "
+            f"{model.config.modalities}, or leave it out to take the processor of the MultimodalCollator."
+        )
     if not isinstance(model, MultimodalModel) or not isinstance(processor, MultimodalProcessor):
         return
     backbones, processors = model.config.modalities, list(processor.processors)
@@ -54,6 +112,45 @@ def check_collator(model: nn.Module, collator: Any) -> None:
     """Raise `ValueError` for a [`MultimodalModel`] without a collator for several modalities."""
     if isinstance(model, MultimodalModel) and collator is default_data_collator:
         raise ValueError("Expected a `data_collator`, got none; pass a MultimodalCollator(processor, columns, label).")
+
+
+def check_options(model: nn.Module, args: TrainingArguments) -> None:
+    """Raise `ValueError` for options of `Trainer` that cannot apply to a model of several encoders."""
+    if not isinstance(model, MultimodalModel):
+        return
+    if "inputs" in args.include_for_metrics:
+        raise ValueError(
+            "Expected `include_for_metrics` without 'inputs', since a batch has the inputs of several encoders, got "
+            f"{args.include_for_metrics}; leave it out, and read what you need from the evaluation set by its rows."
+        )
+    if args.neftune_noise_alpha is not None:
+        raise ValueError(
+            f"Expected no `neftune_noise_alpha`, got {args.neftune_noise_alpha}, since each encoder has embeddings of "
+            "its own; leave it out, or load a text encoder and add the noise to it."
+        )
+    if args.use_liger_kernel:
+        raise ValueError(
+            "Expected `use_liger_kernel=False`, got True, since Liger has no kernels for a model of several encoders; "
+            "leave it out, or apply Liger to an encoder before you pass it."
+        )
+    if args.include_num_input_tokens_seen != "no":
+        raise ValueError(
+            f"Expected `include_num_input_tokens_seen='no'`, got {args.include_num_input_tokens_seen!r}, since the "
+            "inputs of several encoders have no common number of tokens; leave it out."
+        )
+
+
+def check_full_batch(args: TrainingArguments, train_dataset: Any) -> None:
+    """Raise `ValueError` if `dataloader_drop_last` would drop the whole training set."""
+    if not args.dataloader_drop_last or not has_length(train_dataset):
+        return
+    size = args.train_batch_size * args.world_size
+    if len(train_dataset) < size:
+        raise ValueError(
+            f"Expected at least {size} rows to train on, the batch of all processes, since `dataloader_drop_last` "
+            f"drops incomplete batches, got {len(train_dataset)}; lower `per_device_train_batch_size`, or set "
+            "`dataloader_drop_last=False`."
+        )
 
 
 def check_length_column(args: TrainingArguments, train_dataset: Any) -> None:
@@ -96,8 +193,12 @@ def check_rows(collator: Any, splits: dict[str, Any]) -> None:
             class_names[name] = collator.check_dataset(dataset)
     known = [names for names in class_names.values() if names is not None]
     if any(names != known[0] for names in known):
+        found = ", ".join(f"{shortened(names)} in {name}" for name, names in class_names.items() if names is not None)
+        sets = [set(names) for names in known]
+        differing = sorted(set.union(*sets) - set.intersection(*sets))
+        order = f"differing in {shortened(differing)}" if differing else "in different orders"
         raise ValueError(
-            f"Expected the same class names in each dataset, got {class_names}; encode the labels before splitting."
+            f"Expected the same class names in each dataset, got {found}, {order}; encode the labels before splitting."
         )
 
 

@@ -188,7 +188,7 @@ def state_problem(file: Path) -> str | None:
     except TypeError:  # not a dict, or of other keys
         return f"{file.name} holds no state of a training run"
     is_state = (
-        "global_step" in content
+        {"global_step", "epoch", "log_history"} <= content.keys()
         and isinstance(state.global_step, int)
         and isinstance(state.epoch, (int, float))
         and isinstance(state.log_history, list)

@@ -111,9 +111,9 @@ def check_options(args: argparse.Namespace) -> None:
         try:
             found = json.loads(file.read_bytes())
         except ValueError:
-            print(
-                f"Cannot read {file}; taking {args.output} as begun with the options of this command.", file=sys.stderr
-            )
+            found = None
+        if not isinstance(found, dict):
+            print(f"Cannot read {file}: taking {args.output} as begun with the same options.", file=sys.stderr)
             found = {}
         if any(options[name] != found.get(name, options[name]) for name in options):  # an older version had fewer
             raise ValueError(

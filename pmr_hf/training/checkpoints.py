@@ -163,8 +163,9 @@ def problem_of(file: Path) -> str | None:
     if file.name == STATE:
         return state_problem(file)
     if file.name.endswith(".index.json"):
-        shards = json.loads(file.read_bytes()).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
+        index = json.loads(file.read_bytes())
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()) or not shards:
             return f"{file.name} names no weights"
         lost = sorted(name for name in set(shards.values()) if not (file.parent / name).exists())
         return f"there is no {', '.join(lost)}" if lost else None
@@ -187,7 +188,7 @@ def state_problem(file: Path) -> str | None:
     except TypeError:  # not a dict, or of other keys
         return f"{file.name} holds no state of a training run"
     is_state = (
-        "global_step" in content
+        {"global_step", "epoch", "log_history"} <= content.keys()
         and isinstance(state.global_step, int)
         and isinstance(state.epoch, (int, float))
         and isinstance(state.log_history, list)

@@ -25,8 +25,9 @@ def write_checksums(checkpoint: Path) -> None:
 
 def read_checksums(checkpoint: Path) -> dict[str, list[int]]:
     """The content of `checksums.json`, or an empty dict for a checkpoint without a readable one."""
+    file = checkpoint / CHECKSUMS
     try:
-        found = json.loads((checkpoint / CHECKSUMS).read_bytes())
+        found = json.loads(file.read_bytes()) if file.is_file() else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

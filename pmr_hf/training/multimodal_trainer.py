@@ -402,7 +402,7 @@ class MultimodalTrainer(Trainer):
             if combined:
                 file = folder / "all_results.json"
                 try:
-                    known = json.loads(file.read_bytes()) if file.exists() else {}
+                    known = json.loads(file.read_bytes()) if file.is_file() else {}
                 except ValueError:  # a full disk has cut it, before this method wrote all or nothing
                     logger.warning(f"Cannot read {file}: writing it anew.")
                     known = {}

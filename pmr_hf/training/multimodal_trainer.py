@@ -26,6 +26,7 @@ from .finite_checks import check_finite_terms, check_finite_weights
 from .learning_rates import fill_gradients, set_modality_learning_rates
 from .metrics import modality_metrics
 from .setup_checks import (
+    check_best_metric,
     check_collator,
     check_full_batch,
     check_length_column,
@@ -104,6 +105,10 @@ class MultimodalTrainer(Trainer):
         self._configure_inputs()
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
         check_rows(self.data_collator, {"training": self.train_dataset, **evals})
+        for dataset in evals.values():
+            check_full_batch(self.args, dataset, "eval")
+        if self._user_metrics is None:
+            check_best_metric(self.unwrapped_model, self.args.metric_for_best_model, evals)
 
     # ---- What a method may override ----
 
@@ -135,7 +140,7 @@ class MultimodalTrainer(Trainer):
             check_collator(model, self.data_collator)
             check_length_column(self.args, data)
             check_one_split(data)
-            check_full_batch(self.args, data)
+            check_full_batch(self.args, data, "train")
 
     def save_method_state(self, folder: str) -> None:
         """
@@ -342,6 +347,7 @@ class MultimodalTrainer(Trainer):
         if eval_dataset is None or isinstance(eval_dataset, str):
             return super().get_eval_dataloader(eval_dataset)
         check_rows(None, {"evaluation": eval_dataset})
+        check_full_batch(self.args, eval_dataset, "eval")
         return self.get_test_dataloader(eval_dataset)  # the same dataloader, which is not cached
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:

@@ -95,8 +95,8 @@ def warn_of_unseen_classes(
 ) -> dict[str, list[int]]:
     """
     Log a warning about classes without a prototype. It is repeated only if further classes have none, or if at most
-    half of the classes in the last warning, `before`, still have none. Only a process with `show` logs it. `class_names`
-    may name the classes. Returns the classes in the last warning by modality.
+    half of the classes in the last warning, `before`, still have none. Only a process with `show` logs it.
+    `class_names` may name the classes. Returns the classes in the last warning by modality.
     """
     unseen = {name: (~prototypes.seen(name)).nonzero()[:, 0].tolist() for name in prototypes.widths}
     number, last = sum(map(len, unseen.values())), sum(map(len, before.values()))

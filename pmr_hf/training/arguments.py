@@ -3,7 +3,10 @@
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any, get_args, get_type_hints
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SchedulerType
@@ -23,7 +26,16 @@ LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
+    "eval_accumulation_steps": 1,
+    "save_total_limit": 1,
+    "dataloader_num_workers": 0,
+    "max_grad_norm": 0,
+    "adam_beta1": 0,
+    "adam_beta2": 0,
+    "adam_epsilon": 0,
 }
+# The values that are already too large
+TOO_LARGE = {"label_smoothing_factor": 1, "adam_beta1": 1, "adam_beta2": 1}
 # The lists of words for which one word is a list of one. Without it, its letters are taken for words.
 LISTS = ("freeze", "label_names", "include_for_metrics")
 
@@ -86,13 +98,31 @@ class MultimodalTrainingArguments(TrainingArguments):
         for name in LISTS:
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
-        for name in (each.name for each in fields(self)):
-            value = getattr(self, name)
+        if isinstance(self.resume_from_checkpoint, str):  # a switch on the command line
+            switch = {"true": True, "false": None}
+            self.resume_from_checkpoint = switch.get(self.resume_from_checkpoint.lower(), self.resume_from_checkpoint)
+        hints = get_type_hints(type(self))
+        for each in fields(self):
+            name, value = each.name, getattr(self, each.name)
+            check_type(name, value, hints[name])
+            check_choice(name, value, each.metadata.get("choices"))
             clips_nothing = name == "max_grad_norm" and value == math.inf
             if isinstance(value, float) and not math.isfinite(value) and not clips_nothing:
                 raise ValueError(f"Expected `{name}` to be a finite number, got {value}; correct it, or leave it out.")
             if isinstance(value, (int, float)) and value < LEAST.get(name, value):
                 raise ValueError(f"Expected `{name}` of at least {LEAST[name]}, got {value}; correct it.")
+            if isinstance(value, (int, float)) and name in TOO_LARGE and value >= TOO_LARGE[name]:
+                raise ValueError(f"Expected `{name}` below {TOO_LARGE[name]}, got {value}; correct it.")
+        for name in ("logging", "eval", "save"):
+            strategy, steps = getattr(self, f"{name}_strategy"), getattr(self, f"{name}_steps")
+            if strategy == "steps" and steps is not None and steps <= 0:
+                raise ValueError(
+                    f"Expected `{name}_steps` above 0, got {steps}; correct it, or set `{name}_strategy='no'`."
+                )
+        if self.freeze is not None and not (
+            isinstance(self.freeze, (list, tuple, set)) and all(isinstance(part, str) for part in self.freeze)
+        ):
+            raise ValueError(f"Expected `freeze` to be a list of modalities, got {self.freeze!r}; correct it.")
         if self.num_train_epochs < 0 and self.max_steps <= 0:
             raise ValueError(
                 f"Expected `num_train_epochs` of at least 0, got {self.num_train_epochs}; correct it, or set "
@@ -269,3 +299,26 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
             "prototypes from": subset if self.prototype_source == "subset" else "the embeddings of the training steps",
             **({} if self.answer is None else {"fused answer": self.answer}),
         } | super().hyper_parameters
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """
+    Raise `ValueError` if an argument that is a number by its annotation `hint` is something else. `Trainer` compares
+    such a value with numbers only when it trains.
+    """
+    types = set(get_args(hint) or (hint,))
+    if not types & {int, float} or types - {int, float, type(None)}:
+        return
+    if value is None and (type(None) in types or name == "max_grad_norm"):
+        return
+    kind, word = (Real, "a number") if float in types else (Integral, "an integer")
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise ValueError(f"Expected `{name}` to be {word}, got {value!r} of type {type(value).__name__}; correct it.")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str] | None) -> None:
+    """Raise `ValueError` if an argument is given and is not among its `choices`."""
+    words = list(choices or ())
+    if words and value is not None and value not in words and name != "hub_strategy":
+        wanted = ", ".join(map(repr, words[:-1])) + f" or {words[-1]!r}"
+        raise ValueError(f"Expected `{name}` to be {wanted}, got {value!r}; correct it.")

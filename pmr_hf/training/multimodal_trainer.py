@@ -35,6 +35,7 @@ from .prototype_dataset import labels_of
 from .resuming import begin_run, decided_by_main, loading_explained
 from .run_identity import RunRecord, arguments_that_matter, facts_of_config, fingerprint_of
 from .setup_checks import (
+    check_best_metric,
     check_collator,
     check_full_batch,
     check_length_column,
@@ -120,6 +121,10 @@ class MultimodalTrainer(Trainer):
         self._configure_inputs()
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
         check_rows(self.data_collator, {"training": self.train_dataset, **evals})
+        for dataset in evals.values():
+            check_full_batch(self.args, dataset, "eval")
+        if self._user_metrics is None:
+            check_best_metric(self.unwrapped_model, self.args.metric_for_best_model, evals)
 
     # ---- What a method may override ----
 
@@ -151,7 +156,7 @@ class MultimodalTrainer(Trainer):
             check_collator(model, self.data_collator)
             check_length_column(self.args, data)
             check_one_split(data)
-            check_full_batch(self.args, data)
+            check_full_batch(self.args, data, "train")
 
     def save_method_state(self, folder: str) -> None:
         """
@@ -451,6 +456,7 @@ class MultimodalTrainer(Trainer):
         if eval_dataset is None or isinstance(eval_dataset, str):
             return super().get_eval_dataloader(eval_dataset)
         check_rows(None, {"evaluation": eval_dataset})
+        check_full_batch(self.args, eval_dataset, "eval")
         return self.get_test_dataloader(eval_dataset)  # the same dataloader, which is not cached
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """The checks of a trainer before training. Each function finds one mistake, and its error is one sentence."""
 
+from collections.abc import Collection
 from typing import Any, get_args
 
 import datasets
@@ -140,15 +141,33 @@ def check_options(model: nn.Module, args: TrainingArguments) -> None:
         )
 
 
-def check_full_batch(args: TrainingArguments, train_dataset: Any) -> None:
-    """Raise `ValueError` if `dataloader_drop_last` would drop the whole training set."""
-    if not args.dataloader_drop_last or not has_length(train_dataset):
+def check_best_metric(model: nn.Module, metric: str | None, sets: Collection[str]) -> None:
+    """
+    Raise `ValueError` if `metric`, which selects the best weights, is no metric of this package. The names of several
+    evaluation sets are `sets`. `Trainer` would stop after the first evaluation.
+    """
+    if metric is None or not isinstance(model, MultimodalModel):
         return
-    size = args.train_batch_size * args.world_size
-    if len(train_dataset) < size:
+    name = metric.removeprefix("eval_")
+    name = next((name.removeprefix(f"{part}_") for part in sets if name.startswith(f"{part}_")), name)
+    own = name.endswith("_accuracy") and any(name.startswith(f"{part}_") for part in model.config.modalities)
+    if not own and name not in ("loss", "accuracy", "macro_f1"):
         raise ValueError(
-            f"Expected at least {size} rows to train on, the batch of all processes, since `dataloader_drop_last` "
-            f"drops incomplete batches, got {len(train_dataset)}; lower `per_device_train_batch_size`, or set "
+            "Expected `metric_for_best_model` to be 'loss', 'accuracy', 'macro_f1' or the accuracy of a modality, such "
+            f"as '{model.config.modalities[0]}_prototype_accuracy', got {metric!r}; correct it, or pass a "
+            "`compute_metrics` that returns it."
+        )
+
+
+def check_full_batch(args: TrainingArguments, dataset: Any, use: str) -> None:
+    """Raise `ValueError` if `dataloader_drop_last` would drop a whole dataset. `use` is "train" or "eval"."""
+    if not args.dataloader_drop_last or not has_length(dataset):
+        return
+    size = (args.train_batch_size if use == "train" else args.eval_batch_size) * args.world_size
+    if len(dataset) < size:
+        raise ValueError(
+            f"Expected at least {size} rows to {use}, the batch of all processes, since `dataloader_drop_last` "
+            f"drops incomplete batches, got {len(dataset)}; lower `per_device_{use}_batch_size`, or set "
             "`dataloader_drop_last=False`."
         )
 

@@ -4,7 +4,7 @@ import torch
 from transformers import HfArgumentParser
 
 from ..data.new_encoders import NEW_ENCODERS
-from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION, PAPER_SETS
+from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION, PAPER_MAX_GRAD_NORM, PAPER_SETS
 from ..methods import METHODS
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
 from .own_data_defaults import OWN_DATA_DEFAULTS
@@ -46,8 +46,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
     else:
         paper_set = PAPER_SETS[script_args.dataset]
         parser.set_defaults(**PAPER_DEFAULTS, learning_rate=paper_set.rate, num_train_epochs=paper_set.epochs)
-        if any(backbone in NEW_ENCODERS for backbone in script_args.backbones.values()):
-            parser.set_defaults(initialization=PAPER_INITIALIZATION)
+        if script_args.dataset != "digits":  # ours, not the paper's
+            parser.set_defaults(max_grad_norm=PAPER_MAX_GRAD_NORM)
+            if any(backbone in NEW_ENCODERS for backbone in script_args.backbones.values()):
+                parser.set_defaults(initialization=PAPER_INITIALIZATION)
         if script_args.method == "pmr":
             parser.set_defaults(pmr_alpha=PAPER_ALPHA)
     *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)

@@ -21,7 +21,7 @@ import pytest
 
 
 DOCS = Path(__file__).parents[2] / "docs"
-BLOCK = re.compile(r"<!-- numbers: (.*?) -->\n+((?:\|.*\n)+)", re.DOTALL)
+BLOCK = re.compile(r"<!-- numbers: (.*?) -->\n+((?:\|[^\n]*\n)+)", re.DOTALL)
 NUMBER = re.compile(r"\d+\.\d")
 
 

@@ -128,8 +128,8 @@ class MultimodalConfig(PreTrainedConfig):
             drawn: `"default"` as each class does it, `"kaiming"` as the authors of PMR do, see
             [`~pmr_hf.model.initialization.initialize`]. Pretrained encoders keep their weights.
         answer (`str`, *optional*, defaults to `"head"`): what gives the fused logits in evaluation mode: `"head"` for
-            the fusion head, `"prototypes"` for [`~pmr_hf.model.prototypes.Prototypes.answer`]. In training mode it is
-            always the head.
+            the fusion head, `"prototypes"` for the `answer` of [`~pmr_hf.model.prototypes.Prototypes`]. In training
+            mode it is always the head.
         kwargs: other fields of [`~transformers.PreTrainedConfig`], such as `num_labels` or `id2label`.
 
     Raises:

@@ -19,7 +19,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from pmr_hf import MultimodalPipeline
-from pmr_hf.data.tables import read_table
+from pmr_hf.data.columns import as_list, number_columns, parse_column
+from pmr_hf.data.table_files import read_table
+from pmr_hf.data.tables import absolute_path, cell_values
 
 
 def main() -> None:
@@ -33,8 +35,13 @@ def main() -> None:
     )
     parser.add_argument("--output", required=True, type=Path, help="JSON lines file, in the order of the input")
     parser.add_argument(
-        "--columns", required=True, nargs="+", metavar="modality=column", help="or modality=a,b for numbers"
+        "--columns",
+        required=True,
+        nargs="+",
+        metavar="modality=column",
+        help="or modality=a,b for numbers; a name that contains a comma stands in double quotes",
     )
+    parser.add_argument("--encoding", default="utf-8", help="encoding of a csv, tsv, json or jsonl input")
     parser.add_argument("--top_k", type=int, default=1, help="number of best classes to write for each row")
     parser.add_argument("--explain", action="store_true", help="also write the answer and the share of each modality")
     parser.add_argument(
@@ -45,18 +52,21 @@ def main() -> None:
     wrong = [pair for pair in args.columns if not all(pair.partition("="))]
     if wrong:
         parser.error(f"expected --columns as modality=column, got {wrong}")
-    columns = dict(pair.split("=", 1) for pair in args.columns)
+    columns = {name: parse_column(column) for name, column in (pair.split("=", 1) for pair in args.columns)}
     if len(columns) < len(args.columns):
         parser.error(f"expected each modality once in --columns, got {args.columns}")
 
-    table = read_table(args.input)
-    missing = sorted({part for column in columns.values() for part in column.split(",")} - set(table.column_names))
+    used = {part for column in columns.values() for part in as_list(column)}
+    table = read_table(args.input, used, args.encoding)
+    missing = sorted(used - set(table.column_names))
     if missing:
         parser.error(f"expected the columns {missing} in {args.input}, which has {table.column_names}")
     pipe = MultimodalPipeline(args.model, batch_size=args.batch_size, missing=args.missing)
     unknown = [name for name in columns if name not in pipe.model.config.modalities]
     if unknown:
         parser.error(f"expected --columns of the modalities {pipe.model.config.modalities}, got {unknown}")
+    numbers = [name for name in columns if pipe.processor.kind(name).medium == "numbers"]
+    table = cell_values(table, number_columns(columns, numbers))
     done = resume(args.output)
     if done > len(table):
         parser.error(f"{args.output} has {done} predictions of {len(table)} rows; is it the output for another input?")
@@ -104,15 +114,15 @@ def resume(output: Path) -> int:
     return len(lines)
 
 
-def row_of(row: dict[str, Any], columns: dict[str, str], pipe: MultimodalPipeline, folder: Path) -> dict[str, Any]:
+def row_of(
+    row: dict[str, Any], columns: dict[str, str | list[str]], pipe: MultimodalPipeline, folder: Path
+) -> dict[str, Any]:
     """The values of a row, by modality. A relative path starts from the table's folder."""
     values = {}
     for name, column in columns.items():
-        value = [row[part] for part in column.split(",")] if "," in column else row[column]
-        is_path = isinstance(value, str) and pipe.processor.kind(name).strings_are_paths
-        if is_path and value.strip() and "://" not in value:
-            value = str(folder / value.strip())
-        values[name] = value
+        value = row[column] if isinstance(column, str) else [row[part] for part in column]
+        is_path = isinstance(value, (str, list)) and pipe.processor.kind(name).strings_are_paths
+        values[name] = absolute_path(value, folder) if is_path else value
     return values
 
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import datasets
+import pyarrow as pa
 from transformers.utils import logging
 
 from ..model.kind_registry import Features
 from ..model.media import UnreadableError
 from ..model.multimodal_processor import MultimodalProcessor
-from .columns import ROW, as_list
+from .columns import ROW, as_list, whole_column
 from .feature_cache import CACHED, cache_features, cached_features, feature_fingerprint
 from .labels import integer_labels
 
@@ -149,7 +150,9 @@ class MultimodalCollator:
         elif isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
             self.check_columns(dataset.column_names)
             if self.label is not None:
-                labels = dataset[self.label][:]
+                values = whole_column(dataset, self.label)
+                whole = pa.types.is_integer(values.type) and not values.null_count
+                labels = values.to_numpy() if whole else values.to_pylist()
                 feature = dataset.features[self.label]
                 class_names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         if labels is not None:

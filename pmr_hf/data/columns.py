@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
 
 ROW = "source_row"  # the column that says where a row comes from, for messages
@@ -41,6 +42,13 @@ def number_columns(columns: Mapping[str, str | list[str]], numbers_in: Collectio
     """The columns that only the modalities `numbers_in` read. A column of a text modality, too, keeps its strings."""
     others = {part for name, column in columns.items() if name not in numbers_in for part in as_list(column)}
     return {part for name in numbers_in for part in as_list(columns[name])} - others
+
+
+def whole_column(dataset: datasets.Dataset, column: str) -> pa.ChunkedArray:
+    """A column of all rows, as Arrow holds it, which is much faster than `dataset[column]` for a selection of rows."""
+    # The Arrow table holds all rows. A selection or a shuffle only adds indices into it.
+    values = dataset.data.column(column)
+    return values if dataset._indices is None else values.take(dataset._indices.column(0))
 
 
 def holds_strings(feature: Any) -> bool:

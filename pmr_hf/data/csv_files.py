@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-CHUNK = 10_000  # number of rows that are in memory as Python strings
+CHUNK = 200  # rows that are Python strings at one time; so few stay in the cache of the processor
 
 
 def read_csv(file: Path, columns: Collection[str] | None, encoding: str) -> pa.Table:
@@ -63,7 +63,7 @@ def _read(file: Path, columns: Collection[str] | None, encoding: str, delimiter:
             cells = list(zip(*chunk, strict=True))
             arrays = [pa.array([cell or None for cell in cells[i]], pa.string()) for i in chosen]
             batches.append(pa.record_batch(arrays, schema=schema))
-    return pa.Table.from_batches(batches, schema)
+    return pa.Table.from_batches(batches, schema).combine_chunks()
 
 
 def _rows(file: Path, reader: Any, one_column_blank: bool) -> Iterator[list[str]]:
@@ -71,7 +71,8 @@ def _rows(file: Path, reader: Any, one_column_blank: bool) -> Iterator[list[str]
     width, line = None, 0  # the last line of the row before
     try:
         for row in reader:
-            width = width or len(row)
+            if width is None and "".join(row).strip():
+                width = len(row)
             if len(row) != width:
                 if not row and width == 1 and one_column_blank:
                     row = [""]  # the only cell of this row is empty

@@ -9,7 +9,7 @@ import torch
 from datasets import ClassLabel, Dataset, Value
 from transformers.utils import logging
 
-from .columns import ROW
+from .columns import ROW, whole_column
 
 
 logger = logging.get_logger(__name__)
@@ -101,7 +101,7 @@ def _label_texts(split: Dataset, label: str, ids: list[str]) -> list[str | None]
     The label of each row as a text, `None` for a missing one. A split may number the classes in its own way. Whole
     numbers without names count from 0 through `ids`, the class names of the training split, if it has names.
     """
-    feature, values = split.features[label], split[label][:]
+    feature, values = split.features[label], whole_column(split, label).to_pylist()
     if isinstance(feature, ClassLabel):
         return [None if value is None or value < 0 else feature.names[value] for value in values]
     if isinstance(feature, Value) and "int" in feature.dtype and ids:

@@ -1,5 +1,6 @@
 """Load tables from files, folders or the Hub as labelled train, validation and test splits."""
 
+import csv
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -7,11 +8,12 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from datasets.packaged_modules.csv.csv import CsvConfig
 from transformers.utils import logging
 
-from .columns import ROW, as_list, holds_strings, number_columns
+from .columns import ROW, as_list, holds_strings, number_columns, whole_column
 from .labels import encode_labels, stratified_cut
 from .table_files import TABLE_TYPES, read_table
 
@@ -165,11 +167,13 @@ def _load_dataset(dataset_name: str | None, config_name: str | None, folder: Pat
 
 
 def _csv_options(dataset_name: str, config_name: str | None) -> dict[str, Any]:
-    """Options that keep the cells of csv files strings, where pandas would guess their types."""
+    """Options that keep the cells of csv and tsv files strings, where pandas would guess their types."""
     builder = datasets.load_dataset_builder(dataset_name, config_name)
     if not isinstance(builder.config, CsvConfig):
         return {}
     options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+    if builder.config.sep == "\t":
+        options["quoting"] = csv.QUOTE_NONE
     if builder.info.features is None:  # otherwise, the card of the dataset declares the types
         stream = next(iter(builder.as_streaming_dataset().values()))
         options["features"] = datasets.Features({name: datasets.Value("string") for name in next(iter(stream))})
@@ -192,7 +196,8 @@ def _select_columns(table: Table, used: set[str], label: str) -> Dataset:
 
 def _with_source_row(rows: Dataset, name: str) -> Dataset:
     """Add a column such as "train.csv, row 7", for messages."""
-    return rows.add_column(ROW, [f"{name}, row {i + 1}" for i in range(len(rows))])
+    # An array of Arrow is hashed in one piece for the fingerprint of the dataset, a list string by string.
+    return rows.add_column(ROW, pa.array(f"{name}, row {i}" for i in range(1, len(rows) + 1)))
 
 
 def cell_values(rows: Dataset, numbers: Collection[str] = ()) -> Dataset:
@@ -205,7 +210,10 @@ def cell_values(rows: Dataset, numbers: Collection[str] = ()) -> Dataset:
             rows = rows.cast_column(column, type(feature)(decode=False))
         elif column in numbers and isinstance(feature, datasets.Value) and holds_strings(feature):
             try:
-                values = np.array([(text and text.strip()) or None for text in rows[column]], dtype=np.float64)
+                values = np.array(
+                    [(text and text.strip()) or None for text in whole_column(rows, column).to_pylist()],
+                    dtype=np.float64,
+                )
             except ValueError:
                 continue  # the collator names the row when it reads this column
             rows = rows.remove_columns(column).add_column(column, values, feature=datasets.Value("float64"))
@@ -217,13 +225,14 @@ def _absolute(rows: Dataset, columns: set[str], folder: Path, check: bool) -> Da
     for column in sorted(columns):
         feature = rows.features[column]
         if holds_strings(feature):
-            values = [absolute_path(value, folder) for value in rows[column]]
+            values = [absolute_path(value, folder) for value in whole_column(rows, column).to_pylist()]
             address = next((part for value in values for part in as_list(value) or [] if part and "://" in part), None)
             if address is not None:
                 raise ValueError(f"Expected paths of files, got the address {address!r}; download the files first.")
             if check:
                 _check_files(rows, column, values)
-            rows = rows.remove_columns(column).add_column(column, values, feature=feature)
+            array = pa.array(values, rows.data.schema.field(column).type)
+            rows = rows.remove_columns(column).add_column(column, array, feature=feature)
     return rows
 
 
@@ -258,7 +267,7 @@ def _check_files(rows: Dataset, column: str, values: list[Any]) -> None:
 
 def _cut_validation(train: Dataset, label: str, share: float, seed: int) -> dict[str, Dataset]:
     """`train` without a share of each class, and this share as `validation`."""
-    rest, chosen = stratified_cut(train[label][:], share, seed)
+    rest, chosen = stratified_cut(whole_column(train, label).to_numpy(), share, seed)
     if len(chosen) == 0:
         raise ValueError(
             f"Expected a class of at least two rows to cut a validation split from, got {len(train)} rows, each of its "

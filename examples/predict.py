@@ -22,8 +22,9 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from pmr_hf import MultimodalPipeline
-from pmr_hf.data.columns import undecoded
-from pmr_hf.data.tables import read_table
+from pmr_hf.data.columns import as_list, number_columns, parse_column, undecoded, with_numbers
+from pmr_hf.data.table_files import read_table
+from pmr_hf.data.tables import absolute_path
 from pmr_hf.training.checksums import crc32_of
 from pmr_hf.training.folder_lock import InUseError, held
 from pmr_hf.training.whole_files import write_json
@@ -40,8 +41,13 @@ def main() -> None:
     )
     parser.add_argument("--output", required=True, type=Path, help="JSON lines file, in the order of the input")
     parser.add_argument(
-        "--columns", required=True, nargs="+", metavar="modality=column", help="or modality=a,b for numbers"
+        "--columns",
+        required=True,
+        nargs="+",
+        metavar="modality=column",
+        help="or modality=a,b for numbers; a name that contains a comma stands in double quotes",
     )
+    parser.add_argument("--encoding", default="utf-8", help="encoding of a csv, tsv, json or jsonl input")
     parser.add_argument("--top_k", type=int, default=1, help="number of best classes to write for each row")
     parser.add_argument("--explain", action="store_true", help="also write the answer and the share of each modality")
     parser.add_argument(
@@ -52,18 +58,21 @@ def main() -> None:
     wrong = [pair for pair in args.columns if not all(pair.partition("="))]
     if wrong:
         parser.error(f"expected --columns as modality=column, got {wrong}")
-    columns = dict(pair.split("=", 1) for pair in args.columns)
+    columns = {name: parse_column(column) for name, column in (pair.split("=", 1) for pair in args.columns)}
     if len(columns) < len(args.columns):
         parser.error(f"expected each modality once in --columns, got {args.columns}")
 
-    table = undecoded(read_table(args.input))
-    missing = sorted({part for column in columns.values() for part in column.split(",")} - set(table.column_names))
+    used = {part for column in columns.values() for part in as_list(column)}
+    table = undecoded(read_table(args.input, used, args.encoding))
+    missing = sorted(used - set(table.column_names))
     if missing:
         parser.error(f"expected the columns {missing} in {args.input}, which has {table.column_names}")
     pipe = MultimodalPipeline(args.model, batch_size=args.batch_size, missing=args.missing)
     unknown = [name for name in columns if name not in pipe.model.config.modalities]
     if unknown:
         parser.error(f"expected --columns of the modalities {pipe.model.config.modalities}, got {unknown}")
+    numbers = [name for name in columns if pipe.processor.kind(name).medium == "numbers"]
+    table = with_numbers(table, number_columns(columns, numbers))
     lock = args.output.with_name(f".{args.output.name}.lock")
     try:
         with held(lock, str(args.output), "give another --output"):
@@ -81,7 +90,7 @@ def main() -> None:
 
 
 def write_predictions(
-    args: argparse.Namespace, table: Dataset, columns: dict[str, str], pipe: MultimodalPipeline
+    args: argparse.Namespace, table: Dataset, columns: dict[str, str | list[str]], pipe: MultimodalPipeline
 ) -> int:
     """Append the predictions of the rows that the output lacks. Returns how many of these rows got an `error`."""
     done, errors = resume(args.output, len(table)), 0
@@ -103,7 +112,7 @@ def check_options(args: argparse.Namespace) -> None:
     output was begun with others.
     """
     file = args.output.with_name(f"{args.output.name}.options.json")
-    names = ("model", "input", "columns", "top_k", "explain", "missing")
+    names = ("model", "input", "columns", "encoding", "top_k", "explain", "missing")
     options = {name: str(getattr(args, name)) for name in names}
     options["content of the input"] = f"{crc32_of(args.input):08x}"
     options["weights of the model"] = weights_of(args.model)
@@ -150,15 +159,15 @@ def resume(output: Path, size: int) -> int:
     return len(whole)
 
 
-def row_of(row: dict[str, Any], columns: dict[str, str], pipe: MultimodalPipeline, folder: Path) -> dict[str, Any]:
+def row_of(
+    row: dict[str, Any], columns: dict[str, str | list[str]], pipe: MultimodalPipeline, folder: Path
+) -> dict[str, Any]:
     """The values of a row, by modality. A relative path starts from the table's folder."""
     values = {}
     for name, column in columns.items():
-        value = [row[part] for part in column.split(",")] if "," in column else row[column]
-        is_path = isinstance(value, str) and pipe.processor.kind(name).strings_are_paths
-        if is_path and value.strip() and "://" not in value:
-            value = str(folder / value.strip())
-        values[name] = value
+        value = row[column] if isinstance(column, str) else [row[part] for part in column]
+        is_path = isinstance(value, (str, list)) and pipe.processor.kind(name).strings_are_paths
+        values[name] = absolute_path(value, folder) if is_path else value
     return values
 
 

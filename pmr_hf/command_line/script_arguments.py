@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..data.columns import parse_column
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_SETS
+from ..data.table_files import check_encoding
 from ..methods import METHODS
 from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
@@ -71,7 +73,15 @@ class ScriptArguments:
     )
     columns: list[str] | None = field(
         default=None,
-        metadata={"help": "Column of each modality, as in image=picture text=title vitals=age,weight", **PAIRS},
+        metadata={
+            "help": "Column of each modality, as in image=picture text=title vitals=age,weight. A name that contains a "
+            "comma stands in double quotes.",
+            **PAIRS,
+        },
+    )
+    encoding: str = field(
+        default="utf-8",
+        metadata={"help": "Encoding of csv, tsv, json and jsonl tables, such as cp1252 for Excel on Windows."},
     )
     label_column: str = field(default="label", metadata={"help": "Column of the classes."})
     on_error: str = field(
@@ -158,7 +168,8 @@ class ScriptArguments:
         self._check_ranges()
         for name in BY_MODALITY:
             setattr(self, name, _by_modality(name, getattr(self, name) or []))
-        self.columns = {name: column.split(",") if "," in column else column for name, column in self.columns.items()}
+        self.columns = {name: parse_column(column) for name, column in self.columns.items()}
+        check_encoding(self.encoding)
         self.num_frames = {name: _whole_number(name, value) for name, value in self.num_frames.items()}
         self.lora = {name: {"r": _whole_number(name, value)} for name, value in self.lora.items()}
         if not self.own_data:

@@ -45,6 +45,8 @@ def _load_own_data(args: ScriptArguments, processor: MultimodalProcessor, seed: 
         files_in=[name for name in args.columns if _strings_are_paths(name, args, processor)],
         check_files=args.on_error == "raise",
         seed=seed,
+        numbers_in=[name for name in args.columns if _reads_numbers(name, args, processor)],
+        encoding=args.encoding,
     )
     if "prototypes" in splits:
         _check_own_rows(splits)
@@ -69,3 +71,10 @@ def _strings_are_paths(name: str, args: ScriptArguments, processor: MultimodalPr
     if name in processor.processors:
         return processor.kind(name).strings_are_paths
     return args.backbones[name] != "numbers"
+
+
+def _reads_numbers(name: str, args: ScriptArguments, processor: MultimodalProcessor) -> bool:
+    """Whether the cells of a modality's column are numbers."""
+    if name in processor.processors:
+        return processor.kind(name).medium == "numbers"
+    return args.backbones[name] == "numbers"

@@ -1,5 +1,6 @@
 """Class labels: conversion to integers for a batch, encoding of the values of a table, and stratified splits."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,12 +9,15 @@ import torch
 from datasets import ClassLabel, Dataset, Value
 from transformers.utils import logging
 
-from .columns import ROW
+from .columns import ROW, whole_column
 
 
 logger = logging.get_logger(__name__)
 
 NO_LABEL = -100  # the label of a segment without one, which torch's cross entropy ignores
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+WHOLE = re.compile(r"^([+-]?\d+)\.0+$", re.ASCII)
+MOST_MEASURED = 10  # so many values with decimals may still be classes
 
 
 def integer_labels(labels: Any, num_labels: int | None = None, segments: bool = False) -> torch.Tensor:
@@ -60,59 +64,108 @@ def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
     Encode the column `label` of all splits as one `ClassLabel` with the classes of the training split. A test split
     without labels is left out.
 
+    Blanks around the text of a label do not count. A label of another split is a class of the training split if it has
+    the same text, or is the same number, as 1.0 is 1.
+
     Raises:
-        ValueError: for rows without a label, for a class that the training split lacks, or for a column that does not
-            hold classes.
+        ValueError: for rows without a label, for a class that the training split lacks, for one class in all, or for a
+            column that does not hold classes.
     """
-    values = {name: split[label][:] for name, split in splits.items()}
     feature = splits["train"].features[label]
-    without = {
-        name: [i for i, value in enumerate(values[name]) if _no_label(value, split.features[label])]
-        for name, split in splits.items()
-    }
-    if "test" in splits and len(without["test"]) == len(splits["test"]):
-        logger.warning("The test split has no labels: it is left out.")
-        del splits["test"], without["test"]
-    for name, rows in without.items():
-        if rows:
-            raise ValueError(
-                f"Expected a label in column {label!r} of every row, but {len(rows)} have none, first "
-                f"{splits[name][ROW][rows[0]]}; drop these rows."
-            )
     if not isinstance(feature, (ClassLabel, Value)):
         raise ValueError(
             f"Expected one label per row in column {label!r}, got {feature!s:.80}; name a column of classes."
         )
-    if isinstance(feature, ClassLabel):
-        classes = feature.names
-    else:
-        classes = [str(value) for value in sorted(set(values["train"]))]
-        if len(classes) > 1000 and len(classes) > len(values["train"]) // 2:
-            raise ValueError(f"Expected classes in column {label!r}, got {len(classes)} values; name another column.")
-    ids = {name: i for i, name in enumerate(classes)}
-    encoded = {}
-    for name, split in splits.items():
-        own = split.features[label]
-        if isinstance(own, ClassLabel):  # a split may number the classes in its own way
-            names = [own.names[value] for value in values[name]]
-        elif isinstance(feature, ClassLabel) and isinstance(values[name][0], int):
-            names = [classes[value] if value < len(classes) else value for value in values[name]]
-        else:
-            names = [str(value) for value in values[name]]
-        unknown = sorted({str(value) for value in names if value not in ids})
-        if unknown:
+    ids = feature.names if isinstance(feature, ClassLabel) else []
+    texts = {name: _label_texts(split, label, ids) for name, split in splits.items()}
+    if "test" in texts and not any(texts["test"]):
+        logger.warning("The test split has no labels: it is left out.")
+        del texts["test"]
+    for name, values in texts.items():
+        without = [i for i, text in enumerate(values) if text is None]
+        if without:
             raise ValueError(
-                f"Expected the classes of the training split in {name}, got {unknown[:5]} too; add training rows of "
-                "these classes, or drop the rows."
+                f"Expected a label in column {label!r} of every row, but {len(without)} have none, first "
+                f"{splits[name][without[0]][ROW]}; drop these rows."
             )
-        encoded[name] = split.remove_columns(label).add_column(
-            label, [ids[value] for value in names], feature=ClassLabel(names=classes)
-        )
+    classes = ids or sorted(set(texts["train"]), key=_by_number)
+    _check_classes(classes, texts["train"], label, declared=bool(ids))
+    encoded = {}
+    for name, values in texts.items():
+        of_text = _class_of_each_text(set(values), classes, name)
+        labels = np.array([of_text[text] for text in values])
+        encoded[name] = splits[name].remove_columns(label).add_column(label, labels, feature=ClassLabel(names=classes))
     return encoded
 
 
-def _no_label(value: Any, feature: Any) -> bool:
-    return value is None or value != value or value == "" or (isinstance(feature, ClassLabel) and value == -1)
+def _label_texts(split: Dataset, label: str, ids: list[str]) -> list[str | None]:
+    """
+    The label of each row as a text, `None` for a missing one. A split may number the classes in its own way. Whole
+    numbers without names count from 0 through `ids`, the class names of the training split, if it has names.
+    """
+    feature, values = split.features[label], whole_column(split, label).to_pylist()
+    if isinstance(feature, ClassLabel):
+        return [None if value is None or value < 0 else feature.names[value] for value in values]
+    if isinstance(feature, Value) and "int" in feature.dtype and ids:
+        return [None if i is None else ids[i] if 0 <= i < len(ids) else str(i) for i in values]
+    texts = {value: None if value is None or value != value else str(value).strip() for value in set(values)}
+    return [texts[value] or None for value in values]
+
+
+def _class_of_each_text(texts: set[str], classes: list[str], split: str) -> dict[str, int]:
+    """The class of each label of a split."""
+    of_text = {name: i for i, name in enumerate(classes)}
+    of_number = {_written_short(name.strip()): i for name, i in of_text.items()}
+    found = {text: of_text.get(text, of_number.get(_written_short(text))) for text in texts}
+    unknown = sorted(text for text, i in found.items() if i is None)
+    if unknown:
+        raise ValueError(
+            f"Expected the classes of the training split in {split}, got {unknown[:5]} too; add training rows of "
+            "these classes, or drop the rows."
+        )
+    return {text: i for text, i in found.items() if i is not None}
+
+
+def _check_classes(classes: list[str], labels: list[str], label: str, declared: bool) -> None:
+    """
+    Raise `ValueError` for labels of the training split that are no classes. `declared` says that the dataset itself
+    names the classes.
+    """
+    used = set(labels)
+    if len(used) == 1:
+        raise ValueError(
+            f"Expected at least two classes in column {label!r} of the training split, got only {labels[0]!r}; add "
+            "rows of another class, or name another column."
+        )
+    if declared:
+        return
+    written: dict[str, str] = {}
+    for name in classes:
+        same = written.setdefault(_written_short(name), name)
+        if same != name:
+            raise ValueError(
+                f"Expected each class of column {label!r} to be written in one way, got {same!r} and {name!r}; write "
+                "one of them in all rows."
+            )
+    measured = all(NUMBER.fullmatch(name) for name in classes) and any(not float(name).is_integer() for name in classes)
+    if len(classes) > MOST_MEASURED and (measured or len(classes) > len(labels) / 2):
+        values = "different numbers" if measured else "different values"
+        raise ValueError(
+            f"Expected classes in column {label!r}, got {len(classes)} {values} in {len(labels)} rows, such as "
+            f"{classes[0]!r} and {classes[1]!r}. This library trains classifiers and has no "
+            "`problem_type='regression'`; name a column of classes, or put the values into a few ranges."
+        )
+
+
+def _by_number(name: str) -> tuple[bool, float, str]:
+    """The order of classes: numbers by their size, then other texts."""
+    number = NUMBER.fullmatch(name) is not None
+    return not number, float(name) if number else 0.0, name
+
+
+def _written_short(name: str) -> str:
+    """A whole number without decimals, such as 1 for 1.0. Any other text stays unchanged."""
+    return WHOLE.sub(r"\1", name)
 
 
 def stratified_cut(labels: Sequence[int | str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

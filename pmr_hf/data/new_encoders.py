@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedConfig, ResNetConfig, ViTImageProcessor
 
@@ -12,7 +14,7 @@ from ..model.media_values import UnreadableError, is_missing
 from ..model.numeric_encoder import NumericConfig
 from ..model.numeric_processor import NumericProcessor, as_numbers
 from ..model.spectrogram_processor import SpectrogramFeatureExtractor
-from .columns import ROW
+from .columns import ROW, as_list, whole_column
 
 
 RESNET18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
@@ -38,9 +40,15 @@ def numbers(source: EncoderInput) -> NewEncoder:
     Raises:
         UnreadableError: for a value that is not a number, unless `on_error` is `"missing"`.
     """
-    train, column = source.train, source.column
-    values = train[column] if isinstance(column, str) else zip(*(train[part] for part in column), strict=True)
-    rows = [_row_of_numbers(source, *row) for row in zip(train[ROW], values, strict=True)]
+    columns = [whole_column(source.train, part) for part in as_list(source.column)]
+    if all(pa.types.is_floating(values.type) or pa.types.is_integer(values.type) for values in columns):
+        matrix = np.stack([values.to_numpy().astype(np.float64) for values in columns], axis=1)
+        rows = [matrix] if not np.isnan(matrix).all() else []
+    else:
+        lists = [values.to_pylist() for values in columns]
+        cells = lists[0] if isinstance(source.column, str) else zip(*lists, strict=True)
+        places = whole_column(source.train, ROW).to_pylist()
+        rows = [_row_of_numbers(source, *row) for row in zip(places, cells, strict=True)]
     processor = NumericProcessor.fit([row for row in rows if row is not None])
     return NumericConfig(num_features=len(processor.mean)), processor
 

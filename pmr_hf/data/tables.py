@@ -1,21 +1,24 @@
 """Load tables from files, folders or the Hub as labelled train, validation and test splits."""
 
+import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
+from datasets.packaged_modules.csv.csv import CsvConfig
 from transformers.utils import logging
 
-from .columns import ROW, as_list, holds_strings, undecoded
+from .columns import ROW, as_list, holds_strings, number_columns, undecoded, whole_column, with_numbers
 from .labels import encode_labels, stratified_cut
+from .table_files import TABLE_TYPES, read_table
 
 
 logger = logging.get_logger(__name__)
 
-BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 SPLITS = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
@@ -42,15 +45,17 @@ def load_table(
     check_files: bool = True,
     validation_size: float = 0.1,
     seed: int = 0,
+    numbers_in: Sequence[str] = (),
+    encoding: str = "utf-8",
 ) -> DatasetDict:
     """
     Load the splits `train`, `validation` and, where there are some, `test` and `prototypes`, ready for a
     [`MultimodalCollator`]. `prototypes` is a split for `PMRTrainer(prototype_dataset=...)`.
 
-    Labels of any type become a `ClassLabel`, whose names are the sorted values of the training split. Pictures, sound
-    and video stay undecoded until the collator reads them. Relative paths start at the folder of their table. If there
-    is no validation split, one is taken out of the training split, stratified by label. The column `source_row` says
-    where each row comes from.
+    Labels of any type become a `ClassLabel`, whose names are the sorted values of the training split. Every cell of a
+    csv or tsv file is a string, and only an empty cell is missing. Pictures, sound and video stay undecoded until the
+    collator reads them. Relative paths start at the folder of their table. If there is no validation split, one is
+    taken out of the training split, stratified by label. The column `source_row` says where each row comes from.
 
     Args:
         columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers.
@@ -64,21 +69,32 @@ def load_table(
         validation_size (`float`, *optional*, defaults to 0.1): share of each class to take out for validation, in
             (0, 1).
         seed (`int`, *optional*, defaults to 0): seed of the validation split.
+        numbers_in (`Sequence[str]`, *optional*): modalities whose strings are numbers. A column of numbers in a csv or
+            tsv file becomes fp64. A column with a cell that is no number stays as it is, for the collator to name it.
+        encoding (`str`, *optional*, defaults to `"utf-8"`): encoding of csv, tsv, json and jsonl files.
 
     Raises:
         FileNotFoundError: for a missing table, or a missing file that a table names.
-        ValueError: for a missing column, a table of an unknown type, a row without a label, a class that the training
-            split lacks, or a dataset without a training split.
+        ValueError: for a missing column, a column called `source_row`, a table of an unknown type, in another encoding
+            or without rows, a row without a label, labels that are no classes, a class that the training split lacks,
+            or a dataset without a training split.
     """
-    tables = _read_tables(dataset_name, config_name, files)
+    used = {part for column in columns.values() for part in as_list(column)}
+    if ROW in used | {label}:
+        raise ValueError(
+            f"Expected columns of other names than {ROW!r}, which is the name of the column that says where a row "
+            "comes from; rename the column in the table."
+        )
+    tables = _read_tables(dataset_name, config_name, files, used | {label}, encoding)
     if "test" in tables and label not in tables["test"].rows.column_names:
         logger.warning(f"The test split has no column {label!r}: it is left out.")
         del tables["test"]
-    used = {part for column in columns.values() for part in as_list(column)}
     paths = {part for name in files_in for part in as_list(columns[name])}
+    numbers = number_columns(columns, numbers_in) - {label}
     splits = {}
     for name, table in tables.items():
         rows = undecoded(_with_source_row(_select_columns(table, used, label), table.name))
+        rows = with_numbers(rows, numbers)
         splits[name] = _absolute(rows, paths, table.folder, check_files)
     splits = encode_labels(splits, label)
     if "validation" not in splits:
@@ -96,15 +112,18 @@ def draw_rows(rows: Dataset, count: int | None, seed: int) -> Dataset:
 # ---- Reading ----
 
 
-def _read_tables(dataset_name: str | None, config_name: str | None, files: dict[str, str] | None) -> dict[str, Table]:
-    """Read the table of each split, under the names `train`, `validation` and `test`."""
+def _read_tables(
+    dataset_name: str | None, config_name: str | None, files: dict[str, str] | None, used: set[str], encoding: str
+) -> dict[str, Table]:
+    """Read the table of each split, under the names `train`, `validation`, `test` and `prototypes`."""
     if dataset_name is not None and files:
         raise ValueError(f"Expected a dataset name or files, got {dataset_name} and {files}; give one of them.")
     folder = Path(dataset_name) if dataset_name is not None and os.path.isdir(dataset_name) else None
     files = files or (_tables_in(folder) if folder is not None else {})
     if files:
         tables = {
-            name: Table(read_table(Path(file)), Path(file).name, Path(file).parent) for name, file in files.items()
+            name: Table(read_table(Path(file), used, encoding), Path(file).name, Path(file).parent)
+            for name, file in files.items()
         }
     else:
         loaded = _load_dataset(dataset_name, config_name, folder)
@@ -118,27 +137,17 @@ def _read_tables(dataset_name: str | None, config_name: str | None, files: dict[
 def _tables_in(folder: Path) -> dict[str, str]:
     """The files of a folder that are named as splits, such as train.csv."""
     names = {name for group in SPLITS.values() for name in group}
-    return {
-        path.stem: str(path)
-        for path in sorted(folder.iterdir())
-        if path.stem in names and path.suffix in BUILDERS and path.is_file()
-    }
-
-
-def read_table(file: Path) -> Dataset:
-    """
-    Read the rows of a csv, tsv, json, jsonl or parquet file.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for another type of file.
-    """
-    if file.suffix not in BUILDERS:
-        raise ValueError(f"Expected a table of type {sorted(BUILDERS)}, got {file}; convert it.")
-    if not file.is_file():
-        raise FileNotFoundError(f"Expected a table {file}, found none there; correct the path.")
-    options: dict[str, Any] = {"sep": "\t"} if file.suffix == ".tsv" else {}
-    return datasets.load_dataset(BUILDERS[file.suffix], data_files=str(file), split="train", **options)
+    files: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if path.stem.lower() in names and path.suffix.lower() in TABLE_TYPES and path.is_file():
+            split = path.stem.lower()
+            if split in files:
+                raise ValueError(
+                    f"Expected one table of the split {split!r} in {folder}, got {Path(files[split]).name} and "
+                    f"{path.name}; remove one of them, or name the files, as with --train_file."
+                )
+            files[split] = str(path)
+    return files
 
 
 def _load_dataset(dataset_name: str | None, config_name: str | None, folder: Path | None) -> dict[str, Dataset]:
@@ -148,8 +157,26 @@ def _load_dataset(dataset_name: str | None, config_name: str | None, folder: Pat
     if folder is not None and any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         loaded = datasets.load_from_disk(dataset_name)
     else:
-        loaded = datasets.load_dataset(dataset_name, config_name)
-    return dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
+        loaded = datasets.load_dataset(dataset_name, config_name, **_csv_options(dataset_name, config_name))
+    splits = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
+    for name, rows in splits.items():
+        if len(rows) == 0:
+            raise ValueError(f"Expected rows in split {name!r} of {dataset_name}, found none; add rows or remove it.")
+    return splits
+
+
+def _csv_options(dataset_name: str, config_name: str | None) -> dict[str, Any]:
+    """Options that keep the cells of csv and tsv files strings, where pandas would guess their types."""
+    builder = datasets.load_dataset_builder(dataset_name, config_name)
+    if not isinstance(builder.config, CsvConfig):
+        return {}
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+    if builder.config.sep == "\t":
+        options["quoting"] = csv.QUOTE_NONE
+    if builder.info.features is None:  # otherwise, the card of the dataset declares the types
+        stream = next(iter(builder.as_streaming_dataset().values()))
+        options["features"] = datasets.Features({name: datasets.Value("string") for name in next(iter(stream))})
+    return options
 
 
 # ---- Columns ----
@@ -160,14 +187,16 @@ def _select_columns(table: Table, used: set[str], label: str) -> Dataset:
     if missing:
         raise ValueError(
             f"Expected the columns {sorted(used)} and the label {label!r} in {table.name}, but {missing} are not among "
-            f"{table.rows.column_names}; correct --columns and --label_column."
+            f"{table.rows.column_names}; correct --columns and --label_column. In --columns, a name that contains a "
+            "comma stands in double quotes."
         )
     return table.rows.select_columns(sorted(used | {label}))
 
 
 def _with_source_row(rows: Dataset, name: str) -> Dataset:
     """Add a column such as "train.csv, row 7", for messages."""
-    return rows.add_column(ROW, [f"{name}, row {i + 1}" for i in range(len(rows))])
+    # An array of Arrow is hashed in one piece for the fingerprint of the dataset, a list string by string.
+    return rows.add_column(ROW, pa.array(f"{name}, row {i}" for i in range(1, len(rows) + 1)))
 
 
 def _absolute(rows: Dataset, columns: set[str], folder: Path, check: bool) -> Dataset:
@@ -175,30 +204,37 @@ def _absolute(rows: Dataset, columns: set[str], folder: Path, check: bool) -> Da
     for column in sorted(columns):
         feature = rows.features[column]
         if holds_strings(feature):
-            values = [_absolute_path(value, folder) for value in rows[column]]
+            values = [absolute_path(value, folder) for value in whole_column(rows, column).to_pylist()]
+            address = next((part for value in values for part in as_list(value) or [] if part and "://" in part), None)
+            if address is not None:
+                raise ValueError(f"Expected paths of files, got the address {address!r}; download the files first.")
             if check:
                 _check_files(rows, column, values)
-            rows = rows.remove_columns(column).add_column(column, values, feature=feature)
+            array = pa.array(values, rows.data.schema.field(column).type)
+            rows = rows.remove_columns(column).add_column(column, array, feature=feature)
     return rows
 
 
-def _absolute_path(value: Any, folder: Path) -> Any:
-    """Make one path, or each path in a list, absolute. An empty value stays unchanged."""
+def absolute_path(value: Any, folder: Path) -> Any:
+    """
+    Make one path, or each path in a list, absolute. Blanks around it are left out. An empty value and an address such
+    as https://example.org/a.png stay unchanged.
+    """
     if isinstance(value, list):
-        return [_absolute_path(part, folder) for part in value]
-    if value and "://" in value:
-        raise ValueError(f"Expected paths of files, got the address {value!r}; download the files first.")
-    return value and str((folder / value.strip()).absolute())
+        return [absolute_path(part, folder) for part in value]
+    if not isinstance(value, str) or not value.strip() or "://" in value:
+        return value
+    return os.path.join(folder.absolute(), value.strip())
 
 
 def _check_files(rows: Dataset, column: str, values: list[Any]) -> None:
     lost = [
         i
         for i, value in enumerate(values)
-        if value and not all(os.path.isfile(part) for part in as_list(value) if part)
+        if value and not all(os.path.isfile(part) for part in as_list(value) if part and part.strip())
     ]
     if lost:
-        shown = "; ".join(f"{rows[ROW][i]}: {values[i]}" for i in lost[:3])
+        shown = "; ".join(f"{rows[i][ROW]}: {values[i]}" for i in lost[:3])
         raise FileNotFoundError(
             f"Expected the files that column {column!r} names, but {len(lost)} of {len(values)} are not there, "
             f"first {shown}; correct the paths, or set --on_error missing to train without them."
@@ -210,7 +246,7 @@ def _check_files(rows: Dataset, column: str, values: list[Any]) -> None:
 
 def _cut_validation(train: Dataset, label: str, share: float, seed: int) -> dict[str, Dataset]:
     """`train` without a share of each class, and this share as `validation`."""
-    rest, chosen = stratified_cut(train[label][:], share, seed)
+    rest, chosen = stratified_cut(whole_column(train, label).to_numpy(), share, seed)
     if len(chosen) == 0:
         raise ValueError(
             f"Expected a class of at least two rows to cut a validation split from, got {len(train)} rows, each of its "

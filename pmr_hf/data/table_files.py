@@ -1,0 +1,101 @@
+"""Read the rows of a csv, tsv, json, jsonl or parquet file."""
+
+import codecs
+import glob
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from .csv_files import read_csv, read_tsv
+from .json_files import read_json
+
+
+READERS: dict[str, Callable[[Path, Collection[str] | None, str], pa.Table]] = {
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".json": read_json,
+    ".jsonl": read_json,
+}
+TABLE_TYPES = (*READERS, ".parquet")
+
+
+def read_table(file: Path, columns: Collection[str] | None = None, encoding: str = "utf-8") -> Dataset:
+    """
+    Read the rows of a csv, tsv, json, jsonl or parquet file.
+
+    The cells of csv and tsv are strings, and an empty cell is `None`. The values of json, jsonl and parquet keep their
+    types. A parquet file stays on disk; all others are read into memory.
+
+    Args:
+        file (`Path`): the file. Its ending, in capitals or not, tells its type.
+        columns (`Collection[str]`, *optional*): read only these columns. If one of them is not there, all are read.
+        encoding (`str`, *optional*, defaults to `"utf-8"`): encoding of a file of any type but parquet.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for another type of file, a file without rows, bytes of another encoding, or content that is not of
+            this type. The message names the file and the line.
+    """
+    kind = file.suffix.lower()
+    if kind not in TABLE_TYPES:
+        raise ValueError(f"Expected a table of type {sorted(TABLE_TYPES)}, got {file}; convert it.")
+    if not file.is_file():
+        raise FileNotFoundError(f"Expected a table {file}, found none there; correct the path.")
+    rows = _read_parquet(file, columns) if kind == ".parquet" else _read_text(file, columns, encoding)
+    if columns is not None and not set(columns) <= set(rows.column_names):
+        return read_table(file, encoding=encoding)
+    if len(rows) == 0:
+        raise ValueError(f"Expected rows in {file}, found none below the names of its columns; add rows.")
+    return rows
+
+
+def _read_text(file: Path, columns: Collection[str] | None, encoding: str) -> Dataset:
+    check_encoding(encoding)
+    if file.stat().st_size == 0:
+        raise ValueError(f"Expected rows in {file}, found an empty file; add rows, or give another file.")
+    if codecs.lookup(encoding).name == "utf-8":
+        encoding = "utf-8-sig"  # also reads a file that begins with a byte order mark, as Excel writes it
+    try:
+        return Dataset(READERS[file.suffix.lower()](file, columns, encoding))
+    except UnicodeError as error:
+        raise ValueError(_encoding_message(file, encoding.removesuffix("-sig"), error)) from error
+
+
+def _read_parquet(file: Path, columns: Collection[str] | None) -> Dataset:
+    try:
+        names = pq.read_schema(file).names
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"Expected a parquet file, got {file}, which cannot be read ({error}); correct it.") from error
+    chosen = None if columns is None else [name for name in names if name in columns]
+    return datasets.load_dataset(
+        "parquet", data_files=glob.escape(str(file)), split="train", columns=None if chosen == names else chosen
+    )
+
+
+def check_encoding(encoding: str) -> None:
+    """Raise `ValueError` for an encoding that Python does not know."""
+    try:
+        "".encode(encoding)
+    except LookupError as error:
+        raise ValueError(
+            f"Expected an encoding such as utf-8, cp1252 or utf-16, got {encoding!r}; correct --encoding."
+        ) from error
+
+
+def _encoding_message(file: Path, encoding: str, error: UnicodeError) -> str:
+    content = file.read_bytes()
+    line = "its beginning"
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError as first:
+        line = f"line {content[: first.start].decode(encoding).count(chr(10)) + 1}"
+    except UnicodeError:  # utf-16 without the mark that it begins with
+        pass
+    likely = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "cp1252"
+    where = "" if likely == "utf-16" else " (Excel on Windows)"
+    way_out = "correct --encoding" if encoding != "utf-8" else f"give its encoding, such as --encoding {likely}{where}"
+    return f"Expected text in {encoding} in {file}, but {line} cannot be decoded ({error}); {way_out}."

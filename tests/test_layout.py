@@ -48,7 +48,6 @@ TRAVELS = {
     "processor_statistics.py",
     "prototypes.py",
     "sound.py",
-    "shortened.py",
     "spectrogram_processor.py",
     "video.py",
 }

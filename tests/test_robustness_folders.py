@@ -477,6 +477,7 @@ def job(tmp_path, monkeypatch):
         input=tmp_path / "rows.csv",
         output=tmp_path / "out.jsonl",
         columns=["text=title"],
+        encoding="utf-8",
         top_k=1,
         explain=False,
         missing="prototypes",

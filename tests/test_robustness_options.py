@@ -13,9 +13,9 @@ from pmr_hf import (
     PrototypeTrainer,
 )
 from pmr_hf.data.labels import encode_labels
+from pmr_hf.data.shortened import shortened
 from pmr_hf.model.hub_card import what_it_does
 from pmr_hf.model.prototypes import Prototypes
-from pmr_hf.model.shortened import shortened
 from pmr_hf.reporting.dynamics import holds_the_other_back
 from pmr_hf.reporting.model_card import HubMetadata, Results, TrainingRun, card_data
 from pmr_hf.training.prototype_refresh import warn_of_unseen_classes

@@ -10,10 +10,10 @@ from transformers.utils import logging
 from ..model.kind_registry import Features
 from ..model.media_values import UnreadableError
 from ..model.multimodal_processor import MultimodalProcessor
-from ..model.shortened import shortened
 from .columns import ROW, as_list, decodes, undecoded, whole_column
 from .feature_cache import CACHED, cache_features, cached_features, feature_fingerprint
 from .labels import integer_labels
+from .shortened import shortened
 
 
 logger = logging.get_logger(__name__)

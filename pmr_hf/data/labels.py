@@ -56,7 +56,7 @@ def integer_labels(labels: Any, num_labels: int | None = None, segments: bool = 
             f"Expected labels in 0..{num_labels - 1}, got labels from {labelled.min()} to {labelled.max()}; set the "
             "model's `num_labels` to the number of classes, or correct the labels."
         )
-    return torch.as_tensor(values, dtype=torch.long)
+    return torch.tensor(values, dtype=torch.long)
 
 
 def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:

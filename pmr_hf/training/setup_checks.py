@@ -11,11 +11,11 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments, def
 from transformers.trainer_utils import _is_peft_model, has_length, unwrap_peft_model
 
 from ..data.collator import MultimodalCollator
+from ..data.shortened import shortened
 from ..model.kinds import ModalityProcessor
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes
-from ..model.shortened import shortened
 
 
 # The processors that belong to one encoder: of one modality, or of one model of transformers such as CLIP

@@ -87,8 +87,10 @@ def _rows(file: Path, reader: Any, one_column_blank: bool) -> Iterator[list[str]
             yield row
             line = reader.line_num
     except csv.Error as error:
+        last = reader.line_num
+        where = f"line {last}" if last == line + 1 else f"lines {line + 1} to {last}"
         raise ValueError(
-            f"Expected cells as csv writes them in {file}, from line {line + 1} to {reader.line_num}, but {error}; "
+            f"Expected cells as csv writes them in {file}, {where}, but {error}; "
             f"correct the lines. {_HOW_TO_WRITE[reader.dialect.delimiter]}"
         ) from error
 

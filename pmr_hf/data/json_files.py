@@ -59,12 +59,12 @@ def _values(stream: TextIO) -> Iterator[tuple[int | str, Any]]:
     first = next((line for line in stream if line.strip()), "")
     stream.seek(0)
     if not first.lstrip().startswith("[") and _is_json(first):
-        for number, line in enumerate(stream, 1):
-            if line.strip():
+        for number, text in enumerate(stream, 1):
+            if text.strip():
                 try:
-                    yield number, json.loads(line)
+                    yield number, json.loads(text)
                 except json.JSONDecodeError as error:
-                    raise json.JSONDecodeError(error.msg, "\n" * (number - 1) + line, number) from error
+                    raise json.JSONDecodeError(error.msg, "\n" * (number - 1) + text, number) from error
         return
     text = stream.read()
     position = len(text) - len(text.lstrip())

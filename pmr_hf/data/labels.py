@@ -81,20 +81,14 @@ def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
     if "test" in texts and not any(texts["test"]):
         logger.warning("The test split has no labels: it is left out.")
         del texts["test"]
-    for name, values in texts.items():
-        without = [i for i, text in enumerate(values) if text is None]
-        if without:
-            raise ValueError(
-                f"Expected a label in column {label!r} of every row, but {len(without)} have none, first "
-                f"{splits[name][without[0]][ROW]}; drop these rows."
-            )
-    classes = ids or sorted(set(texts["train"]), key=_by_number)
-    _check_classes(classes, texts["train"], label, declared=bool(ids))
+    labels = {name: _all_labelled(values, splits[name], label) for name, values in texts.items()}
+    classes = ids or sorted(set(labels["train"]), key=_by_number)
+    _check_classes(classes, labels["train"], label, declared=bool(ids))
     encoded = {}
-    for name, values in texts.items():
+    for name, values in labels.items():
         of_text = _class_of_each_text(set(values), classes, name)
-        labels = np.array([of_text[text] for text in values])
-        encoded[name] = splits[name].remove_columns(label).add_column(label, labels, feature=ClassLabel(names=classes))
+        column = np.array([of_text[text] for text in values])
+        encoded[name] = splits[name].remove_columns(label).add_column(label, column, feature=ClassLabel(names=classes))
     return encoded
 
 
@@ -110,6 +104,17 @@ def _label_texts(split: Dataset, label: str, ids: list[str]) -> list[str | None]
         return [None if i is None else ids[i] if 0 <= i < len(ids) else str(i) for i in values]
     texts = {value: None if value is None or value != value else str(value).strip() for value in set(values)}
     return [texts[value] or None for value in values]
+
+
+def _all_labelled(texts: list[str | None], split: Dataset, label: str) -> list[str]:
+    """The labels, if no row lacks one."""
+    found = [text for text in texts if text is not None]
+    if len(found) < len(texts):
+        raise ValueError(
+            f"Expected a label in column {label!r} of every row, but {len(texts) - len(found)} have none, first "
+            f"{split[texts.index(None)][ROW]}; drop these rows."
+        )
+    return found
 
 
 def _class_of_each_text(texts: set[str], classes: list[str], split: str) -> dict[str, int]:

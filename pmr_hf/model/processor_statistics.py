@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import FeatureExtractionMixin, ImageProcessingMixin
 
 
 # What a processor subtracts, and what it divides or multiplies by
@@ -14,8 +14,11 @@ SWITCHES = dict.fromkeys(("image_mean", "image_std", "mean", "std"), "do_normali
 
 
 def check_statistics(name: str, processor: Any) -> None:
-    """Raise `ValueError` for a processor with a mean that is not finite, or a deviation that is not positive."""
-    if isinstance(processor, PreTrainedTokenizerBase):
+    """
+    Raise `ValueError` for an image processor or feature extractor with a mean that is not finite, or a deviation that
+    is not positive. A tokenizer or a processor of the user's own has no such numbers.
+    """
+    if not isinstance(processor, (ImageProcessingMixin, FeatureExtractionMixin)):
         return
     settings = processor.to_dict()
     settings |= settings.get("pretrained_cfg") or {}  # timm's own

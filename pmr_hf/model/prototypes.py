@@ -141,10 +141,11 @@ class Prototypes(nn.Module):
 
     def zero_sums(self) -> Sums:
         """Sums (K, D_m) and counts (K,) of zero in fp64, by modality, to which batches can be added."""
-        return {
-            name: tuple(zero_sum(like.shape, like.device) for like in (self.mean(name), self.count(name)))
-            for name in self.widths
-        }
+        sums = {}
+        for name in self.widths:
+            mean, count = self.mean(name), self.count(name)
+            sums[name] = zero_sum(mean.shape, mean.device), zero_sum(count.shape, count.device)
+        return sums
 
     @torch.no_grad()
     def class_sums(
@@ -248,7 +249,7 @@ def load_sums(sums: Sums, file: str | os.PathLike) -> None:
     """
     parts = load_file(file)
     found = {key: tuple(value.shape) for key, value in parts.items()}
-    expected = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for name, (total, count) in sums.items():
         expected |= {f"{name}_sum": tuple(value_of(total).shape), f"{name}_count": tuple(value_of(count).shape)}
     if found != expected:

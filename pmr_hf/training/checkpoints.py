@@ -36,8 +36,10 @@ SCHEDULER = ("scheduler.pt", "latest")
 # What the dict in a file of torch must have. A file of another run or program may lack it.
 KEYS = {"optimizer": {"state", "param_groups"}, "scheduler": {"last_epoch"}, "rng_state": {"python", "numpy", "cpu"}}
 CONFIGS = ("config.json", "adapter_config.json")
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError)
-UNREADABLE += (SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError)
+UNREADABLE = (
+    *(OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError),
+    *(SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError),
+)
 
 
 def newest_complete_checkpoint(output_dir: str | os.PathLike, processes: int = 1) -> str | None:

@@ -29,8 +29,8 @@ import psutil  # installed with accelerate
 
 from pmr_hf import MultimodalModel, MultimodalProcessor
 from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, groups_of, known_to, mistake_in
-from pmr_hf.command_line.benchmark_options import Options, flat, options_of
 from pmr_hf.command_line.build import build_collator
+from pmr_hf.command_line.options import Options, flat, options_of
 from pmr_hf.command_line.parse_arguments import parse_arguments
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits

@@ -1,7 +1,7 @@
 """
 Train PMR, or a method that it is compared with, on any dataset of several modalities.
 
-    accelerate launch examples/run_pmr.py                                # colored-and-gray digits of scikit-learn
+    accelerate launch examples/run_pmr.py                                # digits of scikit-learn, beside joint training
     accelerate launch examples/run_pmr.py --dataset cg_mnist --data_dir mnist            # raw MNIST files
     accelerate launch examples/run_pmr.py --dataset crema_d --data_dir CREMA-D           # or ave: the raw downloads
     accelerate launch examples/run_pmr.py --dataset_name user/posts \\
@@ -20,8 +20,9 @@ import psutil  # installed with accelerate
 import torch
 from transformers import set_seed
 
-from pmr_hf import METHODS, PrototypeTrainer, PrototypeTrainingArguments, UnimodalHeadsTrainer
+from pmr_hf import METHODS, PrototypeTrainingArguments, UnimodalHeadsTrainer
 from pmr_hf.command_line.build import add_new_encoders, build_collator, build_model, pretrained_processor
+from pmr_hf.command_line.comparison import joint_arguments
 from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
@@ -30,6 +31,18 @@ from pmr_hf.data.tables import draw_rows
 
 def main() -> None:
     script_args, training_args = parse_arguments()
+    runs = [(script_args, training_args)]
+    if script_args.compare_with == "joint":
+        resume = training_args.resume_from_checkpoint is not None
+        runs.insert(0, parse_arguments(joint_arguments(sys.argv[1:], training_args.output_dir, resume)))
+    rows = {args.method: train_and_test(args, others) for args, others in runs}
+    if training_args.process_index == 0:
+        print_table(f"{script_args.data_name}, {script_args.fusion}", rows)
+        print(f"saved to {training_args.output_dir}")
+
+
+def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> dict[str, str]:
+    """Train and save a model. Returns its row of the printed table: the test accuracies and the training time."""
     lower_pretrained_rates(script_args, training_args)
     logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING)
     set_seed(training_args.seed)
@@ -80,8 +93,7 @@ def main() -> None:
     trainer.create_model_card(dataset=script_args.data_name)
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset=script_args.data_name)
-    if trainer.is_world_process_zero():
-        print_results(script_args, training_args, trainer, split, metrics, train_metrics["train_runtime"])
+    return table_row(split, metrics, list(script_args.columns), train_metrics["train_runtime"])
 
 
 def peak_memory() -> float:
@@ -95,29 +107,22 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def print_results(
-    script_args: ScriptArguments,
-    training_args: PrototypeTrainingArguments,
-    trainer: PrototypeTrainer,
-    split: str,
-    metrics: dict[str, float],
-    seconds: float,
-) -> None:
-    """Print a table of the accuracies on a split, the imbalance ratio and the training time."""
+def table_row(split: str, metrics: dict[str, float], modalities: list[str], seconds: float) -> dict[str, str]:
+    """The fused accuracy on a split, that of each modality alone, by its prototypes, and the training time."""
     prefix = "test" if split == "test" else "eval"
-    names = list(script_args.columns)
-    rows = {f"{split} accuracy, fused": f"{metrics[f'{prefix}_accuracy']:.3f}"}
-    for name in names:
+    row = {f"{split} accuracy": f"{metrics[f'{prefix}_accuracy']:.3f}"}
+    for name in modalities:
         accuracy = metrics.get(f"{prefix}_{name}_prototype_accuracy")
-        rows[f"{split} accuracy, {name} alone (prototypes)"] = "none seen" if accuracy is None else f"{accuracy:.3f}"
-    if len(names) == 2:
-        ratios = [f"{entry['rho']:.2f}" for entry in trainer.state.log_history if "rho" in entry]
-        rows[f"ratio {names[0]} / {names[1]}, least of the logs"] = min(ratios, default="not logged")
-        rows[f"ratio {names[0]} / {names[1]}, last"] = (ratios or ["not logged"])[-1]
-    rows |= {"training time": f"{seconds:.0f} s", "saved to": training_args.output_dir}
-    print(f"\n{script_args.method} on {script_args.data_name}, {script_args.fusion}")
-    for name, value in rows.items():
-        print(f"  {name:<42}  {value}")
+        row[f"{name} alone"] = "none seen" if accuracy is None else f"{accuracy:.3f}"
+    return row | {"training time": f"{seconds:.0f} s"}
+
+
+def print_table(title: str, rows: dict[str, dict[str, str]]) -> None:
+    """Print a line for each method, below a line with the title and the names of the columns."""
+    header = next(iter(rows.values()))
+    print(f"\n{title:<24}" + "".join(f"  {column}" for column in header))
+    for method, row in rows.items():
+        print(f"  {method:<22}" + "".join(f"  {value:>{len(column)}}" for column, value in row.items()))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 """The cells that `examples/benchmark.py` runs. Each has the arguments of one run of `examples/run_pmr.py`."""
 
 import argparse
-from dataclasses import fields
 from typing import NamedTuple
 
-from ..methods import METHODS
-from .benchmark_options import Options, flat, name_of, options_of
-from .script_arguments import ScriptArguments
+from . import options
+from .options import Options, flat, name_of, options_of
 
 
 # The arguments of run_pmr.py that select each method of the benchmark
@@ -14,10 +12,11 @@ BENCHMARK_METHODS = {
     "unimodal": ["--method", "joint"],  # one run for each modality alone
     "joint": ["--method", "joint"],
     "dropout": ["--method", "joint", "--modality_dropout", "0.3"],
-    "pmr": ["--method", "pmr"],
-    "pmr_without_per": ["--method", "pmr", "--pmr_mu", "0"],
-    "pmr_hard": ["--method", "pmr", "--pmr_weights", "hard"],
-    "pmr_dropout": ["--method", "pmr", "--modality_dropout", "0.3"],  # not in the paper
+    "recipe": ["--method", "pmr", "--recipe", "recommended"],  # ours
+    "pmr": ["--method", "pmr", "--recipe", "paper"],
+    "pmr_without_per": ["--method", "pmr", "--recipe", "paper", "--pmr_mu", "0"],
+    "pmr_hard": ["--method", "pmr", "--recipe", "paper", "--pmr_weights", "hard"],
+    "pmr_dropout": ["--method", "pmr", "--recipe", "paper", "--modality_dropout", "0.3"],  # not in the paper
     "acc": ["--method", "acc"],
     "ogm": ["--method", "ogm"],
     "ogm_ge": ["--method", "ogm", "--ogm_noise", "True"],
@@ -31,6 +30,7 @@ DECIDED = {
     "fusion": "by --fusions",
     "seed": "by --seeds",
     "modalities": "by --methods unimodal",
+    "compare_with": "by --methods",
     "do_predict": "by the protocol",
     "resume_from_checkpoint": "by the protocol",
 }
@@ -68,6 +68,7 @@ class Cell(NamedTuple):
         """The command line of run_pmr.py for this cell. `shared` are the arguments of all runs of the benchmark."""
         arguments = flat(known_to(self.method, shared))
         arguments += ["--fusion", self.fusion, "--seed", str(self.seed), *BENCHMARK_METHODS[self.method]]
+        arguments += ["--compare_with", "none"]
         arguments += [] if self.modality is None else ["--modalities", self.modality]
         arguments += [] if self.setting is None else [f"--{self.setting[0]}", self.setting[1]]
         return arguments + ([] if self.rate is None else ["--learning_rate", self.rate])
@@ -88,11 +89,9 @@ def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
     return groups
 
 
-def known_to(method: str, options: Options) -> Options:
+def known_to(method: str, shared: Options) -> Options:
     """Keep the options that run_pmr.py has for a method of the benchmark."""
-    trainer = METHODS[BENCHMARK_METHODS[method][1]]
-    names = {field.name for arguments in (ScriptArguments, trainer.args_class) for field in fields(arguments)}
-    return [option for option in options if {name_of(option), name_of(option).removeprefix("no_")} & names]
+    return options.known_to(BENCHMARK_METHODS[method][1], shared)
 
 
 def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:

@@ -7,7 +7,7 @@ from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION, PAPER_MAX_GRAD_NORM, PAPER_SETS
 from ..methods import METHODS
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
-from .own_data_defaults import OWN_DATA_DEFAULTS
+from .defaults import OWN_DATA_DEFAULTS, RECIPES
 from .script_arguments import ScriptArguments
 
 
@@ -52,6 +52,9 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
                 parser.set_defaults(initialization=PAPER_INITIALIZATION)
         if script_args.method == "pmr":
             parser.set_defaults(pmr_alpha=PAPER_ALPHA)
+            parser.set_defaults(compare_with="joint" if script_args.dataset == "digits" else "none")
+    if script_args.method == "pmr":
+        parser.set_defaults(**RECIPES[script_args.recipe])
     *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")

@@ -11,6 +11,7 @@ from ..methods import METHODS
 from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
 from ..model.initialization import INITIALIZATIONS
+from .defaults import RECIPES
 
 
 # Arguments that are given as modality=value and become a dict by modality
@@ -41,6 +42,22 @@ class ScriptArguments:
         metadata={
             "help": "The training method. 'joint' is plain training, monitored with prototypes.",
             "choices": list(METHODS),
+        },
+    )
+    recipe: str = field(
+        default="recommended",
+        metadata={
+            "help": "The defaults of --method pmr: 'recommended' has hard weights, alpha 1, no entropy term, modality "
+            "dropout of 0.3 and the better answer of head and prototypes; 'paper' has those of the paper.",
+            "choices": list(RECIPES),
+        },
+    )
+    compare_with: str = field(
+        default="none",
+        metadata={
+            "help": "First train with this method too, in <output_dir>-joint, and print both results. 'joint' is the "
+            "default for --method pmr on the digits.",
+            "choices": ["none", "joint"],
         },
     )
     # The data

@@ -80,7 +80,7 @@ def _folder(dataset: str, options: ReadOptions) -> str:
 
 # ---- The table ----
 
-# For the paper's datasets: the paper's batch size and optimizer. Its learning rate of 1e-3 is for 100 epochs.
+# For the paper's datasets: the paper's batch size and optimizer.
 PAPER_DEFAULTS = {
     "per_device_train_batch_size": 64,
     "per_device_eval_batch_size": 256,
@@ -98,16 +98,16 @@ PAPER_SETS = {
         columns={"gray": "gray", "colored": "colored"},
         encoders={"gray": "cg_mnist_gray", "colored": "cg_mnist"},
         frames={},
-        rate=3e-2,
-        epochs=60,
+        rate=3e-1,  # the best of 0.03, 0.1 and 0.3 on validation, for joint training and for PMR
+        epochs=40,
     ),
     "cg_mnist": PaperSet(
         read=_read_cg_mnist,
         columns={"gray": "gray", "colored": "colored"},
         encoders={"gray": "cg_mnist_gray", "colored": "cg_mnist"},
         frames={},
-        rate=3e-2,
-        epochs=60,
+        rate=1e-2,  # a tenth of the paper's epochs at ten times its rate
+        epochs=10,
     ),
     "crema_d": PaperSet(
         read=_read_crema_d,

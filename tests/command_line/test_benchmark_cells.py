@@ -1,7 +1,7 @@
 """The runs of the benchmark, by their arguments."""
 
 from pmr_hf.command_line.benchmark_cells import Cell
-from pmr_hf.command_line.benchmark_options import options_of
+from pmr_hf.command_line.options import options_of
 
 
 def test_arguments_go_to_the_methods_that_know_them():
@@ -9,5 +9,6 @@ def test_arguments_go_to_the_methods_that_know_them():
     own = {name: Cell(name, "sum", "1e-2", 4).arguments(shared) for name in ("joint", "pmr_hard", "ogm_ge")}
     assert own["joint"][:4] == ["--no_remove_unused_columns", "--columns", "a=x", "b=y"]
     assert own["pmr_hard"][:3] == ["--pmr_alpha", "2", "--no_remove_unused_columns"]
-    rest = ["--fusion", "sum", "--seed", "4", "--method", "ogm", "--ogm_noise", "True", "--learning_rate", "1e-2"]
+    rest = ["--fusion", "sum", "--seed", "4", "--method", "ogm", "--ogm_noise", "True"]
+    rest += ["--compare_with", "none", "--learning_rate", "1e-2"]
     assert own["ogm_ge"][4:] == rest

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pmr_hf.command_line.comparison import joint_arguments
 from pmr_hf.command_line.parse_arguments import parse_arguments
 
 
@@ -23,6 +24,7 @@ def parse():
 
 OPTIONS = """
     pmr_alpha pmr_mu pmr_entropy_epochs pmr_epochs pmr_weights prototype_momentum prototype_fraction freeze
+    answer recipe compare_with
     modality_learning_rates method dataset dataset_name train_file columns backbones label_column on_error preprocess
     preprocess_workers split max_train_samples max_eval_samples modalities test_correlation fusion embedding_dim pooling
     num_frames clip_seconds modality_dropout lora
@@ -58,6 +60,7 @@ def stops(parse, arguments):
 @example([("modality_learning_rates", "0")])
 @example([("num_frames", "a=\u00b2")])
 @example([("logging_steps", "inf")])
+@example([("lora", "a=1")])
 @example([("unknown", "1")])
 def test_any_command_line_is_parsed_or_stops_with_a_sentence(parse, options):
     stopped, parsed = stops(parse, [f"--{name}={value}" for name, value in options if value != "--"])
@@ -72,9 +75,31 @@ def test_any_command_line_is_parsed_or_stops_with_a_sentence(parse, options):
     assert all(rate > 0 for rate in (args.modality_learning_rates or {}).values())
     assert 0 <= script_args.modality_dropout < 1 and 0 <= script_args.test_correlation <= 1
     assert script_args.columns.keys() == script_args.backbones.keys()
-    assert all(0 < count <= 10**6 for count in [*script_args.num_frames.values(), *script_args.lora.values()])
+    ranks = [layers["r"] for layers in script_args.lora.values()]
+    assert all(0 < count <= 10**6 for count in [*script_args.num_frames.values(), *ranks])
 
 
 @pytest.mark.parametrize("option", REFUSED.split())
 def test_nonsense_on_the_command_line_is_refused(parse, option):
     assert stops(parse, [f"--{option}"])[0]
+
+
+def test_the_recipe_is_a_set_of_defaults(parse):
+    recommended = {"pmr_weights": "hard", "pmr_alpha": 1, "pmr_mu": 0, "answer": "best"}
+    paper = {"pmr_weights": "clip", "pmr_alpha": 2, "pmr_mu": 0.01, "answer": None}
+    for arguments, expected, dropout in ([], recommended, 0.3), (["--recipe", "paper"], paper, 0):
+        script_args, args = parse(arguments)
+        assert {name: getattr(args, name) for name in expected} == expected
+        assert script_args.modality_dropout == dropout
+    script_args, args = parse(["--modality_dropout", "0.1", "--pmr_alpha", "3"])
+    assert (script_args.modality_dropout, args.pmr_alpha, args.pmr_weights) == (0.1, 3, "hard")
+    script_args, args = parse(["--method", "joint"])
+    assert (script_args.modality_dropout, args.answer, script_args.compare_with) == (0, None, "none")
+
+
+def test_the_joint_run_has_every_option_that_joint_training_has():
+    given = "--method pmr --pmr_alpha 2 --seed=3 --output_dir out --modality_dropout 0.1 --push_to_hub --recipe paper"
+    kept = ["--seed=3", "--modality_dropout", "0.1", "--method", "joint", "--output_dir", "out-joint"]
+    assert joint_arguments(given.split(), "out/", resume=False) == kept
+    given += " --resume_from_checkpoint out/checkpoint-3"
+    assert joint_arguments(given.split(), "out", resume=True) == [*kept, "--resume_from_checkpoint", "True"]

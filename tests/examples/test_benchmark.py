@@ -56,6 +56,7 @@ def test_the_result_is_that_of_the_script_itself(finished, tmp_path):
     (result,) = map(json.loads, (finished / "results.jsonl").read_text().splitlines())
     command = [sys.executable, str(EXAMPLES / "run_pmr.py"), *SHORT, "--method", "pmr", "--seed", "3"]
     command += [
+        *("--recipe", "paper", "--compare_with", "none"),
         "--learning_rate",
         str(result["learning_rate"]),
         "--output_dir",
@@ -186,6 +187,7 @@ def script():
         ("--methods pmr_without_per --vary pmr_mu 0.1", "it is set by pmr_without_per."),
         ("--fusions film flim", "invalid choice: 'flim'"),
         ("--num_train_epochs many", "invalid float value: 'many'"),
+        ("--compare_with joint", "Expected no --compare_with here: it is set by --methods."),
         ("--only_report", "Expected finished runs in "),
     ],
 )

@@ -23,6 +23,7 @@ from transformers import set_seed
 from pmr_hf import METHODS, PrototypeTrainingArguments, UnimodalHeadsTrainer
 from pmr_hf.command_line.build import add_new_encoders, build_collator, build_model, pretrained_processor
 from pmr_hf.command_line.comparison import joint_arguments
+from pmr_hf.command_line.output_folder import take_folder
 from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
@@ -35,6 +36,8 @@ def main() -> None:
     if script_args.compare_with == "joint":
         resume = training_args.resume_from_checkpoint is not None
         runs.insert(0, parse_arguments(joint_arguments(sys.argv[1:], training_args.output_dir, resume)))
+    for run in runs:
+        take_folder(*run)
     rows = {args.method: train_and_test(args, others) for args, others in runs}
     if training_args.process_index == 0:
         print_table(f"{script_args.data_name}, {script_args.fusion}", rows)

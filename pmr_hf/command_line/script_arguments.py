@@ -181,6 +181,11 @@ class ScriptArguments:
         metadata={"help": "Use the channels-last memory format, which speeds up convolutions in mixed precision."},
     )
 
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Remove the model, results and checkpoints of an earlier run from --output_dir first."},
+    )
+
     def __post_init__(self):
         self._check_ranges()
         for name in BY_MODALITY:

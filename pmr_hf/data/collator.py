@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import datasets
-import pyarrow as pa
 from transformers.utils import logging
 
 from ..model.kind_registry import Features
 from ..model.media_values import UnreadableError
 from ..model.multimodal_processor import MultimodalProcessor
-from .columns import ROW, as_list, decodes, undecoded, whole_column
+from .columns import ROW, as_list, decodes, labels_in, undecoded
 from .feature_cache import CACHED, cache_features, cached_features, feature_fingerprint
 from .labels import integer_labels
 from .shortened import shortened
@@ -154,9 +153,7 @@ class MultimodalCollator:
         elif isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
             self.check_columns(dataset.column_names)
             if self.label is not None:
-                values = whole_column(dataset, self.label)
-                whole = pa.types.is_integer(values.type) and not values.null_count
-                labels = values.to_numpy() if whole else values.to_pylist()
+                labels = labels_in(dataset, self.label)
                 feature = dataset.features[self.label]
                 class_names = feature.names if isinstance(feature, datasets.ClassLabel) else None
             self._warn_of_decoding(dataset)

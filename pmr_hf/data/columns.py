@@ -54,6 +54,14 @@ def whole_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
     return values if dataset._indices is None else values.take(dataset._indices.column(0))
 
 
+def labels_in(dataset: Dataset, column: str) -> np.ndarray | list[Any]:
+    """The labels of all rows: an array if all are integers, else a list."""
+    values = whole_column(dataset, column)
+    if pa.types.is_integer(values.type) and not values.null_count:
+        return values.to_numpy()
+    return values.to_pylist()
+
+
 def holds_strings(feature: Any) -> bool:
     """Whether a column of a dataset holds strings or lists of strings, as a column of paths does."""
     feature = getattr(feature, "feature", feature)

@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 
 from ..data.collator import MultimodalCollator
+from ..data.columns import labels_in
 from .setup_checks import check_rows, is_stream
 
 
@@ -57,7 +58,7 @@ def labels_of(dataset: Any, collator: Any) -> np.ndarray | None:
     if not isinstance(collator, MultimodalCollator) or collator.label is None:
         return None
     if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
-        return np.asarray(dataset[collator.label][:])
+        return np.asarray(labels_in(dataset, collator.label))
     if isinstance(dataset, list):
         return np.asarray([row[collator.label] for row in dataset])
     return None

@@ -65,7 +65,7 @@ def test_training_does_not_depend_on_the_answer(make_trainer, make_model):
 
 
 def test_what_is_refused(make_trainer, make_args, digits):
-    with pytest.raises(ValueError, match="Expected `answer` to be one of"):
+    with pytest.raises(ValueError, match="Expected `answer` to be 'head', 'prototypes' or 'best', got 'both'"):
         make_args(answer="both")
     with pytest.raises(ValueError, match="Expected one evaluation set with `answer='best'`"):
         make_trainer(answer="best", eval_dataset=None)

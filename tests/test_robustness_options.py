@@ -121,6 +121,7 @@ def test_resuming_is_a_switch_or_a_folder(make_args, given, expected):
             "at least 65 rows to eval, .* got 64; lower `per_device_eval_batch_size`",
         ),
         ({"metric_for_best_model": "acc"}, "`metric_for_best_model` to be 'loss', 'accuracy'.*got 'acc'"),
+        ({"metric_for_best_model": "best_answer_accuracy"}, "`metric_for_best_model` to be .*'prototypes_accuracy' or"),
         ({"metric_for_best_model": "sound_accuracy"}, "`metric_for_best_model` to be .*, got 'sound_accuracy'"),
     ],
 )
@@ -136,6 +137,8 @@ def test_options_that_a_model_of_several_encoders_cannot_have(make_trainer, opti
         {"dataloader_drop_last": True, "per_device_train_batch_size": 64, "per_device_eval_batch_size": 64},
         {"metric_for_best_model": "eval_macro_f1"},
         {"metric_for_best_model": "text_prototype_accuracy"},
+        {"metric_for_best_model": "prototypes_accuracy"},
+        {"metric_for_best_model": "best_answer_accuracy", "answer": "best"},
         {"metric_for_best_model": "acc", "trainer_kwargs": {"compute_metrics": lambda prediction: {"acc": 1.0}}},
     ],
 )

@@ -280,10 +280,6 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
                 f"Expected `gradient_cosine_steps` to be at least 1, got {self.gradient_cosine_steps}; leave it out "
                 "to skip the measurement."
             )
-        if self.answer not in (None, *ANSWERS, BEST_ANSWER):
-            raise ValueError(
-                f"Expected `answer` to be one of {(*ANSWERS, BEST_ANSWER)}, got {self.answer!r}; correct it."
-            )
         if self.prototype_source not in ("subset", "online"):
             raise ValueError(
                 f"Expected `prototype_source` to be 'subset' or 'online', got {self.prototype_source!r}; the paper "

@@ -124,9 +124,14 @@ class MultimodalTrainer(Trainer):
         for dataset in evals.values():
             check_full_batch(self.args, dataset, "eval")
         if self._user_metrics is None:
-            check_best_metric(self.unwrapped_model, self.args.metric_for_best_model, evals)
+            best = self.args.metric_for_best_model
+            check_best_metric(self.unwrapped_model, best, evals, self.metric_names())
 
     # ---- What a method may override ----
+
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics of an evaluation, apart from those of a modality."""
+        return "loss", "accuracy", "macro_f1"
 
     def on_new_model(self, model: nn.Module) -> None:
         """

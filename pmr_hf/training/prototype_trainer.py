@@ -109,6 +109,11 @@ class PrototypeTrainer(MultimodalTrainer):
         self._unseen: dict[str, list[int]] = {}  # classes without a prototype in the last warning
         self.add_callback(RefreshPrototypes(self))
 
+    def metric_names(self) -> tuple[str, ...]:
+        """Add the accuracies of all prototypes together and of the better answer, if the evaluation has them."""
+        better = ("best_answer_accuracy",) if self.args.answer == BEST_ANSWER else ()
+        return *super().metric_names(), "prototypes_accuracy", *better
+
     def check_setup(self) -> None:
         """Raise `ValueError` for a model without prototypes, or a training set that `prototype_source` cannot use."""
         check_prototypes(self.unwrapped_model)

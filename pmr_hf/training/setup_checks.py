@@ -141,20 +141,21 @@ def check_options(model: nn.Module, args: TrainingArguments) -> None:
         )
 
 
-def check_best_metric(model: nn.Module, metric: str | None, sets: Collection[str]) -> None:
+def check_best_metric(model: nn.Module, metric: str | None, sets: Collection[str], metrics: Collection[str]) -> None:
     """
-    Raise `ValueError` if `metric`, which selects the best weights, is no metric of this package. The names of several
-    evaluation sets are `sets`. `Trainer` would stop after the first evaluation.
+    Raise `ValueError` if `metric`, which selects the best weights, is not among the trainer's `metrics`, and no
+    accuracy of a modality. The names of several evaluation sets are `sets`. `Trainer` would stop after the first
+    evaluation.
     """
     if metric is None or not isinstance(model, MultimodalModel):
         return
     name = metric.removeprefix("eval_")
     name = next((name.removeprefix(f"{part}_") for part in sets if name.startswith(f"{part}_")), name)
     own = name.endswith("_accuracy") and any(name.startswith(f"{part}_") for part in model.config.modalities)
-    if not own and name not in ("loss", "accuracy", "macro_f1"):
+    if not own and name not in metrics:
         raise ValueError(
-            "Expected `metric_for_best_model` to be 'loss', 'accuracy', 'macro_f1' or the accuracy of a modality, such "
-            f"as '{model.config.modalities[0]}_prototype_accuracy', got {metric!r}; correct it, or pass a "
+            f"Expected `metric_for_best_model` to be {', '.join(map(repr, metrics))} or the accuracy of a modality, "
+            f"such as '{model.config.modalities[0]}_prototype_accuracy', got {metric!r}; correct it, or pass a "
             "`compute_metrics` that returns it."
         )
 

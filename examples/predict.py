@@ -94,7 +94,8 @@ def write_predictions(
 ) -> int:
     """Append the predictions of the rows that the output lacks. Returns how many of these rows got an `error`."""
     done, errors = resume(args.output, len(table)), 0
-    rows = (row_of(table[i], columns, pipe, args.input.parent) for i in range(done, len(table)))
+    folder = str(args.input.parent.absolute())
+    rows = (row_of(table[i], columns, pipe, folder) for i in range(done, len(table)))
     with args.output.open("a", encoding="utf-8") as file, tqdm(total=len(table), initial=done, unit="row") as progress:
         while batch := list(islice(rows, args.batch_size)):
             for result in predict(pipe, batch, args.top_k, args.explain):
@@ -160,7 +161,7 @@ def resume(output: Path, size: int) -> int:
 
 
 def row_of(
-    row: dict[str, Any], columns: dict[str, str | list[str]], pipe: MultimodalPipeline, folder: Path
+    row: dict[str, Any], columns: dict[str, str | list[str]], pipe: MultimodalPipeline, folder: str
 ) -> dict[str, Any]:
     """The values of a row, by modality. A relative path starts from the table's folder."""
     values = {}

@@ -201,10 +201,11 @@ def _with_source_row(rows: Dataset, name: str) -> Dataset:
 
 def _absolute(rows: Dataset, columns: set[str], folder: Path, check: bool) -> Dataset:
     """Make relative paths absolute. With `check`, every file must exist."""
+    root = str(folder.absolute())
     for column in sorted(columns):
         feature = rows.features[column]
         if holds_strings(feature):
-            values = [absolute_path(value, folder) for value in whole_column(rows, column).to_pylist()]
+            values = [absolute_path(value, root) for value in whole_column(rows, column).to_pylist()]
             address = next((part for value in values for part in as_list(value) or [] if part and "://" in part), None)
             if address is not None:
                 raise ValueError(f"Expected paths of files, got the address {address!r}; download the files first.")
@@ -215,16 +216,16 @@ def _absolute(rows: Dataset, columns: set[str], folder: Path, check: bool) -> Da
     return rows
 
 
-def absolute_path(value: Any, folder: Path) -> Any:
+def absolute_path(value: Any, folder: str) -> Any:
     """
-    Make one path, or each path in a list, absolute. Blanks around it are left out. An empty value and an address such
-    as https://example.org/a.png stay unchanged.
+    Make one path, or each path in a list, absolute. A relative one starts at `folder`, which is absolute. Blanks around
+    it are left out. An empty value and an address such as https://example.org/a.png stay unchanged.
     """
     if isinstance(value, list):
         return [absolute_path(part, folder) for part in value]
     if not isinstance(value, str) or not value.strip() or "://" in value:
         return value
-    return os.path.join(folder.absolute(), value.strip())
+    return os.path.join(folder, value.strip())
 
 
 def _check_files(rows: Dataset, column: str, values: list[Any]) -> None:

@@ -53,7 +53,8 @@ def what_it_does(config: PreTrainedConfig, modalities: list[str], num_labels: in
             else f"`{config.backbones[name].model_type}`"
             for name in modalities
         }
-        encoders = f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items())}, fused by `{config.fusion}`"
+        fused_by = "their class prototypes" if config.answer == "prototypes" else f"`{config.fusion}`"
+        encoders = f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items())}, fused by {fused_by}"
     else:
         encoders = f"{', '.join(modalities)}, with a `{config.model_type}` model"
     count = f"{len(modalities)} {'modality' if len(modalities) == 1 else 'modalities'}"

@@ -63,10 +63,11 @@ def evaluations_of(log_history: list[Entry]) -> list[Entry]:
 
 def plot_accuracy(axes: Axes, evaluations: list[Entry], colors: dict[str, Any]) -> None:
     """
-    Plot the validation accuracy of the fused logits, and of each modality by its prototype classifier and by its slice
-    of the fusion head.
+    Plot the validation accuracy of the fused logits and of the prototypes' fused answer, and of each modality by its
+    prototype classifier and by its slice of the fusion head.
     """
     plot_line(axes, evaluations, "eval_accuracy", "all modalities, fused", color="black")
+    plot_line(axes, evaluations, "eval_prototypes_accuracy", "all modalities, prototypes", color="black", ls="--")
     for name, color in colors.items():
         plot_line(axes, evaluations, f"eval_{name}_prototype_accuracy", f"{name}, prototypes", color=color)
         plot_line(axes, evaluations, f"eval_{name}_accuracy", f"{name}, slice of the head", color=color, ls=":")

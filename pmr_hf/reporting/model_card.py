@@ -126,6 +126,7 @@ def model_card(run: TrainingRun, metadata: HubMetadata) -> str:
 def last_results(run: TrainingRun) -> Results:
     """The metrics of the last test of a run, or of its last validation if it was not tested."""
     names = {"accuracy": "accuracy, all modalities fused", "macro_f1": "macro F1, all modalities fused"}
+    names["prototypes_accuracy"] = "accuracy, all modalities fused by their prototypes"
     for name in run.modalities:
         names[f"{name}_prototype_accuracy"] = f"accuracy of {name} alone, by its prototypes"
         names[f"{name}_accuracy"] = f"accuracy of {name} alone, by its slice of the fusion head"

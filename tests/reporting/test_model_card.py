@@ -14,9 +14,18 @@ def test_the_card_holds_what_was_measured(make_trainer, digits, tmp_path):
     results = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert results["accuracy, all modalities fused"] == round(metrics["test_accuracy"], 4)
     assert results["accuracy of text alone, by its prototypes"] == round(metrics["test_text_prototype_accuracy"], 4)
+    fused = results["accuracy, all modalities fused by their prototypes"]
+    assert fused == round(metrics["test_prototypes_accuracy"], 4) and "fused by `concat`" in card.text
     assert card.data.eval_results[0].dataset_name == "two digits" and card.data.license == "apache-2.0"
     assert "| α, weight of the prototypical cross entropy | 1.25 |" in card.text
     assert "(training_dynamics.png)" in card.text and (tmp_path / "out" / "training_dynamics.png").is_file()
+
+
+def test_the_card_says_that_the_prototypes_answer(make_trainer, tmp_path):
+    trainer = make_trainer(num_train_epochs=1, answer="prototypes")
+    trainer.train()
+    trainer.create_model_card()
+    assert "fused by their class prototypes, into 4 classes" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_cards_code_runs_as_printed(make_trainer, digits, tmp_path, monkeypatch, capsys):

@@ -152,7 +152,8 @@ def _registration(config: PreTrainedConfig) -> str:
 def new_backbone(config: PreTrainedConfig, initialization: str = "default") -> PreTrainedModel:
     """An encoder with new weights, drawn by `initialization`, without the decoder that its `AutoModel` may have."""
     # The default dtype is the dtype of the whole model. A saved config may name an earlier dtype of the encoder.
-    model = AutoModel.from_config(config, dtype=torch.get_default_dtype())
+    # Without `trust_remote_code=False`, a nested `auto_map` would ask on stdin whether to run code.
+    model = AutoModel.from_config(config, dtype=torch.get_default_dtype(), trust_remote_code=False)
     encoder = model.get_encoder() if config.is_encoder_decoder else model
     initialize(encoder, initialization)
     return encoder

@@ -21,7 +21,7 @@ from typing import Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from pmr_hf import MultimodalPipeline
+from pmr_hf import MediaLimits, MultimodalPipeline
 from pmr_hf.data.columns import as_list, number_columns, parse_column, undecoded, with_numbers
 from pmr_hf.data.table_files import read_table
 from pmr_hf.data.tables import absolute_path
@@ -54,6 +54,7 @@ def main() -> None:
         "--missing", default="prototypes", choices=["fused", "prototypes"], help="see MultimodalPipeline"
     )
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--allow_urls", action="store_true", help="open public http addresses among the values")
     args = parser.parse_args()
     wrong = [pair for pair in args.columns if not all(pair.partition("="))]
     if wrong:
@@ -67,7 +68,8 @@ def main() -> None:
     missing = sorted(used - set(table.column_names))
     if missing:
         parser.error(f"expected the columns {missing} in {args.input}, which has {table.column_names}")
-    pipe = MultimodalPipeline(args.model, batch_size=args.batch_size, missing=args.missing)
+    limits = MediaLimits(allow_urls=args.allow_urls)
+    pipe = MultimodalPipeline(args.model, batch_size=args.batch_size, missing=args.missing, limits=limits)
     unknown = [name for name in columns if name not in pipe.model.config.modalities]
     if unknown:
         parser.error(f"expected --columns of the modalities {pipe.model.config.modalities}, got {unknown}")

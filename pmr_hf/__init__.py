@@ -16,6 +16,7 @@ from .methods.unimodal_heads import UnimodalHeadsTrainer
 from .model.cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .model.configuration import MultimodalConfig
 from .model.fusion import Fusion, register_fusion
+from .model.media_limits import MediaLimits
 from .model.modeling import MultimodalModel, MultimodalOutput
 from .model.multimodal_processor import MultimodalProcessor
 from .model.numeric_encoder import NumericConfig, NumericModel
@@ -51,6 +52,7 @@ __all__ = [
     "GradientBoostTrainer",
     "MMParetoTrainer",
     "MacroF1",
+    "MediaLimits",
     "MultimodalCollator",
     "MultimodalConfig",
     "MultimodalModel",

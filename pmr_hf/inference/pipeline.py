@@ -1,5 +1,6 @@
 """The pipeline, which classifies raw values with a trained model and explains the answer by modality."""
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..model.media_limits import MediaLimits
 from ..model.media_values import is_missing, is_series
 from ..model.missing_modalities import all_present, stack_masks
 from ..model.modeling import MultimodalModel
@@ -18,8 +20,8 @@ from .shapley import shapley_values
 class MultimodalPipeline:
     """
     Classifies raw values with a trained model. The values are pictures, sound, video, texts and numbers, given as
-    files, bytes, URLs, arrays or PIL images (see [`MultimodalProcessor`]). A sample may lack some of the modalities,
-    but not all.
+    files, bytes, arrays or PIL images, and as addresses with `limits=MediaLimits(allow_urls=True)` (see
+    [`MultimodalProcessor`]). A sample may lack some of the modalities, but not all.
 
     ```python
     pipe = MultimodalPipeline("me/my-model")
@@ -38,6 +40,8 @@ class MultimodalPipeline:
         missing (`str`, *optional*, defaults to `"prototypes"`): how to classify a sample that lacks modalities.
             `"prototypes"` multiplies the probabilities of the prototype classifiers (Eq. 7) of its modalities.
             `"fused"` uses the fusion head, with a learned vector in place of each missing embedding.
+        limits (`MediaLimits`, *optional*): what reading one file may cost, and whether addresses are opened. Defaults
+            to those of the processor, which open none.
 
     Raises:
         ValueError: for a model without its processor, for modalities that differ between model and processor, or for a
@@ -52,6 +56,7 @@ class MultimodalPipeline:
         batch_size: int = 32,
         device: str | torch.device | None = None,
         missing: str = "prototypes",
+        limits: MediaLimits | None = None,
     ):
         if isinstance(model, (str, os.PathLike)):
             processor = model if processor is None else processor
@@ -67,6 +72,9 @@ class MultimodalPipeline:
                 f"Expected a processor for each of the model's modalities {names}, got processors for {processors}; "
                 "give both the same names."
             )
+        if limits is not None:
+            processor = copy.copy(processor)
+            processor.limits = limits
         processor.match_encoders(model.config.backbones)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size!r}; correct it.")

@@ -1,6 +1,9 @@
 """Load an encoder of any model family from a Hub name, a folder, a config or a model."""
 
+import json
 import os
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -53,7 +56,9 @@ def load_backbone(
             "adapt an encoder with PEFT, compile the whole model, and give processors to MultimodalProcessor."
         )
     require_folder(name, backbone)
+    check_weight_index(backbone)
     config = encoder_config(name, backbone)
+    check_no_nested_code(config)
     # Load in fp32 even if the file is in half precision: `bf16=True` and the optimizer expect fp32 weights.
     model, loading = AutoModel.from_pretrained(
         backbone, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
@@ -87,6 +92,24 @@ def require_folder(name: str, backbone: str | os.PathLike) -> None:
             f"Expected the folder of an encoder for {name!r} at {text}, found {found} there (from {os.getcwd()}); "
             "correct the path, or give a Hub name."
         )
+
+
+def check_weight_index(folder: str | os.PathLike) -> None:
+    """
+    Raise `ValueError` if the index of the weights in a local folder names a file outside it. Nothing is checked for a
+    Hub name.
+    """
+    for index in sorted(Path(folder).glob("*.index.json")):
+        try:
+            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"Expected a `weight_map` of files in {index}, found none; download it again.") from error
+        outside = sorted(str(file) for file in files if file != os.path.basename(str(file)) or "\\" in str(file))
+        if outside:
+            raise ValueError(
+                f"Expected names of files beside {index}, got {outside[0]!r:.200}; correct the index, or do not load "
+                "this folder."
+            )
 
 
 def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
@@ -149,10 +172,28 @@ def _registration(config: PreTrainedConfig) -> str:
     )
 
 
+def check_no_nested_code(config: PreTrainedConfig) -> None:
+    """
+    Raise `ValueError` if a config inside an encoder's config names custom code. A class such as
+    `VisionEncoderDecoderModel` would ask on stdin whether to run it.
+    """
+    parts: list[Any] = [part for part in config.to_dict().values() if isinstance(part, (dict, list))]
+    for part in parts:  # grows while it is read
+        if isinstance(part, dict) and "auto_map" in part:
+            raise ValueError(
+                f"Expected a backbone of transformers itself, but a part of its {type(config).__name__} comes with "
+                "custom code, which is not run; read that code, load the encoder with `trust_remote_code=True` "
+                "yourself, and pass it."
+            )
+        inner = part.values() if isinstance(part, dict) else part
+        parts += [value for value in inner if isinstance(value, (dict, list))]
+
+
 def new_backbone(config: PreTrainedConfig, initialization: str = "default") -> PreTrainedModel:
     """An encoder with new weights, drawn by `initialization`, without the decoder that its `AutoModel` may have."""
     # The default dtype is the dtype of the whole model. A saved config may name an earlier dtype of the encoder.
-    model = AutoModel.from_config(config, dtype=torch.get_default_dtype())
+    check_no_nested_code(config)
+    model = AutoModel.from_config(config, dtype=torch.get_default_dtype(), trust_remote_code=False)
     encoder = model.get_encoder() if config.is_encoder_decoder else model
     initialize(encoder, initialization)
     return encoder

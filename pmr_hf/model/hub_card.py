@@ -133,6 +133,10 @@ def push_card(
         folder (`Path`, *optional*): the folder that the model was loaded from.
         token (`bool | str`, *optional*): token of the Hub, as in [`~huggingface_hub.HfApi`].
         revision (`str`, *optional*): the branch to push to. Defaults to the main branch.
+
+    Raises:
+        ValueError: if one of these files is a symbolic link, or lies in a folder that is one, since a file from
+            elsewhere would be pushed.
     """
     if folder is None or not (folder / "README.md").is_file():
         files = {}
@@ -148,11 +152,21 @@ def push_card(
     else:
         paths = [*folder.glob("*.png"), folder / "processor_config.json"]
         paths += [path for modality in config.modalities for path in (folder / modality).rglob("*")]
+        require_no_links(folder, [folder / "README.md", *map(folder.joinpath, config.modalities), *paths])
         files = {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
         card = renamed((folder / "README.md").read_text(encoding="utf-8"), name)
     files["README.md"] = card.encode()
     operations = [CommitOperationAdd(path, content) for path, content in files.items()]
     HfApi().create_commit(name, operations, commit_message="Upload card", token=token, revision=revision)
+
+
+def require_no_links(folder: Path, paths: list[Path]) -> None:
+    links = [str(path.relative_to(folder)) for path in paths if path.is_symlink()]
+    if links:
+        raise ValueError(
+            f"Expected files of its own in {folder}, got the symbolic link {links[0]}; put a copy of the file there, "
+            "or delete the link."
+        )
 
 
 def renamed(card: str, name: str) -> str:

@@ -13,6 +13,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .media_limits import DEFAULT_LIMITS
+
 
 Features = dict[str, torch.Tensor]  # an encoder's inputs for one sample, without a batch dimension
 
@@ -42,6 +44,8 @@ class Kind:
     strings_are_paths = True
     #: Whether the processor takes pictures, so that `num_frames` applies
     takes_frames = False
+    #: What reading a value may cost. The processor sets its own.
+    limits = DEFAULT_LIMITS
     #: The value that pads the features of a shorter sample
     padding_value = 0.0
 

@@ -162,7 +162,7 @@ class Sound(Kind):
     def read(self, value: Any) -> np.ndarray:
         """Read a waveform (samples,) at the sampling rate of the processor, at least 25 ms long."""
         rate = self.processor.sampling_rate
-        wave = read_audio(value, rate)
+        wave = read_audio(value, rate, self.limits)
         # Common encoders start with a window of 25 ms.
         return np.pad(wave, (0, max(rate // 40 - len(wave), 0)))
 
@@ -245,7 +245,7 @@ class Picture(Kind):
                 f"Expected pictures of {self.name!r}, got the video {os.fspath(value)!r}; say how many frames to take "
                 f"of each: num_frames={{{self.name!r}: 4}}, or --num_frames {self.name}=4."
             )
-        images = read_frames(value, self.num_frames) if several else [read_image(value)]
+        images = read_frames(value, self.num_frames, self.limits) if several else [read_image(value, self.limits)]
         # A picture may have any mode, the encoder takes one.
         images = [image.convert("L" if self.channels == 1 else "RGB") for image in images]
         return images if several else images[0]

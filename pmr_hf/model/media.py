@@ -1,13 +1,15 @@
 """
 The readers of pictures, sound and video, from paths, URLs, bytes, arrays, PIL images and `datasets` features.
 
-They are in `pictures.py`, `sound.py` and `video.py`; the files behind them in `media_files.py`.
+They are in `pictures.py`, `sound.py` and `video.py`; the files behind them in `media_files.py`, and what these may cost
+in `media_limits.py`.
 """
 
+from .media_limits import MediaLimits
 from .media_values import UnreadableError, is_missing
 from .pictures import read_image
 from .sound import read_audio
 from .video import evenly, read_frames
 
 
-__all__ = ["UnreadableError", "evenly", "is_missing", "read_audio", "read_frames", "read_image"]
+__all__ = ["MediaLimits", "UnreadableError", "evenly", "is_missing", "read_audio", "read_frames", "read_image"]

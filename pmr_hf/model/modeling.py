@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .backbones import embedding_width, load_backbone, new_backbone
+from .backbones import check_weight_index, embedding_width, load_backbone, new_backbone
 from .configuration import MultimodalConfig, check_fields
 from .fusion import build_fusion
 from .hub_card import card_on_hub, push_card
@@ -172,7 +172,12 @@ class MultimodalModel(PreTrainedModel):
         """
         Like `PreTrainedModel.from_pretrained`. In an encoder with LoRA, only the LoRA layers are trainable. Weights
         that the files lack are new, and `missing_weights` names them until the model is trained.
+
+        Raises:
+            ValueError: also for an index of weights that names files outside the folder.
         """
+        if args and isinstance(args[0], (str, os.PathLike)):
+            check_weight_index(args[0])
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model.missing_weights = sorted(info["missing_keys"])

@@ -17,9 +17,13 @@ from .backbones import encoder_config, model_classes, require_folder
 from .configuration import check_modality_name
 from .kind_registry import KINDS, Features, Kind, kind_for_encoder, kind_of
 from .kinds import ModalityProcessor
+from .media_limits import DEFAULT_LIMITS, MediaLimits
 from .media_values import is_missing, is_series
 from .missing_modalities import spread_rows
 from .processor_statistics import check_statistics
+
+
+MOST_FRAMES = 4096  # of one video
 
 
 class MultimodalProcessor(PushToHubMixin):
@@ -38,12 +42,14 @@ class MultimodalProcessor(PushToHubMixin):
         num_frames (`dict[str, int]`, *optional*): number of evenly spaced frames to take from each video, by modality.
             An image modality that is named here takes videos or lists of pictures. By default, all pictures of a list
             are taken.
+        limits (`MediaLimits`, *optional*): what reading one file may cost, and whether addresses are opened. They are
+            not saved, since a stranger may have saved the processor.
 
     Raises:
         TypeError: for a processor of another kind.
-        ValueError: for a modality name that is not an identifier or is already taken, for `num_frames` below 1 or of a
-            modality without pictures, for a tokenizer without a pad token, and for a mean or deviation that is not
-            finite, or a deviation that is not positive.
+        ValueError: for a modality name that is not an identifier or is already taken, for `num_frames` outside 1..4096
+            or of a modality without pictures, for a tokenizer without a pad token, and for a mean or deviation that is
+            not finite, or a deviation that is not positive.
     """
 
     config_name = "processor_config.json"
@@ -53,7 +59,13 @@ class MultimodalProcessor(PushToHubMixin):
         super().__init_subclass__(**kwargs)
         cls._auto_class = None  # a subclass is saved with its code only if its author registers it
 
-    def __init__(self, processors: dict[str, ModalityProcessor], num_frames: dict[str, int] | None = None):
+    def __init__(
+        self,
+        processors: dict[str, ModalityProcessor],
+        num_frames: dict[str, int] | None = None,
+        limits: MediaLimits = DEFAULT_LIMITS,
+    ):
+        self.limits = limits
         for name, processor in processors.items():
             check_modality_name(name)
             kind_of(name, processor).prepare()
@@ -61,9 +73,11 @@ class MultimodalProcessor(PushToHubMixin):
         self.processors = dict(processors)
         self.num_frames = dict(num_frames or {})
         pictures = [name for name in processors if self.kind(name).takes_frames]
-        if not self.num_frames.keys() <= set(pictures) or any(count < 1 for count in self.num_frames.values()):
+        if not self.num_frames.keys() <= set(pictures) or any(
+            not isinstance(count, int) or not 1 <= count <= MOST_FRAMES for count in self.num_frames.values()
+        ):
             raise ValueError(
-                f"Expected `num_frames` of at least 1 for modalities among {pictures}, which take pictures, got "
+                f"Expected `num_frames` in 1..{MOST_FRAMES} for modalities among {pictures}, which take pictures, got "
                 f"{self.num_frames}; correct it."
             )
 
@@ -74,7 +88,9 @@ class MultimodalProcessor(PushToHubMixin):
 
     def kind(self, name: str) -> Kind:
         """The [`Kind`] of a modality, which reads, extracts and collates its values."""
-        return kind_of(name, self.processors[name], self.num_frames.get(name))
+        kind = kind_of(name, self.processors[name], self.num_frames.get(name))
+        kind.limits = self.limits
+        return kind
 
     def match_encoders(self, configs: Mapping[str, PreTrainedConfig]) -> None:
         """
@@ -223,12 +239,15 @@ class MultimodalProcessor(PushToHubMixin):
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs) -> "MultimodalProcessor":
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike, limits: MediaLimits = DEFAULT_LIMITS, **kwargs
+    ) -> "MultimodalProcessor":
         """
         Load a processor that [`MultimodalProcessor.save_pretrained`] or `push_to_hub` saved.
 
         Args:
             name_or_path (`str`): a local folder or Hub name.
+            limits (`MediaLimits`, *optional*): see the class.
             kwargs: `revision`, `token`, `cache_dir`, ... as for any processor from the Hub.
 
         Raises:
@@ -248,4 +267,4 @@ class MultimodalProcessor(PushToHubMixin):
         config = json.loads(Path(file).read_text(encoding="utf-8"))
         words = config["modalities"]
         processors = {name: KINDS[word].load(name_or_path, subfolder=name, **kwargs) for name, word in words.items()}
-        return cls(processors, num_frames=config.get("num_frames"))
+        return cls(processors, num_frames=config.get("num_frames"), limits=limits)

@@ -1,13 +1,16 @@
 """Read a picture: decode it, turn it upright, put it on white if it is transparent, and bring it to 8 bits."""
 
 import io
+import math
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from .media_files import open_file
+from .media_limits import DEFAULT_LIMITS, MediaLimits
 from .media_values import UnreadableError, as_array, describe, reason_of
 
 
@@ -25,7 +28,11 @@ UPRIGHT: dict[Any, Image.Transpose] = {
 }
 
 
-def read_image(value: Any) -> Image.Image:
+# Formats that are not opened: Pillow has another program read them, or opens a file of other libraries.
+REFUSED = {"EPS", "WMF", "FPX", "MIC", "BUFR", "GRIB", "HDF5", "MPEG"}
+
+
+def read_image(value: Any, limits: MediaLimits = DEFAULT_LIMITS) -> Image.Image:
     """
     Read a PIL image without transparency, of any other mode. It is turned upright as its EXIF data say; EXIF data that
     cannot be read are ignored. Transparent pictures are put on white.
@@ -34,24 +41,27 @@ def read_image(value: Any) -> Image.Image:
         value: a path, the bytes of an image file, `{"bytes", "path"}`, a PIL image, or an array (H, W), (H, W, C) or
             (C, H, W) with C of 1, 3 or 4: integers in 0..255, uint16 in 0..65535, or floats in [0, 1]. Four channels
             are red, green, blue and alpha.
+        limits (`MediaLimits`, *optional*): the largest picture, and whether addresses are opened.
 
     Raises:
-        UnreadableError: for anything else, and for a picture without pixels.
+        UnreadableError: for anything else, for a picture without pixels, and for one past the limits.
     """
     if isinstance(value, (np.ndarray, torch.Tensor, list)):
         return _on_white(_image_of_array(as_array(value)))
     if isinstance(value, Image.Image):
-        return _decode(value, value)
-    stream = open_file(value)
+        return _decode(value, value, limits)
+    stream = open_file(value, limits)
     if stream is None:
         raise UnreadableError(f"{describe(value)} is not an image")
     with stream:
-        return _decode(stream, value)
+        return _decode(stream, value, limits)
 
 
-def _decode(source: Image.Image | BinaryIO, value: Any) -> Image.Image:
+def _decode(source: Image.Image | BinaryIO, value: Any, limits: MediaLimits) -> Image.Image:
     try:
         image = source if isinstance(source, Image.Image) else _open(source)
+        _shrink(image, limits.pixels)
+        limits.check("pixels", image.width * image.height, describe(value))
         image.load()  # a file, or a PIL image that was opened and not read yet
         if 0 in image.size:
             raise UnreadableError(f"{describe(value)} has no pixels: its size is {image.width} x {image.height}")
@@ -64,15 +74,25 @@ def _decode(source: Image.Image | BinaryIO, value: Any) -> Image.Image:
 
 def _open(stream: BinaryIO) -> Image.Image:
     """Open a picture. Pillow opens no JPEG and AVIF file whose EXIF data are broken: it then gets them without."""
+    Image.init()
+    formats = sorted(Image.OPEN.keys() - REFUSED)
     try:
-        return Image.open(stream)
+        return Image.open(stream, formats=formats)
     except Exception:
         stream.seek(0)
         head = stream.read(12)
         if not head.startswith(b"\xff\xd8") and head[4:] not in (b"ftypavif", b"ftypavis", b"ftypmif1"):
             raise
         # "Exif" is the name of a JPEG file's segment and of an AVIF file's item.
-        return Image.open(io.BytesIO((head + stream.read()).replace(b"Exif", b"none")))
+        return Image.open(io.BytesIO((head + stream.read()).replace(b"Exif", b"none")), formats=formats)
+
+
+def _shrink(image: Image.Image, pixels: int) -> None:
+    """Have a JPEG file of more pixels decoded at a half, a quarter or an eighth of its size."""
+    wanted = math.sqrt(image.width * image.height / pixels)
+    if wanted > 1 and isinstance(image, JpegImageFile):
+        scale = next((scale for scale in (2, 4) if scale >= wanted), 8)
+        image.draft(None, (image.width // scale, image.height // scale))
 
 
 def _upright(image: Image.Image) -> Image.Image:

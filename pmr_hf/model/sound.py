@@ -1,16 +1,18 @@
 """Read sound: decode it, scale its samples to [-1, 1], average its channels, and bring it to one sampling rate."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
 import torch
 
-from .media_files import open_file
+from .media_files import open_container, open_file
+from .media_limits import DEFAULT_LIMITS, MediaLimits
 from .media_values import UnreadableError, as_array, describe, is_decoder, reason_of
 
 
-def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
+def read_audio(value: Any, sampling_rate: int, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
     """
     Read a mono waveform (samples,) in fp32 at `sampling_rate`. Channels are averaged.
 
@@ -20,19 +22,21 @@ def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
             samples) or (samples, channels) that is already at `sampling_rate`. For the types of samples, see
             [`scale_samples`].
         sampling_rate (`int`): rate of the returned waveform, in Hz.
+        limits (`MediaLimits`, *optional*): the longest sound, and whether addresses are opened.
 
     Raises:
-        UnreadableError: for any other value, and for a file without sound.
+        UnreadableError: for any other value, for a file without sound, and for a sound past the limits.
     """
-    stream = open_file(value)
+    stream = open_file(value, limits)
     if stream is not None:
         with stream:
-            wave, rate = _decode(stream, value)
-    elif isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys():
+            return _decode(stream, value, sampling_rate, limits)
+    if isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys():
         wave, rate = _wave_of_array(value["array"]), value["sampling_rate"]
         if not isinstance(rate, (int, float, np.number)) or not 1 <= rate < 2**31:
             raise UnreadableError(f"{rate!r:.80} is not a sampling rate in Hz")
     elif is_decoder(value, "AudioDecoder"):
+        limits.check("seconds", value.metadata.duration_seconds or 0, "an AudioDecoder")
         samples = value.get_all_samples()
         wave, rate = samples.data.numpy(), samples.sample_rate
     elif isinstance(value, (np.ndarray, torch.Tensor, list, tuple)):
@@ -43,7 +47,10 @@ def read_audio(value: Any, sampling_rate: int) -> np.ndarray:
         wave = wave.mean(0)
     if wave.ndim != 1 or wave.size == 0 or not np.isfinite(wave).all():
         raise UnreadableError(f"{describe(value)} is not audio: finite samples, (samples,) or (channels, samples)")
-    return wave.astype(np.float32) if rate == sampling_rate else _resample(wave.astype(np.float32), rate, sampling_rate)
+    limits.check("seconds", len(wave) / rate, describe(value))
+    return (
+        wave.astype(np.float32) if rate == sampling_rate else _resample([wave.astype(np.float32)], rate, sampling_rate)
+    )
 
 
 def scale_samples(value: Any) -> np.ndarray:
@@ -79,32 +86,57 @@ def _wave_of_array(value: Any) -> np.ndarray:
     return wave.T if wave.ndim == 2 and wave.shape[0] > wave.shape[1] else wave
 
 
-def _decode(stream: BinaryIO, value: Any) -> tuple[np.ndarray, int]:
-    """Decode the first sound track: samples (channels, samples) as fp32, and their rate in Hz."""
+def _decode(stream: BinaryIO, value: Any, sampling_rate: int, limits: MediaLimits) -> np.ndarray:
+    """Decode the first sound track as a mono waveform (samples,) at `sampling_rate`."""
     try:
-        with av.open(stream, "r") as container:
+        with open_container(stream) as container:
             if not container.streams.audio:
                 raise UnreadableError(f"{describe(value)} has no sound track")
-            # Packed samples: PyAV's `to_ndarray` of planar frames with 8 channels or more reads beyond their planes.
-            to_float = av.AudioResampler(format="flt")
-            parts = [
-                part.to_ndarray().reshape(-1, part.layout.nb_channels)
-                for frame in container.decode(audio=0)
-                for part in to_float.resample(frame)
-            ]
+            seconds = (container.duration or 0) / av.time_base
+            if container.format.name != "mp3":  # its header may only guess the duration
+                limits.check("seconds", seconds, describe(value))
             rate = container.streams.audio[0].codec_context.sample_rate
+            blocks = _mono_blocks(container, rate, describe(value), limits)
+            wave = _concatenated(blocks) if rate == sampling_rate else _resample(blocks, rate, sampling_rate)
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         if isinstance(error, UnreadableError):
             raise
         raise UnreadableError(f"{describe(value)} is not audio that can be read ({reason_of(error)})") from error
-    if not parts:
-        raise UnreadableError(f"{describe(value)} has an empty sound track")
-    return np.concatenate(parts).T, rate
+    if not np.isfinite(wave).all():
+        raise UnreadableError(f"{describe(value)} has samples that are no numbers")
+    return wave
 
 
-def _resample(wave: np.ndarray, rate: int, sampling_rate: int) -> np.ndarray:
+def _mono_blocks(
+    container: av.container.InputContainer, rate: int, what: str, limits: MediaLimits
+) -> Iterator[np.ndarray]:
+    """The mean of the channels, in blocks (samples,) of fp32 at the rate of the file."""
+    # Packed samples: PyAV's `to_ndarray` of planar frames with 8 channels or more reads beyond their planes.
+    to_float = av.AudioResampler(format="flt")
+    count = 0
+    for frame in container.decode(audio=0):
+        for part in to_float.resample(frame):
+            count += part.samples
+            limits.check("seconds", count / rate, what)
+            yield part.to_ndarray().reshape(-1, part.layout.nb_channels).mean(1)
+    if not count:
+        raise UnreadableError(f"{what} has an empty sound track")
+
+
+def _resample(blocks: Iterable[np.ndarray], rate: int, sampling_rate: int) -> np.ndarray:
+    """Resample a mono waveform, given in blocks (samples,) of fp32."""
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=sampling_rate)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[None]), format="fltp", layout="mono")
-    frame.sample_rate = rate
-    parts = [part.to_ndarray()[0] for part in [*resampler.resample(frame), *resampler.resample(None)]]
+
+    def resampled() -> Iterator[np.ndarray]:
+        for block in blocks:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block[None]), format="fltp", layout="mono")
+            frame.sample_rate = rate
+            yield from (part.to_ndarray()[0] for part in resampler.resample(frame))
+        yield from (part.to_ndarray()[0] for part in resampler.resample(None))
+
+    return _concatenated(resampled())
+
+
+def _concatenated(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    parts = list(blocks)
     return np.concatenate(parts) if parts else np.zeros(1, np.float32)  # a sound shorter than one sample

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .media_files import open_file
+from .media_files import open_container, open_file
+from .media_limits import DEFAULT_LIMITS, MediaLimits
 from .media_values import UnreadableError, describe, is_decoder, reason_of
 from .pictures import Turn, read_image
 
@@ -25,7 +26,7 @@ UPRIGHT: dict[tuple[int, ...], Image.Transpose] = {
 }
 
 
-def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
+def read_frames(value: Any, num_frames: int | None = None, limits: MediaLimits = DEFAULT_LIMITS) -> list[Image.Image]:
     """
     Read evenly spaced frames of a video: the middle frames of `num_frames` equal segments. The frames of a file are
     turned upright, by the nearest quarter turn or flip to its display matrix. A torchcodec decoder turns them itself
@@ -36,24 +37,28 @@ def read_frames(value: Any, num_frames: int | None = None) -> list[Image.Image]:
             returns), an array (T, H, W, C) or (T, C, H, W), or a list of images, see [`read_image`].
         num_frames (`int`, *optional*): number of frames to take. A shorter video repeats some of its frames. By
             default, all frames of a list or array are taken.
+        limits (`MediaLimits`, *optional*): the largest frames, their number, and whether addresses are opened.
 
     Raises:
-        UnreadableError: for any other value, and for a file without pictures.
+        UnreadableError: for any other value, for a file without pictures, and for a video past the limits.
         ValueError: for a file without `num_frames`.
     """
     if isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 4):
         rows = range(len(value)) if num_frames is None else evenly(len(value), num_frames)
-        return [read_image(value[i]) for i in rows]
+        return [read_image(value[i], limits) for i in rows]
     if num_frames is None:
         raise ValueError(f"Expected `num_frames` for {describe(value)}, got none; say how many frames to take from it.")
     if is_decoder(value, "VideoDecoder"):
+        _check_frames(value.metadata.width or 0, value.metadata.height or 0, num_frames, "a VideoDecoder", limits)
         return [read_image(frame) for frame in value.get_frames_at(indices=evenly(len(value), num_frames)).data]
-    stream = open_file(value)
+    stream = open_file(value, limits)
     if stream is None:
         raise UnreadableError(f"{describe(value)} is not a video")
     with stream:
         try:
-            return _decode(stream, num_frames)
+            return _decode(stream, num_frames, describe(value), limits)
+        except UnreadableError:
+            raise
         except (av.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
             raise UnreadableError(f"{describe(value)} is not a video that can be read ({reason_of(error)})") from error
 
@@ -63,13 +68,25 @@ def evenly(total: int, count: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def _decode(stream: BinaryIO, num_frames: int) -> list[Image.Image]:
-    with av.open(stream, "r") as container:
-        total = sum(packet.size > 0 for packet in container.demux(video=0))  # headers may lack the number of frames
+def _check_frames(width: int, height: int, count: int, what: str, limits: MediaLimits) -> None:
+    limits.check("frame_pixels", width * height, what)
+    limits.check("frame_bytes", 3 * width * height * count, what)
+
+
+def _decode(stream: BinaryIO, num_frames: int, what: str, limits: MediaLimits) -> list[Image.Image]:
+    total = 0
+    with open_container(stream) as container:
+        for packet in container.demux(video=0):  # headers may lack the number of frames
+            total += packet.size > 0
+            limits.check("frames", total, what)
     stream.seek(0)
-    with av.open(stream, "r") as container:
+    with open_container(stream) as container:
+        track = container.streams.video[0]
+        _check_frames(track.width, track.height, num_frames, what, limits)
         rows, images, last = evenly(total, num_frames), {}, None
-        for i, frame in enumerate(container.decode(video=0)):
+        for i, frame in enumerate(container.decode(track)):
+            if (frame.width, frame.height) != (track.width, track.height):  # the size may change within a video
+                _check_frames(frame.width, frame.height, num_frames, what, limits)
             last = frame
             if i in rows:
                 images[i] = _picture(frame)

@@ -14,7 +14,7 @@ import torch
 from helpers.digits import take_prototypes
 from PIL import Image as PILImage
 
-from pmr_hf import MultimodalPipeline, MultimodalProcessor, NumericConfig, NumericProcessor
+from pmr_hf import MediaLimits, MultimodalPipeline, MultimodalProcessor, NumericConfig, NumericProcessor
 from pmr_hf.model.media import UnreadableError
 
 
@@ -64,10 +64,14 @@ def test_a_picture_from_anywhere_is_the_same(pipe, digits, tmp_path):
     data = io.BytesIO()
     picture.save(data, "png")
     url = f"http://127.0.0.1:{server.server_port}/digit.png"
+    with pytest.raises(UnreadableError, match=r"is an address, and addresses are not opened; .* `allow_urls=True`"):
+        pipe(image=url)
+    limits = MediaLimits(allow_urls=True, hosts=("127.0.0.1",))
+    pipe = MultimodalPipeline(pipe.model, pipe.processor, limits=limits)
     values = [picture, str(tmp_path / "digit.png"), tmp_path / "digit.png", data.getvalue(), np.asarray(picture), url]
     found = [scores_of(pipe(image=value)) for value in values]
     assert all(scores == found[0] for scores in found)
-    with pytest.raises(UnreadableError, match=r"cannot download .*/none\.png' \(HTTP Error 404"):
+    with pytest.raises(UnreadableError, match=r"cannot download .*/none\.png' \(Client error '404"):
         pipe(image=url.replace("digit", "none"))
     server.shutdown()
     server.server_close()

@@ -386,7 +386,10 @@ def test_every_word_for_a_full_disk(tmp_path, text):
         raise OSError(text)
 
 
-@pytest.mark.parametrize("name", ["scheduler.pt", "rng_state.pth", "trainer_state.json", "checksums.json"])
+SLOW_FILES = [pytest.param(name, marks=pytest.mark.slow) for name in ("rng_state.pth", "trainer_state.json")]
+
+
+@pytest.mark.parametrize("name", ["scheduler.pt", "checksums.json", *SLOW_FILES])
 def test_a_full_disk_at_each_file_of_a_checkpoint(folder, make_trainer, name):
     """Every write to `/dev/full` fails as on a full disk."""
     shutil.rmtree(folder / "checkpoint-16")

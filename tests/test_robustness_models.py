@@ -126,6 +126,7 @@ def test_a_compiled_multimodal_model_is_still_one(make_model, make_trainer, tmp_
         assert torch.equal(loaded.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 def test_a_pipeline_takes_a_compiled_model(make_model, processor):
     torch._dynamo.reset()
     expected = MultimodalPipeline(make_model(), processor, missing="fused")(text="the digit one")

@@ -64,7 +64,7 @@ def test_the_seconds_of_ave(script, tmp_path):
     assert data["validation"]["label"][0] == [0] * 10
 
 
-@pytest.mark.parametrize("source", ["digits", "ave"])
+@pytest.mark.parametrize("source", ["digits", pytest.param("ave", marks=pytest.mark.slow)])
 def test_the_script(script, source, tmp_path, monkeypatch, capsys):
     arguments = ["--num_train_epochs", "1", "--use_cpu", "--output_dir", str(tmp_path / "out")]
     if source == "digits":

@@ -57,6 +57,7 @@ def test_run_pmr_prints_a_line_for_joint_training_and_one_for_pmr(main_job):
         assert line.split() == [method, *accuracies, f"{results['train_runtime']:.0f}", "s"]
 
 
+@pytest.mark.slow
 def test_the_joint_run_is_that_of_the_method_joint(main_job, tmp_path):
     """Neither the recipe nor a random state of PMR's run changes it."""
     run_pmr(tmp_path, "--method", "joint", "--num_train_epochs", "2")

@@ -164,6 +164,7 @@ def test_a_stream_is_read_a_batch_at_a_time(pipe):
         assert len(read) == (i // 8 + 1) * 8
 
 
+@pytest.mark.slow
 def test_a_long_stream_takes_no_more_memory_than_a_short_one(make_model):
     """1,000 rows of 160 kB each would take 160 MB if they were kept."""
     width = 20_000

@@ -109,7 +109,7 @@ def test_a_run_pushes_model_processor_card_and_plot_and_no_pickle(pushed):
     assert TOKEN.encode() not in b"".join(files.values())
 
 
-@pytest.mark.parametrize("package", ["with", "without"])
+@pytest.mark.parametrize("package", [pytest.param("with", marks=pytest.mark.slow), "without"])
 def test_a_model_pulled_elsewhere_gives_equal_logits(pushed, parts, digits, package, tmp_path):
     hub, output = pushed
     run = client(PREDICT, hub, tmp_path, tmp_path / "logits", package, parts)

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_20_times_ends_with_the_weights_of_one_that_is_not(
     tmp_path, make_model, processor, digits
 ):

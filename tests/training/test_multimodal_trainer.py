@@ -126,6 +126,7 @@ def test_predict_without_labels(make_trainer, digits, processor):
     assert output.predictions.shape == (64, NUM_LABELS) and output.label_ids is None
 
 
+@pytest.mark.slow
 def test_compiled_training_is_uncompiled_training(make_trainer, make_model, tmp_path):
     settings = {"num_train_epochs": 2, "eval_strategy": "epoch", "optim": "sgd"}
     eager = make_trainer(make_model(), **settings)

@@ -110,7 +110,11 @@ class ScriptArguments:
     )
     preprocess: str = field(
         default="on_the_fly",
-        metadata={"help": "Extract features batch by batch, or once to disk.", "choices": ["on_the_fly", "cached"]},
+        metadata={
+            "help": "Extract features batch by batch, or once to disk, which is the default for the digits and "
+            "cg_mnist.",
+            "choices": ["on_the_fly", "cached"],
+        },
     )
     preprocess_workers: int | None = field(
         default=None, metadata={"help": "Number of processes that extract features to disk."}

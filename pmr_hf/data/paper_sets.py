@@ -34,6 +34,7 @@ class PaperSet:
     frames: dict[str, int]  # number of frames to take from each video, by modality
     rate: float  # default learning rate
     epochs: int  # default number of epochs
+    preprocess: str = "on_the_fly"  # default of `--preprocess`
     clip_seconds: float = 3  # length of every spectrogram, in seconds
 
 
@@ -100,6 +101,7 @@ PAPER_SETS = {
         frames={},
         rate=3e-1,  # the best of 0.03, 0.1 and 0.3 on validation, for joint training and for PMR
         epochs=40,
+        preprocess="cached",
     ),
     "cg_mnist": PaperSet(
         read=_read_cg_mnist,
@@ -108,6 +110,7 @@ PAPER_SETS = {
         frames={},
         rate=1e-2,  # a tenth of the paper's epochs at ten times its rate
         epochs=10,
+        preprocess="cached",
     ),
     "crema_d": PaperSet(
         read=_read_crema_d,

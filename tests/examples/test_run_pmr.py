@@ -171,7 +171,7 @@ def own_run(folder, data, *more):
         "--backbones",
         *(f"image={encoders / 'vit'}", f"text={encoders / 'bert'}", f"audio={encoders / 'wav2vec2'}", "stats=numbers"),
         *("--pooling", "text=mean", "--embedding_dim", "8", "--fusion", "gated", "--learning_rate", "1e-2"),
-        *("--num_train_epochs", "3", "--per_device_train_batch_size", "8", "--use_cpu", *more),
+        *("--num_train_epochs", "1", "--per_device_train_batch_size", "8", "--use_cpu", *more),
     )
 
 

@@ -73,6 +73,7 @@ def test_estimated_weights_are_those_of_training_by_each_loss(make_trainer, make
     assert alone.evaluate(joint.train_dataset)["eval_loss"] == pytest.approx(table[1][2], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_estimation_keeps_its_own_epochs_and_the_loss_of_the_user(make_trainer, make_model):
     seen = []
 
@@ -111,6 +112,7 @@ def test_the_estimation_has_the_optimizer_class_of_the_user(make_trainer, make_m
     assert isinstance(trainer._estimator("fused", trainer.train_dataset).create_optimizer(), torch.optim.Adagrad)
 
 
+@pytest.mark.slow
 def test_the_estimation_samples_by_length_and_is_repeated_by_the_next_training(make_trainer, make_model, digits):
     trainer = make_trainer(
         make_model(unimodal_heads=True),

@@ -13,7 +13,9 @@ SETTINGS = {"num_train_epochs": 3, "eval_strategy": "no", "save_strategy": "step
 
 
 @pytest.mark.parametrize("source", ["subset", "online"])
-@pytest.mark.parametrize("refresh_steps", [None, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "refresh_steps", [pytest.param(None, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_resumed_weights_and_prototypes_are_the_uninterrupted_ones(make_trainer, make_model, source, refresh_steps):
     """24 steps, 8 per epoch, a checkpoint every 4: at the end or in the middle of an epoch, at a refresh or not."""
     settings = SETTINGS | {"prototype_source": source, "prototype_refresh_steps": refresh_steps}

@@ -121,8 +121,8 @@ class MultimodalProcessor(PushToHubMixin):
         Load the processors of pretrained encoders.
 
         The input of the encoder determines whether a tokenizer, a feature extractor or an image processor is loaded. A
-        tokenizer is limited to the number of tokens that its encoder can read. A video encoder gets the
-        number of frames that it was built for.
+        tokenizer is limited to the number of tokens that its encoder can read. A video encoder gets the number of
+        frames that it was built for.
 
         Args:
             backbones (`dict[str, str | os.PathLike | ModalityProcessor]`): a Hub name, a local folder, or a loaded

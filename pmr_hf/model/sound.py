@@ -48,9 +48,8 @@ def read_audio(value: Any, sampling_rate: int, limits: MediaLimits = DEFAULT_LIM
     if wave.ndim != 1 or wave.size == 0 or not np.isfinite(wave).all():
         raise UnreadableError(f"{describe(value)} is not audio: finite samples, (samples,) or (channels, samples)")
     limits.check("seconds", len(wave) / rate, describe(value))
-    return (
-        wave.astype(np.float32) if rate == sampling_rate else _resample([wave.astype(np.float32)], rate, sampling_rate)
-    )
+    wave = wave.astype(np.float32)
+    return wave if rate == sampling_rate else _resample([wave], rate, sampling_rate)
 
 
 def scale_samples(value: Any) -> np.ndarray:

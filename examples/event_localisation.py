@@ -40,6 +40,7 @@ from pmr_hf import (
     SpectrogramFeatureExtractor,
     attach_prototypes,
 )
+from pmr_hf.command_line.output_folder import folder_of, seed_of, take_folder
 from pmr_hf.command_line.parse_arguments import DEFAULTS
 from pmr_hf.data.ave import read_ave
 from pmr_hf.data.cg_mnist import class_colors, read_sklearn_digits
@@ -187,12 +188,18 @@ class ScriptArguments:
         default=None,
         metadata={"help": "Folder of the unpacked AVE_Dataset. By default, digits of scikit-learn are used."},
     )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Remove the model, checkpoints and results of another run from the folder."}
+    )
 
 
 def main() -> None:
+    script_parser = HfArgumentParser(ScriptArguments, add_help=False)
+    script_args, _ = script_parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    data_name = "ave" if script_args.data_dir else "digits"
     parser = HfArgumentParser((ScriptArguments, PMRTrainingArguments))
     parser.set_defaults(
-        output_dir="outputs/event_localisation",
+        output_dir=folder_of(["event_localisation", data_name, script_args.method], seed_of(None)),
         learning_rate=3e-2,
         num_train_epochs=20,
         pmr_alpha=PAPER_ALPHA,
@@ -200,6 +207,7 @@ def main() -> None:
         **PAPER_DEFAULTS | {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16},
     )
     script_args, training_args = parser.parse_args_into_dataclasses()
+    take_folder(training_args, script_args.overwrite_output_dir)
     set_seed(training_args.seed)
 
     if script_args.data_dir is None:

@@ -26,6 +26,7 @@ from pmr_hf import (
     PMRTrainingArguments,
     attach_prototypes,
 )
+from pmr_hf.command_line.output_folder import folder_of, seed_of, take_folder
 from pmr_hf.command_line.parse_arguments import DEFAULTS
 from pmr_hf.data.cg_mnist import cg_mnist, read_mnist, read_sklearn_digits
 from pmr_hf.data.new_encoders import digit_processor
@@ -169,12 +170,18 @@ class ScriptArguments:
         default=None, metadata={"help": "Folder of the raw MNIST files. By default, digits of scikit-learn are used."}
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on at most this many samples."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Remove the model, checkpoints and results of another run from the folder."}
+    )
 
 
 def main() -> None:
+    script_parser = HfArgumentParser(ScriptArguments, add_help=False)
+    script_args, _ = script_parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    data_name = "cg_mnist" if script_args.data_dir else "digits"
     parser = HfArgumentParser((ScriptArguments, PMRTrainingArguments))
     parser.set_defaults(
-        output_dir="outputs/intermediate_fusion",
+        output_dir=folder_of(["intermediate_fusion", data_name, script_args.fusion, script_args.method], seed_of(None)),
         learning_rate=3e-2,
         num_train_epochs=60,
         pmr_alpha=PAPER_ALPHA,
@@ -182,6 +189,7 @@ def main() -> None:
         **PAPER_DEFAULTS,
     )
     script_args, training_args = parser.parse_args_into_dataclasses()
+    take_folder(training_args, script_args.overwrite_output_dir)
     if script_args.method == "joint":
         training_args.pmr_alpha = training_args.pmr_mu = 0.0
     set_seed(training_args.seed)

@@ -36,8 +36,8 @@ def main() -> None:
     if script_args.compare_with == "joint":
         resume = training_args.resume_from_checkpoint is not None
         runs.insert(0, parse_arguments(joint_arguments(sys.argv[1:], training_args.output_dir, resume)))
-    for run in runs:
-        take_folder(*run)
+    for args, others in runs:
+        take_folder(others, args.overwrite_output_dir)
     rows = {args.method: train_and_test(args, others) for args, others in runs}
     if training_args.process_index == 0:
         print_table(f"{script_args.data_name}, {script_args.fusion}", rows)

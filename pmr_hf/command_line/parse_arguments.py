@@ -1,7 +1,5 @@
 """Parse a command line into the arguments of the script and the training arguments of the method."""
 
-import argparse
-
 import torch
 from transformers import HfArgumentParser
 
@@ -10,7 +8,7 @@ from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION,
 from ..methods import METHODS
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
 from .defaults import OWN_DATA_DEFAULTS, RECIPES
-from .output_folder import default_folder
+from .output_folder import default_folder, seed_of
 from .script_arguments import ScriptArguments
 
 
@@ -40,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
     script_args, _ = script_parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     parser = HfArgumentParser((ScriptArguments, METHODS[script_args.method].args_class))
     parser.set_defaults(
-        output_dir=default_folder(script_args, _seed(arguments)),
+        output_dir=default_folder(script_args, seed_of(arguments)),
         do_predict=True,  # evaluate on the test split once, at the end
         **DEFAULTS,
     )
@@ -74,10 +72,3 @@ def lower_pretrained_rates(script_args: ScriptArguments, training_args: Prototyp
         pretrained = [name for name, backbone in script_args.backbones.items() if backbone not in NEW_ENCODERS]
         rates = dict.fromkeys(pretrained, training_args.learning_rate / 10)
         training_args.modality_learning_rates = rates | (training_args.modality_learning_rates or {})
-
-
-def _seed(arguments: list[str] | None) -> int:
-    """The seed of a command, which its default output folder names."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--seed", type=int, default=PrototypeTrainingArguments.__dataclass_fields__["seed"].default)
-    return parser.parse_known_args(arguments)[0].seed

@@ -45,6 +45,7 @@ from .setup_checks import (
     check_options,
     check_processor,
     check_rows,
+    check_several_classes,
     require_multimodal,
     require_scalar,
 )
@@ -75,8 +76,8 @@ class MultimodalTrainer(Trainer):
     Raises:
         TypeError: for `args` of another class.
         OSError: if `output_dir` cannot be written to.
-        ValueError: before training, for an empty dataset, a missing column, labels that are not integers in 0..K-1, or
-            a processor whose modalities differ from the model's.
+        ValueError: before training, for an empty dataset, a missing column, labels that are not integers in 0..K-1, a
+            training set of one class, or a processor whose modalities differ from the model's.
         FloatingPointError: at a log or a save, for a loss term or a weight that is not finite.
     """
 
@@ -121,6 +122,7 @@ class MultimodalTrainer(Trainer):
         self._configure_inputs()
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
         check_rows(self.data_collator, {"training": self.train_dataset, **evals})
+        check_several_classes(labels_of(self.train_dataset, self.data_collator))
         for dataset in evals.values():
             check_full_batch(self.args, dataset, "eval")
         if self._user_metrics is None:

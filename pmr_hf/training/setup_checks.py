@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import Any, get_args
 
 import datasets
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments, def
 from transformers.trainer_utils import _is_peft_model, has_length, unwrap_peft_model
 
 from ..data.collator import MultimodalCollator
+from ..data.labels import NO_LABEL
 from ..data.shortened import shortened
 from ..model.kinds import ModalityProcessor
 from ..model.modeling import MultimodalModel
@@ -219,6 +221,16 @@ def check_rows(collator: Any, splits: dict[str, Any]) -> None:
         order = f"differing in {shortened(differing)}" if differing else "in different orders"
         raise ValueError(
             f"Expected the same class names in each dataset, got {found}, {order}; encode the labels before splitting."
+        )
+
+
+def check_several_classes(labels: np.ndarray | None) -> None:
+    """Raise `ValueError` if all labels of the training set, where they are known, are of one class."""
+    known = np.empty(0) if labels is None else labels[labels != NO_LABEL]
+    if known.size and known.min() == known.max():
+        raise ValueError(
+            f"Expected a training set of at least two classes, got only class {known.flat[0]} in {len(labels)} rows; "
+            "shuffle before you split, or add rows of another class."
         )
 
 

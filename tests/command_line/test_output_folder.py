@@ -18,6 +18,11 @@ def parsed(*arguments):
     return parse_arguments(["--use_cpu", *arguments])
 
 
+def take(*arguments):
+    script_args, training_args = parsed(*arguments)
+    take_folder(training_args, script_args.overwrite_output_dir)
+
+
 @pytest.fixture
 def trained(tmp_path):
     """A folder with what a run has written, a card, and files of the user."""
@@ -46,20 +51,43 @@ def test_default_names_differ_by_table_seed_fusion_and_method(tmp_path):
 def test_the_model_or_results_of_another_run_are_refused(tmp_path, name):
     (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match=rf"got .* with {name}; give another --output_dir, --overwrite_output_dir"):
-        take_folder(*parsed("--output_dir", str(tmp_path)))
-    take_folder(*parsed("--output_dir", str(tmp_path), "--resume_from_checkpoint", "True"))
+        take("--output_dir", str(tmp_path))
+    take("--output_dir", str(tmp_path), "--resume_from_checkpoint", "True")
     assert (tmp_path / name).exists()
 
 
-def test_an_empty_folder_a_users_files_and_a_stopped_run_are_no_models(tmp_path):
+def test_the_checkpoints_of_a_stopped_run_are_refused(tmp_path):
     (tmp_path / "checkpoint-3").mkdir()
+    with pytest.raises(ValueError, match=r"got .* with checkpoint-3; .* --resume_from_checkpoint True to continue"):
+        take("--output_dir", str(tmp_path))
+    take("--output_dir", str(tmp_path), "--resume_from_checkpoint", "True")
+    assert (tmp_path / "checkpoint-3").exists()
+    take("--output_dir", str(tmp_path), "--overwrite_output_dir")
+    assert not (tmp_path / "checkpoint-3").exists()
+
+
+@pytest.mark.parametrize("name", ["event_localisation", "intermediate_fusion"])
+def test_the_scripts_of_other_models_have_folders_of_their_own(tmp_path, monkeypatch, name):
+    module = load_example(name)
+    monkeypatch.chdir(tmp_path)
+    fusion = "-mmtm" if name == "intermediate_fusion" else ""
+    folder = tmp_path / "outputs" / f"{name}-digits{fusion}-joint-seed3"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("{}")
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--use_cpu", "--method", "joint", "--seed", "3"])
+    with pytest.raises(ValueError, match=f"got outputs/{folder.name} with model.safetensors; give another"):
+        module.main()
+
+
+def test_an_empty_folder_and_a_users_files_are_no_models(tmp_path):
+    (tmp_path / "checkpoint-notes").mkdir()
     (tmp_path / "notes.json").write_text("{}")
-    take_folder(*parsed("--output_dir", str(tmp_path)))
-    take_folder(*parsed("--output_dir", str(tmp_path / "none")))
+    take("--output_dir", str(tmp_path))
+    take("--output_dir", str(tmp_path / "none"))
 
 
 def test_overwriting_removes_what_a_run_has_written_and_nothing_else(trained):
-    take_folder(*parsed("--output_dir", str(trained), "--overwrite_output_dir"))
+    take("--output_dir", str(trained), "--overwrite_output_dir")
     assert {str(path.relative_to(trained)) for path in trained.rglob("*")} == {
         "README.md",
         "notes.json",
@@ -71,5 +99,5 @@ def test_overwriting_removes_what_a_run_has_written_and_nothing_else(trained):
 def test_the_script_asks_before_it_trains(trained, monkeypatch):
     module = load_example("run_pmr")
     monkeypatch.setattr(sys, "argv", ["run_pmr.py", "--use_cpu", "--output_dir", str(trained)])
-    with pytest.raises(ValueError, match="Expected an output folder without the model of another run"):
+    with pytest.raises(ValueError, match="Expected an output folder without the model or checkpoints of another run"):
         module.main()

@@ -28,6 +28,17 @@ def test_all_splits_in_place_of_one(make_trainer, digits):
         make_trainer(train_dataset=DatasetDict({"train": digits}))
 
 
+@pytest.mark.parametrize("form", ["dataset", "list", "numpy", "one row"])
+def test_a_training_set_of_one_class(make_trainer, digits, form):
+    """As a dataset that is sorted by class and then cut gives it."""
+    twos = [i for i, label in enumerate(digits["label"]) if label == 2]
+    rows = digits.select(twos[:1] if form == "one row" else twos)
+    rows = {"list": list(rows), "numpy": rows.with_format("numpy")}.get(form, rows)
+    with pytest.raises(ValueError, match=f"at least two classes, got only class 2 in {len(rows)} rows"):
+        make_trainer(train_dataset=rows)
+    make_trainer(eval_dataset=rows)
+
+
 def test_no_collator(make_model, make_args, digits):
     with pytest.raises(ValueError, match="Expected a `data_collator`, got none"):
         PMRTrainer(model=make_model(), args=make_args(), train_dataset=digits)

@@ -25,6 +25,7 @@ MAY_IMPORT = {
 }
 TRAVELS = {
     "backbones.py",
+    "building_limits.py",
     "cg_mnist_encoder.py",
     "configuration.py",
     "distance.py",
@@ -47,7 +48,7 @@ TRAVELS = {
     "numeric_processor.py",
     "pictures.py",
     "pooling.py",
-    "processor_statistics.py",
+    "processor_checks.py",
     "prototypes.py",
     "sound.py",
     "spectrogram_processor.py",

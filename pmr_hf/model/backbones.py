@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .building_limits import MOST_MODULES, check_counts, limited_building
 from .initialization import initialize
 
 
 logger = logging.get_logger(__name__)
+
+TIMM_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")  # prefixes of an architecture that timm reads from elsewhere
+TIMM_FILES = ("checkpoint_path", "pretrained_cfg_overlay")  # arguments of `timm.create_model`
 
 
 def load_backbone(
@@ -48,7 +54,7 @@ def load_backbone(
         return _encoder(name, backbone), backbone.config
     if isinstance(backbone, PreTrainedConfig):
         config = one_encoder(name, backbone)
-        return new_backbone(config, initialization), config
+        return new_backbone(name, config, initialization), config
     if not isinstance(backbone, (str, os.PathLike)):
         raise TypeError(
             f"Expected the backbone of {name!r} to be a Hub name, a local folder, a config or a PreTrainedModel, got "
@@ -58,11 +64,12 @@ def load_backbone(
     require_folder(name, backbone)
     check_weight_index(backbone)
     config = encoder_config(name, backbone)
-    check_no_nested_code(config)
+    check_only_this_folder(name, config)
     # Load in fp32 even if the file is in half precision: `bf16=True` and the optimizer expect fp32 weights.
-    model, loading = AutoModel.from_pretrained(
-        backbone, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-    )
+    with _encoder_building(name, config):
+        model, loading = AutoModel.from_pretrained(
+            backbone, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
     if len(loading["missing_keys"]) > len(model.state_dict()) // 2:
         raise ValueError(
             f"Expected {backbone} to hold the weights of a {type(model).__name__} for {name!r}, but "
@@ -118,17 +125,23 @@ def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
     code, or if [`one_encoder`] refuses the config.
     """
     try:
+        check_counts(name, PreTrainedConfig.get_config_dict(backbone)[0])
         config = AutoConfig.from_pretrained(backbone, trust_remote_code=False)  # by default it would ask on stdin
     except OSError as error:
         raise OSError(
             f"Expected {backbone} to be the Hub name or the folder of an encoder for {name!r}, but {error} Correct it."
         ) from error
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
+    except Exception as error:  # transformers raises many types for a wrong value
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"Expected a backbone of transformers itself for {name!r}, but {backbone} comes with custom code, "
+                "which is not run; read that code, load the encoder with `trust_remote_code=True` yourself, and pass it."
+            ) from error
+        if isinstance(error, ValueError):
             raise
         raise ValueError(
-            f"Expected a backbone of transformers itself for {name!r}, but {backbone} comes with custom code, "
-            "which is not run; read that code, load the encoder with `trust_remote_code=True` yourself, and pass it."
+            f"Expected {backbone} to hold the config of an encoder for {name!r}, but transformers refuses it "
+            f"({error!r}); correct it."
         ) from error
     return one_encoder(name, config)
 
@@ -172,31 +185,61 @@ def _registration(config: PreTrainedConfig) -> str:
     )
 
 
-def check_no_nested_code(config: PreTrainedConfig) -> None:
+def check_only_this_folder(name: str, config: PreTrainedConfig) -> None:
     """
-    Raise `ValueError` if a config inside an encoder's config names custom code. A class such as
-    `VisionEncoderDecoderModel` would ask on stdin whether to run it.
+    Raise `ValueError` if the config of an encoder makes its class load something from elsewhere: custom code that an
+    inner config names, which a class such as `VisionEncoderDecoderModel` would ask on stdin whether to run; or another
+    model or file, which timm would open.
     """
-    parts: list[Any] = [part for part in config.to_dict().values() if isinstance(part, (dict, list))]
+    whole = config.to_dict()
+    parts: list[Any] = [whole]
     for part in parts:  # grows while it is read
-        if isinstance(part, dict) and "auto_map" in part:
-            raise ValueError(
-                f"Expected a backbone of transformers itself, but a part of its {type(config).__name__} comes with "
-                "custom code, which is not run; read that code, load the encoder with `trust_remote_code=True` "
-                "yourself, and pass it."
-            )
-        inner = part.values() if isinstance(part, dict) else part
-        parts += [value for value in inner if isinstance(value, (dict, list))]
+        fields = part if isinstance(part, dict) else dict(enumerate(part))
+        for field, value in fields.items():
+            if field == "auto_map" and part is not whole:
+                raise ValueError(
+                    f"Expected a backbone of transformers itself for {name!r}, but a part of its "
+                    f"{type(config).__name__} comes with custom code, which is not run; read that code, load the "
+                    "encoder with `trust_remote_code=True` yourself, and pass it."
+                )
+            elsewhere = isinstance(value, str) and value.startswith(TIMM_SOURCES)
+            if elsewhere or (field in TIMM_FILES and value):
+                raise ValueError(
+                    f"Expected a config of {name!r} that names no other model or file, got {field}={value!r:.200}; "
+                    "give the name of that model as the backbone, or load it yourself and pass it."
+                )
+            if isinstance(value, (dict, list)):
+                parts.append(value)
 
 
-def new_backbone(config: PreTrainedConfig, initialization: str = "default") -> PreTrainedModel:
-    """An encoder with new weights, drawn by `initialization`, without the decoder that its `AutoModel` may have."""
-    # The default dtype is the dtype of the whole model. A saved config may name an earlier dtype of the encoder.
-    check_no_nested_code(config)
-    model = AutoModel.from_config(config, dtype=torch.get_default_dtype(), trust_remote_code=False)
+def new_backbone(name: str, config: PreTrainedConfig, initialization: str = "default") -> PreTrainedModel:
+    """
+    The encoder of the modality `name` with new weights, drawn by `initialization`, without the decoder that its
+    `AutoModel` may have. Raises `ValueError` for a config from which none can be built.
+    """
+    check_only_this_folder(name, config)
+    check_counts(name, config.to_dict())
+    with _encoder_building(name, config):
+        # The default dtype is the dtype of the whole model. A saved config may name an earlier dtype of the encoder.
+        model = AutoModel.from_config(config, dtype=torch.get_default_dtype(), trust_remote_code=False)
     encoder = model.get_encoder() if config.is_encoder_decoder else model
     initialize(encoder, initialization)
     return encoder
+
+
+@contextmanager
+def _encoder_building(name: str, config: PreTrainedConfig) -> Iterator[None]:
+    """Build an encoder in this context. Raises `ValueError` if its config is too large, or does not work."""
+    try:
+        with limited_building(f"the encoder of {name!r}", MOST_MODULES):
+            yield
+    except Exception as error:  # transformers and torch raise many types for a wrong value
+        if isinstance(error, (ValueError, ImportError, OSError)):
+            raise
+        raise ValueError(
+            f"Expected a config from which the encoder of {name!r} can be built, got a {type(config).__name__} for "
+            f"which {type(error).__name__} was raised: {str(error)[:300]}; correct the config."
+        ) from error
 
 
 def _encoder(name: str, model: PreTrainedModel) -> PreTrainedModel:

@@ -9,8 +9,10 @@ import numpy as np
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from .building_limits import check_counts
 from .cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .initialization import INITIALIZATIONS
+from .lora import check_lora
 from .numeric_encoder import NumericConfig, NumericModel
 
 
@@ -45,6 +47,7 @@ POOLINGS = ("auto", "cls", "mean", "max")
 # What answers in evaluation: the fusion head, or the prototypes of all modalities
 ANSWERS = ("head", "prototypes")
 
+MOST_MODALITIES = 100
 LARGEST = 10**6  # the limit for the number of classes, a width or a rank, which still fits in memory
 
 
@@ -65,12 +68,6 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 1 <= int(value) <= LARGEST
 
 
-def _is_lora(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(each, dict) and _is_size(each.get("r", 8)) for each in value.values()
-    )
-
-
 # What each field of a `config.json` must hold. transformers checks the other fields.
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "backbones": ("a dict of configs, or None", lambda value: isinstance(value, dict | NoneType)),
@@ -79,10 +76,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "embedding_dim": (f"a positive width up to {LARGEST}, or None", lambda value: value is None or _is_size(value)),
     "pooling": ("a name, or a dict of names", lambda value: isinstance(value, str | dict)),
     "modality_dropout": ("a number in [0, 1)", lambda value: isinstance(value, (int, float)) and 0 <= value < 1),
-    "lora": (
-        f"a dict such as {{'text': {{'r': 8}}}}, of ranks up to {LARGEST}, or None",
-        lambda value: value is None or _is_lora(value),
-    ),
+    "lora": ("a dict such as {'text': {'r': 8}}, or None", lambda value: isinstance(value, dict | NoneType)),
     "unimodal_heads": ("True or False", lambda value: isinstance(value, bool)),
     "answer": (f"one of {ANSWERS}", lambda value: value in ANSWERS),
     "initialization": (f"one of {INITIALIZATIONS}", lambda value: value in INITIALIZATIONS),
@@ -120,8 +114,8 @@ class MultimodalConfig(PreTrainedConfig):
         modality_dropout (`float`, *optional*, defaults to 0.0): probability, in [0, 1), that a modality of a training
             sample is dropped, drawn for each modality and sample. A sample that would lose all its modalities keeps all
             of them. Dropout prepares the model for samples that lack modalities.
-        lora (`dict[str, dict]`, *optional*): the arguments of `peft.LoraConfig` by modality, such as
-            `{"text": {"r": 8}}`. Only the LoRA layers of these encoders are trained.
+        lora (`dict[str, dict]`, *optional*): arguments of `peft.LoraConfig` by modality, such as `{"text": {"r": 8}}`,
+            see `FIELDS` in `lora.py`. Only the LoRA layers of these encoders are trained.
         unimodal_heads (`bool`, *optional*, defaults to `False`): also classify each embedding alone, by a linear layer
             beside the fusion head. Some methods train these heads. They do not change the fused logits.
         initialization (`str`, *optional*, defaults to `"default"`): how the weights of new encoders and heads are
@@ -133,8 +127,8 @@ class MultimodalConfig(PreTrainedConfig):
         kwargs: other fields of [`~transformers.PreTrainedConfig`], such as `num_labels` or `id2label`.
 
     Raises:
-        ValueError: for a name that is not an identifier or is taken, if `modalities` and `backbones` differ, or for a
-            value of the wrong type or outside its range.
+        ValueError: for a name that is not an identifier or is taken, for more than 100 modalities, if `modalities` and
+            `backbones` differ, or for a value of the wrong type or outside its range.
     """
 
     model_type = "pmr_multimodal"
@@ -175,6 +169,11 @@ class MultimodalConfig(PreTrainedConfig):
         )
         backbones = backbones or {}
         self.modalities = list(backbones if modalities is None else modalities)
+        if len(self.modalities) > MOST_MODALITIES:
+            raise ValueError(
+                f"Expected at most {MOST_MODALITIES} modalities, got {len(self.modalities):,}; put columns of numbers "
+                "into one modality."
+            )
         for name in self.modalities:
             check_modality_name(name)
         if len(set(self.modalities)) < len(self.modalities) or set(self.modalities) != set(backbones):
@@ -198,6 +197,8 @@ class MultimodalConfig(PreTrainedConfig):
                 raise ValueError(
                     f"Expected `{field}` to name modalities among {self.modalities}, got {unknown} too; remove them."
                 )
+        for name, settings in self.lora.items():
+            check_lora(name, settings)
         wrong = {name: value for name, value in self.pooling.items() if value not in POOLINGS}
         if wrong:
             raise ValueError(f"Expected `pooling` to be one of {POOLINGS}, got {wrong}; 'auto' suits most encoders.")
@@ -226,6 +227,7 @@ def _sub_config(name: str, config: Any) -> PreTrainedConfig:
             f"Expected the config of backbone {name!r} to have a `model_type`, got {found!r:.80}; give a config object "
             "or add it."
         )
+    check_counts(name, config)
     try:
         return AutoConfig.for_model(**config)
     except Exception as error:  # transformers raises many types for a wrong value

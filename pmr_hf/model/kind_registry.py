@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .media_limits import DEFAULT_LIMITS
+from .processor_checks import check_settings
 
 
 Features = dict[str, torch.Tensor]  # an encoder's inputs for one sample, without a batch dimension
@@ -91,8 +92,17 @@ class Kind:
         self.processor.save_pretrained(folder)
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike, **kwargs) -> Any:
-        """Load a processor from a Hub name or local folder. `kwargs` are those of any `from_pretrained`."""
+    def read_settings(cls, name_or_path: str | os.PathLike, **kwargs) -> dict[str, Any]:
+        """The settings of a processor on the Hub or in a local folder, as in its file, to check before it is created."""
+        return {}
+
+    @classmethod
+    def load(cls, name: str, name_or_path: str | os.PathLike, **kwargs) -> Any:
+        """
+        Load the processor of the modality `name` from a Hub name or local folder. `kwargs` are those of any
+        `from_pretrained`. Raises `ValueError` for settings that are too large.
+        """
+        check_settings(name, cls.read_settings(name_or_path, **kwargs))
         return cls.loader.from_pretrained(name_or_path, trust_remote_code=False, **kwargs)
 
     def forget_calls(self) -> None:

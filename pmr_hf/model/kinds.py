@@ -155,6 +155,10 @@ class Sound(Kind):
     encoder_inputs = ("input_values", "input_features")
     medium = "sound"
 
+    @classmethod
+    def read_settings(cls, name_or_path: str | os.PathLike, **kwargs) -> dict[str, Any]:
+        return SequenceFeatureExtractor.get_feature_extractor_dict(name_or_path, **kwargs)[0]
+
     @property
     def padding_value(self) -> float:
         return self.processor.padding_value
@@ -191,6 +195,13 @@ class Picture(Kind):
     loader = AutoImageProcessor
     encoder_inputs = ("pixel_values",)
     takes_frames = True
+
+    @classmethod
+    def read_settings(cls, name_or_path: str | os.PathLike, **kwargs) -> dict[str, Any]:
+        try:
+            return BaseImageProcessor.get_image_processor_dict(name_or_path, **kwargs)[0]
+        except OSError:  # timm's settings are in another file, and cost nothing to load; a missing one is named then
+            return {}
 
     @property
     def medium(self) -> str:
@@ -310,6 +321,10 @@ class Video(Picture):
     loader = AutoVideoProcessor
     encoder_inputs = ("pixel_values_videos",)
     medium = "video"
+
+    @classmethod
+    def read_settings(cls, name_or_path: str | os.PathLike, **kwargs) -> dict[str, Any]:
+        return BaseVideoProcessor.get_video_processor_dict(name_or_path, **kwargs)[0]
 
     def extract_frames(self, frames: list[PILImage]) -> Features:
         return split_rows(self.processor([frames], return_tensors="pt"))[0]

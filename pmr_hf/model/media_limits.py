@@ -15,6 +15,8 @@ class MediaLimits:
     Args:
         pixels (`int`, *optional*, defaults to 100 million): of one picture. A larger JPEG file is decoded at a half, a
             quarter or an eighth of its size. (Pillow has a limit of its own, `PIL.Image.MAX_IMAGE_PIXELS`.)
+        aspect_ratio (`float`, *optional*, defaults to 400): of the longer to the shorter edge of one picture or frame.
+            An image processor that brings the shorter edge to a size enlarges the longer one by as much.
         seconds (`float`, *optional*, defaults to one hour): of one sound.
         frame_pixels (`int`, *optional*, defaults to 36 million, 8K): of one frame of a video.
         frames (`int`, *optional*, defaults to one million): of one video file.
@@ -27,6 +29,7 @@ class MediaLimits:
     """
 
     pixels: int = 100_000_000
+    aspect_ratio: float = 400
     seconds: float = 3600
     frame_pixels: int = 36_000_000
     frames: int = 1_000_000
@@ -40,10 +43,16 @@ class MediaLimits:
         """Raise `UnreadableError` if `found` is above the limit `name`. `what` is the file, for the message."""
         most = getattr(self, name)
         if found > most:
+            unit = "as its aspect ratio" if name == "aspect_ratio" else name.replace("_", " ")
             raise UnreadableError(
-                f"{what} has {found:,.0f} {name.replace('_', ' ')}, more than the limit of {most:,.0f}; if you trust "
+                f"{what} has {found:,.0f} {unit}, more than the limit of {most:,.0f}; if you trust "
                 f"it, raise the limit: MediaLimits({name}=...)"
             )
+
+    def check_picture(self, width: int, height: int, name: str, what: str) -> None:
+        """Raise `UnreadableError` for a picture past the limit `name`, "pixels" or "frame_pixels", or too narrow."""
+        self.check(name, width * height, what)
+        self.check("aspect_ratio", max(width, height) / max(min(width, height), 1), what)
 
 
 DEFAULT_LIMITS = MediaLimits()

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .backbones import check_weight_index, embedding_width, load_backbone, new_backbone
+from .building_limits import limited_building
 from .configuration import MultimodalConfig, check_fields
 from .fusion import build_fusion
 from .hub_card import card_on_hub, push_card
@@ -92,25 +93,26 @@ class MultimodalModel(PreTrainedModel):
             raise ValueError(
                 "Expected a config with at least one backbone, got none; use `MultimodalModel.from_backbones`."
             )
-        if not backbones:
-            configs = {name: config.backbones[name] for name in config.modalities}
-            backbones = {name: new_backbone(part, config.initialization) for name, part in configs.items()}
-        self.backbones = nn.ModuleDict({name: backbones[name] for name in config.modalities})
-        for name, settings in config.lora.items():
-            add_lora(name, self.backbones[name], settings)
-        widths = {name: embedding_width(name, backbone) for name, backbone in self.backbones.items()}
-        fused_widths = widths
-        self.projections = nn.ModuleDict()
-        if config.embedding_dim is not None:
-            fused_widths = dict.fromkeys(widths, config.embedding_dim)
-            self.projections.update({name: nn.Linear(width, config.embedding_dim) for name, width in widths.items()})
-        self.fusion = build_fusion(config.fusion, fused_widths, config.num_labels)
-        self.absent = AbsentVectors(fused_widths)
-        self.prototypes = Prototypes(widths, config.num_labels)
-        heads = widths if config.unimodal_heads else {}
-        self.unimodal_heads = nn.ModuleDict(
-            {name: nn.Linear(width, config.num_labels) for name, width in heads.items()}
-        )
+        with limited_building("the model"):
+            if not backbones:
+                configs = {name: config.backbones[name] for name in config.modalities}
+                backbones = {name: new_backbone(name, part, config.initialization) for name, part in configs.items()}
+            self.backbones = nn.ModuleDict({name: backbones[name] for name in config.modalities})
+            for name, settings in config.lora.items():
+                add_lora(name, self.backbones[name], settings)
+            widths = {name: embedding_width(name, backbone) for name, backbone in self.backbones.items()}
+            fused_widths = widths
+            self.projections = nn.ModuleDict()
+            if config.embedding_dim is not None:
+                fused_widths = dict.fromkeys(widths, config.embedding_dim)
+                self.projections.update({name: nn.Linear(width, config.embedding_dim) for name, width in widths.items()})
+            self.fusion = build_fusion(config.fusion, fused_widths, config.num_labels)
+            self.absent = AbsentVectors(fused_widths)
+            self.prototypes = Prototypes(widths, config.num_labels)
+            heads = widths if config.unimodal_heads else {}
+            self.unimodal_heads = nn.ModuleDict(
+                {name: nn.Linear(width, config.num_labels) for name, width in heads.items()}
+            )
         for part in (self.projections, self.fusion, self.unimodal_heads):
             initialize(part, config.initialization)
         if not any(parameter.is_meta for parameter in self.parameters()):

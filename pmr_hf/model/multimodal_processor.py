@@ -14,13 +14,13 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import PushToHubMixin
 
 from .backbones import encoder_config, model_classes, require_folder
-from .configuration import check_modality_name
+from .configuration import MOST_MODALITIES, check_modality_name
 from .kind_registry import KINDS, Features, Kind, kind_for_encoder, kind_of
 from .kinds import ModalityProcessor
 from .media_limits import DEFAULT_LIMITS, MediaLimits
 from .media_values import is_missing, is_series
 from .missing_modalities import spread_rows
-from .processor_statistics import check_statistics
+from .processor_checks import check_processor_settings
 
 
 MOST_FRAMES = 4096  # of one video
@@ -69,17 +69,11 @@ class MultimodalProcessor(PushToHubMixin):
         for name, processor in processors.items():
             check_modality_name(name)
             kind_of(name, processor).prepare()
-            check_statistics(name, processor)
+            check_processor_settings(name, processor)
         self.processors = dict(processors)
         self.num_frames = dict(num_frames or {})
         pictures = [name for name in processors if self.kind(name).takes_frames]
-        if not self.num_frames.keys() <= set(pictures) or any(
-            not isinstance(count, int) or not 1 <= count <= MOST_FRAMES for count in self.num_frames.values()
-        ):
-            raise ValueError(
-                f"Expected `num_frames` in 1..{MOST_FRAMES} for modalities among {pictures}, which take pictures, got "
-                f"{self.num_frames}; correct it."
-            )
+        check_num_frames(self.num_frames, pictures)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
@@ -144,7 +138,7 @@ class MultimodalProcessor(PushToHubMixin):
                 continue
             config = encoder_config(name, backbone)
             kind_class = kind_for_encoder(name, model_classes(config)[0].main_input_name)
-            processors[name] = kind_class.load(backbone)
+            processors[name] = kind_class.load(name, backbone)
             kind_of(name, processors[name]).match_encoder(config)
             if kind_class.takes_frames and "num_frames" in config:
                 frames[name] = config.num_frames
@@ -252,6 +246,7 @@ class MultimodalProcessor(PushToHubMixin):
 
         Raises:
             FileNotFoundError: if the local folder holds no saved processor.
+            ValueError: for a `processor_config.json` of another shape, or settings that are too large.
         """
         for key in ("_from_auto", "trust_remote_code"):  # added by `AutoProcessor`
             kwargs.pop(key, None)
@@ -264,7 +259,42 @@ class MultimodalProcessor(PushToHubMixin):
                 )
         else:
             file = hf_hub_download(str(name_or_path), cls.config_name, **kwargs)
-        config = json.loads(Path(file).read_text(encoding="utf-8"))
-        words = config["modalities"]
-        processors = {name: KINDS[word].load(name_or_path, subfolder=name, **kwargs) for name, word in words.items()}
-        return cls(processors, num_frames=config.get("num_frames"), limits=limits)
+        words, num_frames = _read_config(Path(file))
+        processors = {
+            name: KINDS[word].load(name, name_or_path, subfolder=name, **kwargs) for name, word in words.items()
+        }
+        return cls(processors, num_frames=num_frames, limits=limits)
+
+
+def _read_config(file: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """
+    The kind of each modality, and the numbers of frames, in a `processor_config.json`. Raises `ValueError` for a file
+    of another shape.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        words, frames = config["modalities"], config.get("num_frames") or {}
+        holds = isinstance(words, dict) and isinstance(frames, dict) and 0 < len(words) <= MOST_MODALITIES
+        holds = holds and all(isinstance(word, str) and word in KINDS for word in words.values())
+    except (ValueError, LookupError, TypeError, AttributeError):
+        holds = False
+    if not holds:
+        raise ValueError(
+            f'Expected {file} to hold {{"modalities": {{"image": "image_processor", ...}}, "num_frames": {{}}}} with '
+            f"kinds among {list(KINDS)}, found something else; save the processor again with `save_pretrained`."
+        )
+    for name in words:
+        check_modality_name(name)
+    check_num_frames(frames, list(words))
+    return words, frames
+
+
+def check_num_frames(num_frames: Mapping[str, Any], taking: list[str]) -> None:
+    """Raise `ValueError` unless `num_frames` are in 1..4096, for modalities among `taking`."""
+    if not num_frames.keys() <= set(taking) or any(
+        not isinstance(count, int) or not 1 <= count <= MOST_FRAMES for count in num_frames.values()
+    ):
+        raise ValueError(
+            f"Expected `num_frames` in 1..{MOST_FRAMES} for modalities among {taking}, which take pictures, got "
+            f"{num_frames!r:.200}; correct it."
+        )

@@ -23,14 +23,24 @@ class NumericProcessor(FeatureExtractionMixin):
     Args:
         mean (`list[float]`): mean of each of the D features.
         std (`list[float]`): standard deviation of each feature; 1 for a feature that never varies.
+
+    Raises:
+        ValueError: for a mean or deviation that is no list of numbers, or of different lengths.
     """
 
     model_input_names = ["values"]
 
     def __init__(self, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), **kwargs):
         super().__init__(**kwargs)
-        self.mean = [float(value) for value in mean]
-        self.std = [float(value) for value in std]
+        try:
+            self.mean, self.std = [float(value) for value in mean], [float(value) for value in std]
+        except (TypeError, ValueError):
+            self.mean, self.std = [], []
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(
+                f"Expected a list of means and one of as many deviations, one number for each feature, got {mean!r:.80} "
+                f"and {std!r:.80}; take them from the training data with `NumericProcessor.fit`."
+            )
 
     @classmethod
     def fit(cls, values: Iterable[Any]) -> "NumericProcessor":

@@ -61,7 +61,7 @@ def _decode(source: Image.Image | BinaryIO, value: Any, limits: MediaLimits) -> 
     try:
         image = source if isinstance(source, Image.Image) else _open(source)
         _shrink(image, limits.pixels)
-        limits.check("pixels", image.width * image.height, describe(value))
+        limits.check_picture(*image.size, "pixels", describe(value))
         image.load()  # a file, or a PIL image that was opened and not read yet
         if 0 in image.size:
             raise UnreadableError(f"{describe(value)} has no pixels: its size is {image.width} x {image.height}")

@@ -69,7 +69,7 @@ def evenly(total: int, count: int) -> list[int]:
 
 
 def _check_frames(width: int, height: int, count: int, what: str, limits: MediaLimits) -> None:
-    limits.check("frame_pixels", width * height, what)
+    limits.check_picture(width, height, "frame_pixels", what)
     limits.check("frame_bytes", 3 * width * height * count, what)
 
 

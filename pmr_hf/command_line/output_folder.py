@@ -61,9 +61,9 @@ def take_folder(training_args: TrainingArguments, overwrite: bool = False) -> No
     found = sorted(path.name for path in folder.iterdir() if _is_of_run(path))
     if found:
         raise ValueError(
-            f"Expected an output folder without the model or checkpoints of another run, got {folder} with {', '.join(found)}; give "
-            "another --output_dir, --overwrite_output_dir to replace it, or --resume_from_checkpoint True to continue "
-            "it."
+            f"Expected an output folder without the model or checkpoints of another run, got {folder} with "
+            f"{', '.join(found)}; give another --output_dir, --overwrite_output_dir to replace it, or "
+            "--resume_from_checkpoint True to continue it."
         )
 
 

@@ -135,7 +135,7 @@ def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
         if "trust_remote_code" in str(error):
             raise ValueError(
                 f"Expected a backbone of transformers itself for {name!r}, but {backbone} comes with custom code, "
-                "which is not run; read that code, load the encoder with `trust_remote_code=True` yourself, and pass it."
+                "which is not run; read that code, load the encoder with `trust_remote_code=True` yourself and pass it."
             ) from error
         if isinstance(error, ValueError):
             raise

@@ -93,7 +93,7 @@ class Kind:
 
     @classmethod
     def read_settings(cls, name_or_path: str | os.PathLike, **kwargs) -> dict[str, Any]:
-        """The settings of a processor on the Hub or in a local folder, as in its file, to check before it is created."""
+        """The settings in the file of a processor, on the Hub or in a folder, to check before it is created."""
         return {}
 
     @classmethod

@@ -73,7 +73,9 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 def check_lora(name: str, settings: Any) -> None:
     """Raise `ValueError` unless `settings` of the modality `name` are arguments of LoRA within their ranges."""
     if not isinstance(settings, dict):
-        raise ValueError(f"Expected `lora` of {name!r} to be a dict such as {{'r': 8}}, got {settings!r:.80}.")
+        raise ValueError(
+            f"Expected `lora` of {name!r} to be a dict such as {{'r': 8}}, got {settings!r:.80}; correct it."
+        )
     unknown = [field for field in settings if field not in FIELDS]
     if unknown:
         raise ValueError(

@@ -105,7 +105,9 @@ class MultimodalModel(PreTrainedModel):
             self.projections = nn.ModuleDict()
             if config.embedding_dim is not None:
                 fused_widths = dict.fromkeys(widths, config.embedding_dim)
-                self.projections.update({name: nn.Linear(width, config.embedding_dim) for name, width in widths.items()})
+                self.projections.update(
+                    {name: nn.Linear(width, config.embedding_dim) for name, width in widths.items()}
+                )
             self.fusion = build_fusion(config.fusion, fused_widths, config.num_labels)
             self.absent = AbsentVectors(fused_widths)
             self.prototypes = Prototypes(widths, config.num_labels)

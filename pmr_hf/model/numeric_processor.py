@@ -38,7 +38,7 @@ class NumericProcessor(FeatureExtractionMixin):
             self.mean, self.std = [], []
         if not self.mean or len(self.mean) != len(self.std):
             raise ValueError(
-                f"Expected a list of means and one of as many deviations, one number for each feature, got {mean!r:.80} "
+                f"Expected a list of means and one of as many deviations, a number for each feature, got {mean!r:.80} "
                 f"and {std!r:.80}; take them from the training data with `NumericProcessor.fit`."
             )
 

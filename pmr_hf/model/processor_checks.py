@@ -18,12 +18,15 @@ SWITCHES = dict.fromkeys(("image_mean", "image_std", "mean", "std"), "do_normali
 
 # The largest value of a setting, by its name. Settings with other names are in `MOST_OF_OTHERS`.
 MOST_PIXELS_OF_AN_EDGE = 4096
-MOST = dict.fromkeys(
-    ("height", "width", "shortest_edge", "max_height", "max_width", "size", "crop_size", "pad_size", "image_size")
-    + ("size_divisor", "pad_size_divisor", "input_size", "test_input_size", "patch_size", "feature_size")
-    + ("num_mel_bins", "num_frames", "max_image_tiles"),
-    MOST_PIXELS_OF_AN_EDGE,
-) | {
+EDGES = (
+    *("height", "width", "shortest_edge", "max_height", "max_width", "size", "crop_size", "pad_size", "image_size"),
+    *("size_divisor", "pad_size_divisor", "input_size", "test_input_size", "patch_size"),
+)
+MOST = dict.fromkeys(EDGES, MOST_PIXELS_OF_AN_EDGE) | {
+    "feature_size": 4096,
+    "num_mel_bins": 4096,
+    "num_frames": 4096,
+    "max_image_tiles": 4096,
     "sampling_rate": 192_000,  # Hz
     "n_fft": 2**16,
     "fft_window_size": 2**16,
@@ -76,9 +79,9 @@ def _numbers_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, float, Mappi
 
 def check_processor_settings(name: str, processor: Any) -> None:
     """
-    Raise `ValueError` for an image processor or feature extractor with settings that are too large, with a mean that is not finite, a deviation that is
-    not positive, or statistics that are no list of numbers or of different lengths. A tokenizer or a processor of the
-    user's own has no such numbers.
+    Raise `ValueError` for an image processor or feature extractor with settings that are too large, a mean that is not
+    finite, a deviation that is not positive, or statistics that are no list of numbers or of different lengths. A
+    tokenizer or a processor of the user's own has no such numbers.
     """
     if not isinstance(processor, (ImageProcessingMixin, FeatureExtractionMixin)):
         return

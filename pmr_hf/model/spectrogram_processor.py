@@ -11,6 +11,9 @@ from transformers.utils import TensorType
 from .sound import scale_samples
 
 
+MOST_VALUES = 10**7  # of one spectrogram; AVE's have 258,028
+
+
 class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     """
     Turns mono waveforms into log spectrograms, which are pictures of one channel. Rows are frequencies from 0 to half
@@ -29,7 +32,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             deviation 1. The authors' code does this, but the paper does not mention it.
 
     Raises:
-        ValueError: unless 0 <= `overlap` < `window`, and a clip is at least as long as one window.
+        ValueError: unless 0 <= `overlap` < `window`, and a clip is at least as long as one window; for more than 10
+            million values of a spectrogram.
     """
 
     model_input_names = ["pixel_values"]
@@ -53,6 +57,12 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"Expected clips of at least one window of {window} samples, got {seconds} s at {sampling_rate} Hz; "
                 "raise `seconds` or shorten `window`."
+            )
+        values = round(seconds * sampling_rate) // (window - overlap) * (window // 2 + 1)
+        if not values <= MOST_VALUES:
+            raise ValueError(
+                f"Expected spectrograms of at most {MOST_VALUES:,} values, got {values:,} for {seconds} s; shorten "
+                "`seconds` or `overlap`."
             )
         self.seconds = seconds
         self.window = window

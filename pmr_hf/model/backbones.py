@@ -66,10 +66,15 @@ def load_backbone(
     config = encoder_config(name, backbone)
     check_only_this_folder(name, config)
     # Load in fp32 even if the file is in half precision: `bf16=True` and the optimizer expect fp32 weights.
-    with _encoder_building(name, config):
-        model, loading = AutoModel.from_pretrained(
-            backbone, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
+    settings: dict[str, Any] = {"output_loading_info": True, "trust_remote_code": False, "use_safetensors": True}
+    try:
+        with _encoder_building(name, config):
+            model, loading = AutoModel.from_pretrained(backbone, config=config, dtype=torch.float32, **settings)
+    except OSError as error:
+        raise OSError(
+            f"Expected the weights of the encoder of {name!r} as safetensors in {backbone}, but {error} If they are in "
+            "a pickle (pytorch_model.bin), load the encoder yourself and pass it, or save it again."
+        ) from error
     if len(loading["missing_keys"]) > len(model.state_dict()) // 2:
         raise ValueError(
             f"Expected {backbone} to hold the weights of a {type(model).__name__} for {name!r}, but "

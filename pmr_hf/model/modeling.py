@@ -174,14 +174,16 @@ class MultimodalModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """
-        Like `PreTrainedModel.from_pretrained`. In an encoder with LoRA, only the LoRA layers are trainable. Weights
-        that the files lack are new, and `missing_weights` names them until the model is trained.
+        Like `PreTrainedModel.from_pretrained`, but weights are read from safetensors alone. In an encoder with LoRA,
+        only the LoRA layers are trainable. Weights that the files lack are new, and `missing_weights` names them until
+        the model is trained.
 
         Raises:
             ValueError: also for an index of weights that names files outside the folder.
         """
         if args and isinstance(args[0], (str, os.PathLike)):
             check_weight_index(args[0])
+        kwargs.setdefault("use_safetensors", True)
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model.missing_weights = sorted(info["missing_keys"])

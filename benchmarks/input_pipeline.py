@@ -4,6 +4,7 @@ Measure whether training waits for its data: the speed of training steps, relati
     python benchmarks/input_pipeline.py                                 # colored-and-gray digits, the paper's encoders
     python benchmarks/input_pipeline.py --clip_art DIR                  # image + text, see prepare_openclipart.py
     python benchmarks/input_pipeline.py --speech DIR                    # speech + image, see prepare_spoken_digits.py
+    python benchmarks/input_pipeline.py --limits                        # what the limits of reading cost
 
 Three feeds train one model in turn, each for `--batches` batches in each of `--rounds` rounds:
 
@@ -12,17 +13,27 @@ Three feeds train one model in turn, each for `--batches` batches in each of `--
 * files that `--workers` workers read and extract on the fly.
 
 The script prints the ratio of the time in memory to the time of the feed: its median over the rounds, and its range.
+
+With `--limits`, files of common sizes are read with `MediaLimits()`, and in turn without any limit and with all formats
+of FFmpeg allowed.
 """
 
 import argparse
+import io
 import itertools
 import statistics
 import time
-from collections.abc import Iterator
+import wave
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
+import av
+import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import ViTImageProcessor
 
@@ -35,6 +46,8 @@ from pmr_hf import (
 )
 from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
 from pmr_hf.data.tables import load_table
+from pmr_hf.model.media import read_audio, read_frames, read_image
+from pmr_hf.model.media_limits import DEFAULT_LIMITS, MediaLimits
 
 
 def digits() -> tuple[Dataset, MultimodalCollator, MultimodalModel]:
@@ -84,6 +97,64 @@ def train(
     return time.perf_counter() - start
 
 
+# ---- The cost of the limits ----
+
+
+class NoLimits(MediaLimits):
+    """Checks nothing."""
+
+    def check(self, *args) -> None: ...
+
+    def check_picture(self, *args) -> None: ...
+
+
+def files() -> dict[str, tuple[Callable[[bytes, MediaLimits], Any], bytes]]:
+    """A JPEG of 640 x 480, a wav file of 5 s, and an mp4 video of 2 s and 320 x 240: how it is read, and its bytes."""
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    jpeg, wav, mp4 = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    Image.fromarray(noise).resize((640, 480)).save(jpeg, "jpeg")
+    with wave.open(wav, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(44100)
+        file.writeframes(generator.normal(0, 3000, 5 * 44100).astype(np.int16).tobytes())
+    with av.open(mp4, "w", format="mp4") as file:
+        track = file.add_stream("libx264", rate=25)
+        track.width, track.height, track.pix_fmt = 320, 240, "yuv420p"
+        for i in range(50):
+            picture = np.array(Image.fromarray(np.roll(noise, i, 1)).resize((320, 240)))
+            file.mux(track.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(track.encode())
+    return {
+        "picture": (read_image, jpeg.getvalue()),
+        "sound": (lambda data, limits: read_audio(data, 16000, limits), wav.getvalue()),
+        "video": (lambda data, limits: read_frames(data, 8, limits), mp4.getvalue()),
+    }
+
+
+def cost_of_limits(rounds: int, reads: int = 20) -> None:
+    """Print the time of reading within the limits, in relation to reading without, for each kind of file."""
+    for name, (read, data) in files().items():
+        ratios = []
+        for _ in range(rounds):
+            seconds = {True: 0.0, False: 0.0}
+            for limited in [True, False] * reads:
+                with ExitStack() as patches:
+                    if not limited:
+                        for module in ("sound", "video"):
+                            patches.enter_context(patch(f"pmr_hf.model.{module}.open_container", av.open))
+                    start = time.perf_counter()
+                    read(data, DEFAULT_LIMITS if limited else NoLimits())
+                    seconds[limited] += time.perf_counter() - start
+            ratios.append(seconds[True] / seconds[False])
+        ratios.sort()
+        print(f"{name:<10} {statistics.median(ratios):.3f} of the time without ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+
+
+# ---- The speed of training ----
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip_art", help="folder of prepare_openclipart.py")
@@ -92,7 +163,11 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20, help="batches of each feed in a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--limits", action="store_true", help="only measure what the limits of reading cost")
     args = parser.parse_args()
+    if args.limits:
+        cost_of_limits(args.rounds)
+        return
     torch.manual_seed(0)
     if args.clip_art is not None:
         dataset, collator, model = clip_art(args.clip_art)

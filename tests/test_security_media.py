@@ -1,12 +1,16 @@
 """Files and addresses of strangers: they open nothing else, and cost no more than the limits."""
 
 import io
+import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 import wave
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,9 @@ from transformers import ViTImageProcessor
 from pmr_hf import MediaLimits, MultimodalProcessor
 from pmr_hf.model.media import UnreadableError, read_audio, read_frames, read_image
 from pmr_hf.model.media_download import check_host, download
+
+
+HELPERS = Path(__file__).parent / "helpers"
 
 
 class Server(BaseHTTPRequestHandler):
@@ -268,3 +275,39 @@ def test_an_answer_without_end(server, path, message):
 def test_a_server_that_is_not_there():
     with pytest.raises(UnreadableError, match=r"cannot download .http://127\.0\.0\.1:9/"):
         download("http://127.0.0.1:9/", NAMED)
+
+
+# ---- Damaged files of every format ----
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory):
+    """A folder with a small file of every format that Pillow and PyAV open."""
+    folder = tmp_path_factory.mktemp("whole")
+    subprocess.run([sys.executable, str(HELPERS / "every_media_file.py"), str(folder)], check=True, timeout=60)
+    assert len(list(folder.iterdir())) > 80
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("first", "count"), [(0, 300), *(pytest.param(1000 * i, 1000, marks=pytest.mark.slow) for i in range(1, 6))]
+)
+def test_damaged_files_of_every_format(whole_files, first, count):
+    """Each is read or unreadable: no other error, no signal, no 10 seconds and no gigabyte."""
+    command = [sys.executable, str(HELPERS / "fuzz_media.py"), str(whole_files), str(first), str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, f"signal {-done.returncode} at {lines[-1]}"
+    results = [line for line in lines if len(line) == 5]
+    assert len(results) == count
+    assert not [line for line in results if line[4] is not None]
+    assert max(seconds for _, _, seconds, _, _ in results) < 10
+    assert max(mebibytes for _, _, _, mebibytes, _ in results) < 1024
+
+
+def test_a_picture_that_is_too_narrow():
+    """An image processor that brings the shorter edge to 224 pixels would make it 224 x 2,240,000."""
+    with pytest.raises(UnreadableError, match="has 10,000 as its aspect ratio, more than the limit of 400"):
+        read_image(png(1, 10_000))
+    assert read_image(png(400, 1)).size == (400, 1)
+    assert read_image(png(1, 10_000), MediaLimits(aspect_ratio=10_000)).size == (1, 10_000)

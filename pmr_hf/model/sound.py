@@ -97,9 +97,9 @@ def _decode(stream: BinaryIO, value: Any, sampling_rate: int, limits: MediaLimit
             rate = container.streams.audio[0].codec_context.sample_rate
             blocks = _mono_blocks(container, rate, describe(value), limits)
             wave = _concatenated(blocks) if rate == sampling_rate else _resample(blocks, rate, sampling_rate)
-    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-        if isinstance(error, UnreadableError):
-            raise
+    except UnreadableError:
+        raise
+    except Exception as error:  # PyAV raises errors of any type for damaged files, such as a codec that is None
         raise UnreadableError(f"{describe(value)} is not audio that can be read ({reason_of(error)})") from error
     if not np.isfinite(wave).all():
         raise UnreadableError(f"{describe(value)} has samples that are no numbers")

@@ -59,7 +59,7 @@ def read_frames(value: Any, num_frames: int | None = None, limits: MediaLimits =
             return _decode(stream, num_frames, describe(value), limits)
         except UnreadableError:
             raise
-        except (av.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
+        except Exception as error:  # PyAV raises errors of any type for damaged files
             raise UnreadableError(f"{describe(value)} is not a video that can be read ({reason_of(error)})") from error
 
 

@@ -1,6 +1,7 @@
 """Sound, pictures and video that users give in unusual forms: what is read, and what is refused by name."""
 
 import io
+import re
 import struct
 from datetime import datetime
 from decimal import Decimal
@@ -569,13 +570,13 @@ def test_a_damaged_file_is_read_or_unreadable(kind, data):
         try:
             assert 0 not in read_image(value).size
         except UnreadableError as error:
-            assert "is not an image" in str(error) or "has no pixels" in str(error)
+            assert re.search("is not an image|has no pixels|more than the limit", str(error))
 
 
 WHOLE = {kind: saved(PILImage.fromarray(PIXELS).resize((16, 16)), kind) for kind in KINDS}
 
 
-@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0), (0, 500)])
 def test_a_picture_without_pixels(size):
     with pytest.raises(UnreadableError, match=f"mode RGB has no pixels: its size is {size[0]} x {size[1]}"):
         read_image(PILImage.new("RGB", size))

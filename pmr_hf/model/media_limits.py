@@ -52,7 +52,8 @@ class MediaLimits:
     def check_picture(self, width: int, height: int, name: str, what: str) -> None:
         """Raise `UnreadableError` for a picture past the limit `name`, "pixels" or "frame_pixels", or too narrow."""
         self.check(name, width * height, what)
-        self.check("aspect_ratio", max(width, height) / max(min(width, height), 1), what)
+        if min(width, height) > 0:
+            self.check("aspect_ratio", max(width, height) / min(width, height), what)
 
 
 DEFAULT_LIMITS = MediaLimits()

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .building_limits import MOST_MODULES, check_counts, limited_building
+from .building_limits import MOST_MODULES, check_counts, limited_building, nested_fields
 from .initialization import initialize
 
 
@@ -197,24 +197,19 @@ def check_only_this_folder(name: str, config: PreTrainedConfig) -> None:
     model or file, which timm would open.
     """
     whole = config.to_dict()
-    parts: list[Any] = [whole]
-    for part in parts:  # grows while it is read
-        fields = part if isinstance(part, dict) else dict(enumerate(part))
-        for field, value in fields.items():
-            if field == "auto_map" and part is not whole:
-                raise ValueError(
-                    f"Expected a backbone of transformers itself for {name!r}, but a part of its "
-                    f"{type(config).__name__} comes with custom code, which is not run; read that code, load the "
-                    "encoder with `trust_remote_code=True` yourself, and pass it."
-                )
-            elsewhere = isinstance(value, str) and value.startswith(TIMM_SOURCES)
-            if elsewhere or (field in TIMM_FILES and value):
-                raise ValueError(
-                    f"Expected a config of {name!r} that names no other model or file, got {field}={value!r:.200}; "
-                    "give the name of that model as the backbone, or load it yourself and pass it."
-                )
-            if isinstance(value, (dict, list)):
-                parts.append(value)
+    for field, value, beside in nested_fields(whole):
+        if field == "auto_map" and beside is not whole:
+            raise ValueError(
+                f"Expected a backbone of transformers itself for {name!r}, but a part of its "
+                f"{type(config).__name__} comes with custom code, which is not run; read that code, load the "
+                "encoder with `trust_remote_code=True` yourself, and pass it."
+            )
+        elsewhere = isinstance(value, str) and value.startswith(TIMM_SOURCES)
+        if elsewhere or (field in TIMM_FILES and value):
+            raise ValueError(
+                f"Expected a config of {name!r} that names no other model or file, got {field}={value!r:.200}; "
+                "give the name of that model as the backbone, or load it yourself and pass it."
+            )
 
 
 def new_backbone(name: str, config: PreTrainedConfig, initialization: str = "default") -> PreTrainedModel:
@@ -238,9 +233,9 @@ def _encoder_building(name: str, config: PreTrainedConfig) -> Iterator[None]:
     try:
         with limited_building(f"the encoder of {name!r}", MOST_MODULES):
             yield
+    except (ValueError, ImportError, OSError):
+        raise
     except Exception as error:  # transformers and torch raise many types for a wrong value
-        if isinstance(error, (ValueError, ImportError, OSError)):
-            raise
         raise ValueError(
             f"Expected a config from which the encoder of {name!r} can be built, got a {type(config).__name__} for "
             f"which {type(error).__name__} was raised: {str(error)[:300]}; correct the config."

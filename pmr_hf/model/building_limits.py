@@ -7,7 +7,7 @@ A few bytes of JSON can ask for a billion layers, or for weights that no memory 
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
@@ -25,18 +25,29 @@ MEMORY_OF_LINUX = Path("/proc/meminfo")
 MEMORY_OF_CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
+def nested_fields(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """
+    Every value in nested settings, outer ones first: its field, the value, and the mapping that it stands in. The
+    values of a list have its field.
+    """
+    parts: list[tuple[str, Any, Mapping[str, Any]]] = [
+        (str(field), value, settings) for field, value in settings.items()
+    ]
+    for field, value, beside in parts:  # grows while it is read
+        yield field, value, beside
+        if isinstance(value, Mapping):
+            parts += [(str(inner), each, value) for inner, each in value.items()]
+        elif isinstance(value, (list, tuple)):
+            parts += [(field, each, beside) for each in value]
+
+
 def check_counts(name: str, config: dict[str, Any]) -> None:
     """
     Raise `ValueError` for a config of the modality `name` that counts more than 500 layers, experts or the like.
     Some config classes write a list as long before a model is built.
     """
-    parts: list[tuple[str, Any]] = list(config.items())
-    for field, value in parts:  # grows while it is read
-        if isinstance(value, dict):
-            parts += value.items()
-        elif isinstance(value, (list, tuple)):
-            parts += [(field, each) for each in value]
-        elif isinstance(value, (int, float)) and value > MOST_LAYERS and COUNTS.search(str(field)):
+    for field, value, _ in nested_fields(config):
+        if isinstance(value, (int, float)) and value > MOST_LAYERS and COUNTS.search(field):
             raise ValueError(
                 f"Expected at most {MOST_LAYERS:,} as `{field}` in the config of {name!r}, got {value:,}; correct the "
                 "config, or do not load it."

@@ -3,11 +3,13 @@ Checks of the settings of processors, which may be a stranger's: numbers by whic
 must not divide by zero, and sizes must not ask for more than memory holds.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from transformers import FeatureExtractionMixin, ImageProcessingMixin
+
+from .building_limits import nested_fields
 
 
 # What a processor subtracts, and what it divides or multiplies by
@@ -50,9 +52,11 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     Raise `ValueError` if the settings of the processor of a modality, as in its JSON file, ask for pictures, windows or
     filters that are too large. Some classes compute their filters when they are created.
     """
-    for field, value, others in _numbers_in(settings):
+    for field, value, beside in nested_fields(settings):
+        if not isinstance(value, (int, float)) or field in (*FINITE, *POSITIVE):
+            continue
         most = MOST.get(field, MOST_OF_OTHERS)
-        if field == "longest_edge" and "shortest_edge" not in others:  # with it, some classes state numbers of pixels
+        if field == "longest_edge" and "shortest_edge" not in beside:  # with it, some classes state numbers of pixels
             most = MOST_PIXELS_OF_AN_EDGE
         if not abs(value) <= most:
             raise ValueError(
@@ -63,18 +67,6 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"Expected at least {LEAST_CROP} as `crop_pct` of the processor of {name!r}, got {value}; correct it."
             )
-
-
-def _numbers_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, float, Mapping[str, Any]]]:
-    """Every number in nested settings: its field, its value, and the settings beside it."""
-    parts: list[tuple[str, Any, Mapping[str, Any]]] = [(field, value, settings) for field, value in settings.items()]
-    for field, value, others in parts:  # grows while it is read
-        if isinstance(value, Mapping):
-            parts += [(str(inner), each, value) for inner, each in value.items()]
-        elif isinstance(value, (list, tuple)):
-            parts += [(field, each, others) for each in value]
-        elif isinstance(value, (int, float)) and field not in (*FINITE, *POSITIVE):
-            yield field, value, others
 
 
 def check_processor_settings(name: str, processor: Any) -> None:

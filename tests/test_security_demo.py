@@ -1,14 +1,14 @@
 """The demo: what strangers upload or type opens no file of the machine and no address."""
 
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import httpx
 import numpy as np
 import pytest
 from helpers.examples import load_example
+from helpers.local_server import serving
 from helpers.media_files import write_video, write_wav
 from PIL import Image
 from transformers import BertConfig, ViTImageProcessor
@@ -36,11 +36,8 @@ class Internal(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def internal():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Internal)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(Internal) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

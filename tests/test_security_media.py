@@ -6,14 +6,14 @@ import os
 import stat
 import subprocess
 import sys
-import threading
 import time
 import wave
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.local_server import serving
 from helpers.media_files import write_video
 from PIL import Image
 from transformers import ViTImageProcessor
@@ -63,11 +63,8 @@ class Server(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server():
     """The address of a server on this machine, which counts as private."""
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=found.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{found.server_port}"
-    found.shutdown()
-    found.server_close()
+    with serving(Server) as address:
+        yield address
 
 
 NAMED = MediaLimits(allow_urls=True, hosts=("127.0.0.1",), download_bytes=10**6, download_seconds=1)

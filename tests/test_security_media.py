@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.attack_media import ATTACKS
 from helpers.local_server import serving
 from helpers.media_files import write_video
 from PIL import Image
@@ -149,6 +150,33 @@ def test_a_large_jpeg_is_decoded_smaller(pixels, size):
     assert read_image(data.getvalue(), MediaLimits(pixels=pixels)).size == (size, size)
     with pytest.raises(UnreadableError, match="more than the limit of 99"):
         read_image(data.getvalue(), MediaLimits(pixels=99))
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"several scans": True}])
+def test_a_jpeg_of_several_scans_is_not_decoded_smaller(options):
+    """libjpeg keeps all pixels of such a file in memory at their full size."""
+    data = io.BytesIO()
+    several = options.pop("several scans", False)
+    Image.new("RGB", (80, 80)).save(data, "jpeg", **options)
+    content = bytearray(data.getvalue())
+    if several:
+        scan = content.index(b"\xff\xda")
+        content[scan + 2 : scan + 14] = b"\x00\x08\x01\x01\x00\x00\x3f\x00"  # the first component alone, of three
+    with pytest.raises(UnreadableError, match="has 6,400 pixels, more than the limit of 6,399"):
+        read_image(bytes(content), MediaLimits(pixels=6399))
+
+
+def test_files_that_are_too_large_cost_little(tmp_path):
+    command = [sys.executable, str(HELPERS / "attack_media.py"), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {name: costs for name, *costs in map(json.loads, done.stdout.splitlines())}
+    assert list(found) == list(ATTACKS)
+    for name, (seconds, memory, error) in found.items():
+        assert error is not None and error.startswith("UnreadableError: "), (name, error)
+        assert seconds < 10, name
+        assert memory < 600, name  # MiB; the largest download is 256
 
 
 def wav(samples, rate):

@@ -88,11 +88,24 @@ def _open(stream: BinaryIO) -> Image.Image:
 
 
 def _shrink(image: Image.Image, pixels: int) -> None:
-    """Have a JPEG file of more pixels decoded at a half, a quarter or an eighth of its size."""
+    """Have a JPEG file of more pixels and a single scan decoded at a half, a quarter or an eighth of its size."""
     wanted = math.sqrt(image.width * image.height / pixels)
-    if wanted > 1 and isinstance(image, JpegImageFile):
+    if wanted > 1 and isinstance(image, JpegImageFile) and image.tile and _has_one_scan(image):
         scale = next((scale for scale in (2, 4) if scale >= wanted), 8)
         image.draft(None, (image.width // scale, image.height // scale))
+
+
+def _has_one_scan(image: JpegImageFile) -> bool:
+    """
+    Whether the first scan of a JPEG file holds the whole picture, which is then decoded row by row. Of other files,
+    such as progressive ones, libjpeg keeps all pixels in memory at their full size.
+    """
+    # Pillow stops after the header of the first scan: its length (2 bytes), the number of components, 2 bytes for each
+    # of them, and 3 bytes.
+    length = 6 + 2 * image.layers
+    image.fp.seek(max(image.fp.tell() - length, 0))
+    header = image.fp.read(length)
+    return header[:3] == bytes([0, length, image.layers]) and not image.info.get("progressive")
 
 
 def _upright(image: Image.Image) -> Image.Image:

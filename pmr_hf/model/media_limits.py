@@ -14,7 +14,8 @@ class MediaLimits:
 
     Args:
         pixels (`int`, *optional*, defaults to 100 million): of one picture. A larger JPEG file of one scan is decoded
-            at a half, a quarter or an eighth of its size. (Pillow has a limit of its own, `PIL.Image.MAX_IMAGE_PIXELS`.)
+            at a half, a quarter or an eighth of its size. (Pillow has a limit of its own,
+            `PIL.Image.MAX_IMAGE_PIXELS`.)
         aspect_ratio (`float`, *optional*, defaults to 400): of the longer to the shorter edge of one picture or frame.
             An image processor that brings the shorter edge to a size enlarges the longer one by as much.
         seconds (`float`, *optional*, defaults to one hour): of one sound.

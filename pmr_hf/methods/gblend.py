@@ -224,6 +224,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         args = replace(
             self.args,
             blend_weights=one_loss,
+            class_weights=self.weights_by_class,
             num_train_epochs=epochs,
             max_steps=self.args.max_steps if self.args.blend_epochs is None else -1,
             eval_strategy="no",

@@ -13,6 +13,7 @@ from transformers.trainer_utils import HubStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
 from ..model.configuration import ANSWERS
+from .class_weights import parse_class_weights
 
 
 BEST_ANSWER = "best"  # the one of `ANSWERS` with the higher validation accuracy
@@ -43,7 +44,7 @@ LISTS = ("freeze", "label_names", "include_for_metrics")
 @dataclass
 class MultimodalTrainingArguments(TrainingArguments):
     """
-    Arguments of [`MultimodalTrainer`]. The class adds `freeze` and `modality_learning_rates` to
+    Arguments of [`MultimodalTrainer`]. The class adds `freeze`, `modality_learning_rates` and `class_weights` to
     [`~transformers.TrainingArguments`], and changes the defaults of six inherited arguments.
 
     Args:
@@ -52,6 +53,11 @@ class MultimodalTrainingArguments(TrainingArguments):
         modality_learning_rates (`dict`, *optional*, defaults to `None`): the learning rate of an encoder, by modality.
             It replaces `learning_rate` for this encoder. On the command line, give a JSON object. The scheduler scales
             all learning rates in the same way.
+        class_weights (`str | dict`, *optional*, defaults to `None`): weights of the classes in the loss, for classes of
+            unequal size: `"balanced"`, or weights of at least 0 by the name or number of the class, see
+            [`~pmr_hf.training.class_weights.class_weights`]. On the command line, give `balanced` or a JSON object. The
+            loss is then the weighted mean of `torch.nn.CrossEntropyLoss(weight=...)`, over the samples of all
+            processes. The prototypical cross entropy of a method is weighted in the same way.
         remove_unused_columns (`bool`, *optional*, defaults to `False`): must stay `False`, since the collator selects
             the columns. `Trainer` would drop them, because the model's `forward` does not name them.
         label_names (`list[str]`, *optional*, defaults to `["labels"]`): the keys of the labels in a batch.
@@ -76,6 +82,9 @@ class MultimodalTrainingArguments(TrainingArguments):
     )
     modality_learning_rates: dict[str, float] | str | None = field(
         default=None, metadata={"help": "Learning rates of encoders by modality, as JSON: '{\"text\": 1e-5}'."}
+    )
+    class_weights: dict[str, float] | str | None = field(
+        default=None, metadata={"help": "'balanced', or the weights of classes as JSON: '{\"rare\": 5}'."}
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator selects the columns."}
@@ -145,6 +154,7 @@ class MultimodalTrainingArguments(TrainingArguments):
                 "Expected `modality_learning_rates` to map modalities to positive numbers, such as "
                 f'{{"text": 1e-5}}, got {rates}; use `freeze` to keep an encoder unchanged.'
             )
+        self.class_weights = parse_class_weights(self.class_weights)
         if not set(self.include_for_metrics) <= {"inputs", "loss"}:
             raise ValueError(
                 f"Expected `include_for_metrics` of 'loss' or 'inputs', got {self.include_for_metrics}; correct it."
@@ -195,6 +205,7 @@ class MultimodalTrainingArguments(TrainingArguments):
                 f"{self.per_device_train_batch_size} x {self.gradient_accumulation_steps}"
             ),
             "epochs": epochs,
+            **({} if self.class_weights is None else {"class weights": self.class_weights}),
             "seed": self.seed,
         }
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HTTPError  # the HTTPError of the client's httpx
 from torch import nn
@@ -24,6 +26,7 @@ from ..model.multimodal_processor import MultimodalProcessor
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import foreign_optimizer_state
 from .checksums import write_checksums
+from .class_weights import class_weights, weighted_cross_entropy
 from .compiled_models import compiled_in_place
 from .counted_samples import classes_of
 from .failures import check_writable, failures_explained
@@ -122,7 +125,9 @@ class MultimodalTrainer(Trainer):
         self._configure_inputs()
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
         check_rows(self.data_collator, {"training": self.train_dataset, **evals})
-        check_several_classes(labels_of(self.train_dataset, self.data_collator))
+        labels = labels_of(self.train_dataset, self.data_collator)
+        check_several_classes(labels)
+        self.class_weights = self._class_weights(labels)
         for dataset in evals.values():
             check_full_batch(self.args, dataset, "eval")
         if self._user_metrics is None:
@@ -269,9 +274,40 @@ class MultimodalTrainer(Trainer):
         return model.config.num_labels if isinstance(model, MultimodalModel) else None
 
     @property
+    def class_names(self) -> dict[int, str]:
+        """The name of each class of a [`MultimodalModel`]. It is empty for a model of another class."""
+        model = self.unwrapped_model
+        return model.config.id2label if isinstance(model, MultimodalModel) else {}
+
+    @property
     def hide_progress(self) -> bool:
         """Whether this process shows no progress bars."""
         return self.args.disable_tqdm or not self.is_local_process_zero()
+
+    def _class_weights(self, labels: np.ndarray | None) -> torch.Tensor | None:
+        """The weights (K,) of the classes, or `None`. `labels` are those of the training set, if known."""
+        setting = self.args.class_weights
+        if setting is None or self.train_dataset is None:
+            return None
+        if self.compute_loss_func is not None:
+            raise ValueError(
+                f"Expected `class_weights` or a `compute_loss_func`, got {setting!r:.80} and a function, which replaces "
+                "the loss that they would weight; leave one of them out."
+            )
+        if self.num_labels is None:
+            raise ValueError(
+                f"Expected a model whose number of classes is known for `class_weights`, got a "
+                f"{type(self.unwrapped_model).__name__}; pass a `compute_loss_func` instead."
+            )
+        weights = class_weights(setting, labels, self.num_labels, self.class_names)
+        shown = {self.class_names.get(k, k): round(weight, 4) for k, weight in enumerate(weights.tolist())}
+        logger.info(f"Weights of the classes: {dict(islice(shown.items(), 100))}")
+        return weights.to(self.args.device)
+
+    @property
+    def weights_by_class(self) -> dict[int, float] | None:
+        """The weights that `class_weights` came to, by class."""
+        return None if self.class_weights is None else dict(enumerate(self.class_weights.tolist()))
 
     def _configure_inputs(self) -> None:
         """Pass the settings of the model to the collator and the tokenizers."""
@@ -301,15 +337,26 @@ class MultimodalTrainer(Trainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The loss of `Trainer`, logged as `ce_loss`."""
         inputs = dict(inputs)  # `Trainer` pops the labels for label smoothing
+        labels = inputs.get("labels")
         if not self._forward_takes_labels and self.label_smoother is None and self.compute_loss_func is None:
             inputs.pop("labels", None)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if self.class_weights is not None:
+            loss = self._weighted_loss(model, outputs, labels)
         if self.args.n_gpu > 1:  # DataParallel gives one loss per GPU
             loss = loss.mean()
         require_scalar(loss, self.unwrapped_model)
         if model.training:
             self.track(("ce_loss",), loss[None] / self.loss_scale, torch.ones_like(loss)[None])
         return (loss, outputs) if return_outputs else loss
+
+    def _weighted_loss(self, model: nn.Module, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """The cross entropy with `class_weights`, a weighted mean over the batch of all processes."""
+        smoothing = self.args.label_smoothing_factor
+        total, weight = weighted_cross_entropy(outputs["logits"], labels, self.class_weights, smoothing)
+        if model.training and self.accelerator.num_processes > 1:  # DDP averages gradients over the processes
+            weight = self.accelerator.reduce(weight, "mean")
+        return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
 
     @property
     def loss_scale(self) -> float:
@@ -348,8 +395,17 @@ class MultimodalTrainer(Trainer):
             check_finite_terms(totals, self.state.global_step)
             self.term_sums.clear()
             if "loss" in logs:
+                if not totals:
+                    self._warn_of_untracked_loss()
                 logs.update(self.summarize(totals))
         super().log(logs, start_time)
+
+    def _warn_of_untracked_loss(self) -> None:
+        logger.warning_once(
+            f"Expected `compute_loss` of {type(self).__name__} to call `super().compute_loss`, but no term was tracked "
+            f"until step {self.state.global_step}, so the method adds nothing to the loss; for weights of classes, set "
+            "`class_weights`; for another loss, pass a `compute_loss_func` or override `method_loss`."
+        )
 
     # ---- Saving ----
 

@@ -16,6 +16,8 @@ class PrototypeTerms(NamedTuple):
 
     Args:
         pce (`torch.Tensor`): (M, B), the prototypical cross entropy -log p^m_i(y_i) of this process's samples (Eq. 9).
+            With `class_weights`, it is multiplied by the weight of the class over the mean weight of the samples that
+            count. (The log has it without.)
         entropy (`torch.Tensor`): (M, B), the entropy H(p^m_i) of this process's samples (Eq. 13).
         counted (`torch.Tensor`): (M, B) bool, the samples that count. They have the modality, their class has a
             prototype of it, and they do not only repeat another sample to fill the last batch.

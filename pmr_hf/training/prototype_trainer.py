@@ -21,7 +21,6 @@ from ..equations import (
 )
 from ..model.hub_card import card_on_hub
 from ..model.missing_modalities import stack_masks
-from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
 from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card
@@ -150,12 +149,6 @@ class PrototypeTrainer(MultimodalTrainer):
     def num_labels(self) -> int:
         """The number of classes K."""
         return self.prototypes.num_labels
-
-    @property
-    def class_names(self) -> dict[int, str]:
-        """The name of each class of a [`MultimodalModel`]. It is empty for a model of another class."""
-        model = self.unwrapped_model
-        return model.config.id2label if isinstance(model, MultimodalModel) else {}
 
     def compute_loss(
         self,
@@ -289,7 +282,18 @@ class PrototypeTrainer(MultimodalTrainer):
                 torch.cat([sums.flatten(), pce_weights, per_weights]),
                 torch.cat([numbers.flatten(), ones, ones]),
             )
+        if self.class_weights is not None:
+            pce = pce * self._relative_weights(labels, counted, total_counts)
         return PrototypeTerms(pce, entropy, counted, total_counts, scores, score_counts, pce_weights, per_weights)
+
+    def _relative_weights(self, labels: torch.Tensor, counted: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """
+        The weight of the class of each sample over the mean weight of the samples that count in the modality, (M, B).
+        The mean over these samples is then a weighted mean.
+        """
+        weights = self.class_weights[labels].expand_as(counted)  # (M, B)
+        totals = self.accelerator.reduce(torch.where(counted, weights, 0).sum(-1), "sum")
+        return weights * (counts / totals.clamp(min=torch.finfo(totals.dtype).tiny))[:, None]
 
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
         """Add `rho` (Eq. 8) to the log entries, for two modalities."""

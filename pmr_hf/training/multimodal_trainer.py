@@ -291,8 +291,8 @@ class MultimodalTrainer(Trainer):
             return None
         if self.compute_loss_func is not None:
             raise ValueError(
-                f"Expected `class_weights` or a `compute_loss_func`, got {setting!r:.80} and a function, which replaces "
-                "the loss that they would weight; leave one of them out."
+                f"Expected `class_weights` or a `compute_loss_func`, got {setting!r:.80} and a function, whose loss "
+                "they would not weight; leave one of them out."
             )
         if self.num_labels is None:
             raise ValueError(
@@ -342,7 +342,7 @@ class MultimodalTrainer(Trainer):
             inputs.pop("labels", None)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.class_weights is not None:
-            loss = self._weighted_loss(model, outputs, labels)
+            loss = self._weighted_loss(outputs, labels)
         if self.args.n_gpu > 1:  # DataParallel gives one loss per GPU
             loss = loss.mean()
         require_scalar(loss, self.unwrapped_model)
@@ -350,12 +350,11 @@ class MultimodalTrainer(Trainer):
             self.track(("ce_loss",), loss[None] / self.loss_scale, torch.ones_like(loss)[None])
         return (loss, outputs) if return_outputs else loss
 
-    def _weighted_loss(self, model: nn.Module, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    def _weighted_loss(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         """The cross entropy with `class_weights`, a weighted mean over the batch of all processes."""
         smoothing = self.args.label_smoothing_factor
         total, weight = weighted_cross_entropy(outputs["logits"], labels, self.class_weights, smoothing)
-        if model.training and self.accelerator.num_processes > 1:  # DDP averages gradients over the processes
-            weight = self.accelerator.reduce(weight, "mean")
+        weight = self.accelerator.reduce(weight, "mean")  # DDP averages gradients over the processes
         return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
 
     @property

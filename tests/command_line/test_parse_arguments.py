@@ -25,7 +25,7 @@ def parse():
 OPTIONS = """
     pmr_alpha pmr_mu pmr_entropy_epochs pmr_epochs pmr_weights prototype_momentum prototype_fraction freeze
     answer recipe compare_with
-    modality_learning_rates method dataset dataset_name train_file columns backbones label_column on_error preprocess
+    modality_learning_rates class_weights method dataset dataset_name train_file columns backbones label_column on_error preprocess
     preprocess_workers split max_train_samples max_eval_samples modalities test_correlation fusion embedding_dim pooling
     num_frames clip_seconds modality_dropout lora
     num_train_epochs learning_rate per_device_train_batch_size gradient_accumulation_steps warmup_steps weight_decay
@@ -37,6 +37,7 @@ REFUSED = """
     per_device_train_batch_size=0 gradient_accumulation_steps=0 modality_learning_rates=[1] fusion=nope embedding_dim=0
     embedding_dim=1000000000000 modality_dropout=1 clip_seconds=0 clip_seconds=1e9 max_train_samples=-1 lora=text=0
     num_frames=visual=x test_correlation=2 preprocess_workers=0 dataset=mnist columns=junk columns= nothing=1
+    class_weights=even class_weights=[1]
 """
 VALUES = ["", "nan", "inf", "-inf", "-1", "0", "1", "0.5", "abc", "1e400", "9" * 30, "1e12", "None", "true", "\0"]
 VALUES += ["a=b", "a=", "=b", "=", "a=1", "a=0", "a=\u00b2", "a=" + "9" * 5000, "{", "[1]", "\u00b2", '""', "null"]
@@ -82,6 +83,11 @@ def test_any_command_line_is_parsed_or_stops_with_a_sentence(parse, options):
 @pytest.mark.parametrize("option", REFUSED.split())
 def test_nonsense_on_the_command_line_is_refused(parse, option):
     assert stops(parse, [f"--{option}"])[0]
+
+
+def test_class_weights_are_a_word_or_json(parse):
+    assert parse(["--class_weights", "balanced"])[1].class_weights == "balanced"
+    assert parse(["--class_weights", '{"rare": 5}'])[1].class_weights == {"rare": 5}
 
 
 def test_the_recipe_is_a_set_of_defaults(parse):

@@ -25,7 +25,8 @@ def parse():
 OPTIONS = """
     pmr_alpha pmr_mu pmr_entropy_epochs pmr_epochs pmr_weights prototype_momentum prototype_fraction freeze
     answer recipe compare_with
-    modality_learning_rates class_weights method dataset dataset_name train_file columns backbones label_column on_error preprocess
+    class_weights
+    modality_learning_rates method dataset dataset_name train_file columns backbones label_column on_error preprocess
     preprocess_workers split max_train_samples max_eval_samples modalities test_correlation fusion embedding_dim pooling
     num_frames clip_seconds modality_dropout lora
     num_train_epochs learning_rate per_device_train_batch_size gradient_accumulation_steps warmup_steps weight_decay

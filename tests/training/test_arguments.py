@@ -26,7 +26,7 @@ def test_each_field_has_help_and_stands_in_the_docstring_with_its_default(cls, b
         default = field.default_factory() if field.default is dataclasses.MISSING else field.default
         shown = str(default).replace("'", '"') if isinstance(default, list) else default
         shown = f'"{default}"' if isinstance(default, str) else shown
-        pattern = rf"{field.name} \(`[a-z\[\]]+`, \*optional\*, defaults to `{re.escape(str(shown))}`\)"
+        pattern = rf"{field.name} \(`[a-z\[\] |]+`, \*optional\*, defaults to `{re.escape(str(shown))}`\)"
         assert re.search(pattern, cls.__doc__), f"{field.name}: no {pattern!r} in the docstring"
 
 

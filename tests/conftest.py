@@ -1,5 +1,6 @@
 """Tiny real models on real digits: an 8 x 8 scan and a caption that is sometimes wrong."""
 
+import faulthandler
 import os
 
 
@@ -8,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # models this small are slower on two threa
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
+import psutil  # installed with accelerate
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
@@ -218,6 +220,20 @@ def media(tmp_path, processor):
         },
     )
     return Dataset.from_list(rows), collator
+
+
+@pytest.fixture
+def limited():
+    """Let a test take 4 GiB and five minutes. Past them it fails, and with it the process that runs it."""
+    import resource  # not available on Windows
+
+    size = psutil.Process().memory_info().vms
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + 4 * 2**30, hard))
+    faulthandler.dump_traceback_later(300, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

@@ -16,6 +16,7 @@ from transformers import BertConfig, ViTImageProcessor
 from pmr_hf import CGMNISTConfig, MultimodalPipeline, MultimodalProcessor, SpectrogramFeatureExtractor
 
 
+pytestmark = pytest.mark.usefixtures("limited")
 SECRET = "digit three seven"  # words of the vocabulary, so that their embedding would differ
 
 

@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel
 from pmr_hf import MultimodalModel, MultimodalPipeline, MultimodalProcessor
 
 
+pytestmark = pytest.mark.usefixtures("limited")
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
 BERT = BertConfig(vocab_size=16, max_position_embeddings=16, **SIZES)
 

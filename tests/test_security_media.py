@@ -24,6 +24,7 @@ from pmr_hf.model.media import UnreadableError, read_audio, read_frames, read_im
 from pmr_hf.model.media_download import check_host, download
 
 
+pytestmark = pytest.mark.usefixtures("limited")
 HELPERS = Path(__file__).parent / "helpers"
 
 

@@ -27,6 +27,7 @@ from pmr_hf.model.backbones import new_backbone
 from pmr_hf.model.hub_card import push_card
 
 
+pytestmark = pytest.mark.usefixtures("limited")
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
 VIT = ViTConfig(image_size=8, patch_size=4, num_channels=1, **SIZES)
 BERT = BertConfig(vocab_size=16, max_position_embeddings=16, **SIZES)

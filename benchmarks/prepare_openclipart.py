@@ -8,10 +8,13 @@ Prepare clip art with titles, and two pretrained encoders: image + text data wit
 
 OUT_DIR then holds `train.jsonl`, `validation.jsonl` and `test.jsonl`, with lines such as
 
-    {"image": "images/food/fruit/cherry.png", "title": "Cherry", "category": "food"}
+    {"image": "images/food/fruit/cherry.png", "title": "Cherry", "width": 512, "height": 604, "shapes": 21,
+     "author": "Jane", "keywords": ["food", "fruit"], "category": "food"}
 
-with paths relative to OUT_DIR. `encoders/efficientnet_lite0` (ImageNet weights) and `encoders/minilm`
-(all-MiniLM-L6-v2) are folders for `from_backbones`. The same packages give the same files.
+with paths relative to OUT_DIR. Width and height are those of the whole picture in pixels, `shapes` is the number of
+elements of the drawing, and `keywords` are those of its keywords that are among the 30 most frequent.
+`encoders/efficientnet_lite0` (ImageNet weights) and `encoders/minilm` (all-MiniLM-L6-v2) are folders for
+`from_backbones`. The same packages give the same files.
 
 **Pairs.** A picture is usable if it is a file, not a symlink, of at most 50 million pixels, and if its SVG has a
 `dc:title` of its own, not only its author's. The top folders are the categories. The script keeps those with 100 to 499
@@ -37,6 +40,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -59,14 +63,17 @@ MAX_PIXELS = 50_000_000  # 15 pictures are larger, up to 623 million pixels, and
 MAX_SIDE = 256
 FOLDS = {"train": 7, "validation": 1, "test": 2}  # of ten
 ARCHITECTURE = "tf_efficientnet_lite0"
-DC_TITLE = "{http://purl.org/dc/elements/1.1/}title"
+DC = "{http://purl.org/dc/elements/1.1/}"
+COLUMNS = ("image", "title", "width", "height", "shapes", "author", "keywords", "category")
+KEYWORDS = 30
 
-Row = dict[str, str]
+Row = dict[str, Any]
 
 
 def read_pairs(openclipart: Path) -> list[Row]:
     """
-    Read the usable pairs of all kept categories, `{"path": ..., "title": ..., "category": ...}`, ordered by path.
+    Read the usable pairs of all kept categories, as rows of the tables with `path` in place of `image`, ordered by
+    path.
 
     Raises:
         FileNotFoundError: if the folder has no pictures.
@@ -81,29 +88,44 @@ def read_pairs(openclipart: Path) -> list[Row]:
     rows = []
     for png in tqdm(pngs, desc="Reading titles"):
         path = png.relative_to(openclipart / "png")
-        title = read_title(openclipart / "svg" / path.with_suffix(".svg"))
-        if png.is_symlink() or not title:
+        facts = read_facts(openclipart / "svg" / path.with_suffix(".svg"))
+        if png.is_symlink() or not facts.get("title"):
             continue
         with Image.open(png) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 continue
-        rows.append({"path": path.as_posix(), "title": title, "category": path.parts[0]})
+            facts |= {"width": picture.width, "height": picture.height}
+        rows.append({"path": path.as_posix(), **facts, "category": path.parts[0]})
     counts = Counter(row["category"] for row in rows)
     kept = {name for name, count in counts.items() if MIN_PAIRS <= count <= MAX_PAIRS} - EXCLUDED
-    return [row for row in rows if row["category"] in kept]
+    rows = [row for row in rows if row["category"] in kept]
+    frequent = dict(Counter(word for row in rows for word in row["keywords"]).most_common(KEYWORDS))
+    return [row | {"keywords": [word for word in row["keywords"] if word in frequent]} for row in rows]
 
 
-def read_title(svg: Path) -> str:
-    """The title in an SVG's metadata, in one line; empty if there is none. Titles of its authors do not count."""
+def read_facts(svg: Path) -> Row:
+    """
+    The title, the first author, the keywords and the number of elements of a drawing, from its metadata; empty if it
+    cannot be read. Titles of its authors do not count.
+    """
     if svg.is_symlink() or not svg.is_file():
-        return ""
+        return {}
     try:
         tree = ElementTree.parse(svg)
     except ElementTree.ParseError:
-        return ""
-    works = (element for element in tree.iter() if element.tag.endswith("}Work"))
-    titles = (" ".join((element.text or "").split()) for work in works for element in work.iterfind(DC_TITLE))
-    return next(filter(None, titles), "")
+        return {}
+    works = [element for element in tree.iter() if element.tag.endswith("}Work")]
+
+    def texts(path: str) -> list[str]:
+        found = (" ".join((element.text or "").split()) for work in works for element in work.iterfind(path))
+        return list(filter(None, found))
+
+    return {
+        "title": next(iter(texts(f"{DC}title")), ""),
+        "author": next(iter(texts(f"{DC}creator//{DC}title")), None),
+        "keywords": sorted({word.lower() for word in texts(f"{DC}subject//")}),
+        "shapes": sum(1 for _ in tree.iter()),
+    }
 
 
 def write_picture(source: Path, file: Path) -> str:
@@ -253,7 +275,7 @@ def main() -> None:
     splits = split_pairs(labels, groups)
     for split in FOLDS:
         lines = [
-            json.dumps({key: row[key] for key in ("image", "title", "category")}, ensure_ascii=False) + "\n"
+            json.dumps({key: row[key] for key in COLUMNS}, ensure_ascii=False) + "\n"
             for row, name in zip(rows, splits, strict=True)
             if name == split
         ]

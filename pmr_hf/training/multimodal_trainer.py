@@ -35,7 +35,7 @@ from .metrics import modality_metrics
 from .prototype_dataset import labels_of
 from .resuming import begin_run, decided_by_main, loading_explained
 from .run_identity import RunRecord, arguments_that_matter, facts_of_config, fingerprint_of
-from .search import check_can_search, objective_of, search
+from .search import check_can_search, check_model_init, objective_of, search
 from .setup_checks import (
     check_best_metric,
     check_collator,
@@ -271,12 +271,14 @@ class MultimodalTrainer(Trainer):
 
         Raises:
             ImportError: without optuna.
-            ValueError: for a trainer without `model_init`, several processes or another backend; for an objective that
-                does not fit its direction; for values of a trial that are no arguments, or are outside their range.
+            ValueError: without `model_init` or `eval_dataset`, for several processes or another backend; for an
+                objective that does not fit its direction; for values of a trial that are no arguments, or are outside
+                their range.
             FloatingPointError: if the loss of no trial stayed finite.
         """
         if backend not in (None, "optuna"):
             raise ValueError(f"Expected `backend='optuna'`, got {backend!r}; leave it out.")
+        check_model_init(self)
         check_can_search(self, n_trials)
         objective = objective_of(self.args, compute_objective, direction)
         with self._folder_held():
@@ -285,8 +287,10 @@ class MultimodalTrainer(Trainer):
     def use_arguments(self, args: MultimodalTrainingArguments, trial: Any = None) -> None:
         """
         Take other arguments and a new model of `model_init`, as if the trainer had been created with them. The
-        integrations of `report_to` stay. Raises `ValueError` for arguments that cannot be trained with.
+        integrations of `report_to` stay. Raises `ValueError` without `model_init`, or for arguments that the model or
+        the dataset cannot be trained with.
         """
+        check_model_init(self)
         self.args = args
         self.create_accelerator_and_postprocess()
         self._train_batch_size = args.train_batch_size
@@ -503,12 +507,12 @@ class MultimodalTrainer(Trainer):
         folder = Path(self.args.output_dir)
         (folder / "training_args.bin").unlink(missing_ok=True)  # as `save_model` does
         names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix in PICKLES)
-        # `Trainer` pushes no checkpoints of its own, but the checkpoints of a hyperparameter search, which lie deeper.
+        # `Trainer` pushes no checkpoints of its own, but those that lie deeper, in folders of other runs.
         pickles = sorted(str(name) for name in names if not name.parts[0].startswith((PREFIX_CHECKPOINT_DIR, "_")))
         if pickles:
             raise ValueError(
                 f"Expected no pickles to push in {folder}, got {len(pickles)}, first {pickles[0]}; delete them, such "
-                "as the checkpoints of a hyperparameter search, and push again."
+                "as the checkpoints of other runs, and push again."
             )
         try:
             return super().push_to_hub(*args, **kwargs)

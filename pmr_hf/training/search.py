@@ -111,8 +111,17 @@ def require_optuna() -> ModuleType:
     return optuna
 
 
+def check_model_init(trainer: "MultimodalTrainer") -> None:
+    """Raise `ValueError` for a trainer that cannot make new models."""
+    if trainer.model_init is None:
+        raise ValueError(
+            "Expected `model_init`, to train a new model with other arguments, got a `model`; pass a function that "
+            "returns the model."
+        )
+
+
 def check_can_search(trainer: "MultimodalTrainer", n_trials: int) -> None:
-    """Raise `ValueError` for a trainer of several processes or without `model_init`, or for less than one trial."""
+    """Raise `ValueError` for a trainer of several processes or without validation, or for less than one trial."""
     if n_trials < 1:
         raise ValueError(f"Expected `n_trials` of at least 1, got {n_trials}; correct it.")
     if trainer.args.world_size > 1:
@@ -120,11 +129,8 @@ def check_can_search(trainer: "MultimodalTrainer", n_trials: int) -> None:
             f"Expected one process to search, got {trainer.args.world_size}, which would have to agree on each trial; "
             "search in one process, and train with the best values in several."
         )
-    if trainer.model_init is None:
-        raise ValueError(
-            "Expected `model_init` to search, since each trial trains a new model, got a `model`; pass a function that "
-            "returns the model."
-        )
+    if trainer.eval_dataset is None:
+        raise ValueError("Expected an `eval_dataset` to compare the trials on, got None; pass validation rows.")
 
 
 def search(

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import optuna
 import pytest
 from helpers.all_methods import WITH_HEADS
+from helpers.snapshots import assert_equal_tensors, snapshot
 
 from pmr_hf import METHODS, MultimodalTrainer, PMRTrainer
+from pmr_hf.training.run_identity import read_record
 from pmr_hf.training.search import objective_of
 
 
@@ -45,11 +48,11 @@ def test_the_default_search_finds_the_best_of_a_loop_over_the_same_values(make_s
     key, best = ("eval_loss", min) if metric is None else ("eval_accuracy", max)
     expected = {}
     for rate in RATES:
-        trainer = make_searcher(cls, learning_rate=rate, num_train_epochs=2)
+        trainer = make_searcher(cls, learning_rate=rate)
         trainer.train()
         expected[rate] = trainer.evaluate()[key]
     assert len(set(expected.values())) == 3
-    trainer = make_searcher(cls, metric_for_best_model=metric, num_train_epochs=2)
+    trainer = make_searcher(cls, metric_for_best_model=metric)
     found = trainer.hyperparameter_search(rates, n_trials=3, sampler=all_rates())
     assert found.hyperparameters == {"learning_rate": best(RATES, key=expected.get)}
     assert found.objective == best(expected.values())
@@ -90,21 +93,20 @@ def test_a_trial_does_not_keep_the_values_of_the_trial_before(make_searcher):
     assert used == [(0.5, 42, True), (2.0, 7, False)]
 
 
-def test_a_new_model_for_each_trial_also_where_weights_of_losses_are_estimated(make_searcher):
-    """The losses before training, from which G-Blend estimates, are those of the new model in each trial."""
-    trainer_class, before = METHODS["gblend"], []
+def test_what_comes_before_the_first_step_has_the_new_model_of_the_trial(make_searcher):
+    """There, G-Blend estimates its weights on copies of the model."""
+    models = []
 
-    class Noted(trainer_class):
-        def mean_losses(self, rows):
-            losses = super().mean_losses(rows)
-            before.append(losses)
-            return losses
+    class Noted(PMRTrainer):
+        def before_training(self, resume):
+            models.append(snapshot(self.unwrapped_model))
 
-    trainer = make_searcher(trainer_class, max_steps=2)
-    trainer.__class__ = Noted
-    trainer.hyperparameter_search(lambda trial: {"weight_decay": 0.0}, n_trials=2)
-    assert len(before) == 24 and before[:12] == before[12:]
-    assert trainer.args.blend_weights is None
+    trainer = make_searcher(Noted, max_steps=1)
+    trainer.hyperparameter_search(n_trials=2)
+    trainer.train()
+    assert len(models) == 3
+    for model in models[1:]:
+        assert_equal_tensors(model, models[0])
 
 
 @pytest.mark.parametrize(
@@ -144,21 +146,25 @@ def test_a_loss_that_is_not_finite_is_a_failed_trial(make_searcher):
         trainer.hyperparameter_search(space, n_trials=1)
 
 
-def test_the_checkpoints_of_trials_are_gone_and_no_pickle_is_left(make_searcher):
+def test_a_trial_is_a_run_of_its_own_and_leaves_no_pickle(make_searcher):
     saved = []
 
     class Noted(PMRTrainer):
         def evaluate(self, *args, **kwargs):
-            saved.extend(path.parent.name for path in Path(self.args.output_dir).glob("checkpoint-*"))
+            folder = Path(self.args.output_dir)
+            ids = {read_record(path).id for path in (folder, *folder.glob("checkpoint-*"))}
+            saved.extend((path.parent.name, *ids) for path in folder.glob("checkpoint-*"))
             return super().evaluate(*args, **kwargs)
 
     trainer = make_searcher(
         Noted, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True, metric_for_best_model="loss"
     )
     trainer.hyperparameter_search(n_trials=2)
-    assert {"run-0", "run-1"} <= set(saved)
+    assert sorted(name for name, _ in set(saved)) == ["run-0", "run-1"] and len({run for _, run in saved}) == 2
     files = {path.name for path in Path(trainer.args.output_dir).rglob("*")}
     assert files == {"search_results.json", "_in_use"}
+    trainer.train()  # in a folder of which no trial is the owner
+    assert read_record(Path(trainer.args.output_dir)).id not in {run for _, run in saved}
 
 
 def test_model_init_gets_the_trial(make_searcher, make_model):
@@ -214,15 +220,21 @@ def test_the_objective_and_its_direction(make_args):
 
 
 def test_a_search_that_cannot_work_is_refused(make_searcher, make_trainer, monkeypatch):
-    with pytest.raises(ValueError, match="Expected `model_init` to search"):
-        make_trainer().hyperparameter_search()
+    trainer = make_trainer()
+    for use in (trainer.hyperparameter_search, lambda: trainer.use_arguments(trainer.args)):
+        with pytest.raises(ValueError, match="Expected `model_init`, to train a new model"):
+            use()
     trainer = make_searcher()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "eval_dataset", None)
+        with pytest.raises(ValueError, match="Expected an `eval_dataset` to compare the trials on"):
+            trainer.hyperparameter_search()
     with pytest.raises(ValueError, match="Expected `n_trials` of at least 1, got 0"):
         trainer.hyperparameter_search(n_trials=0)
     with pytest.raises(ValueError, match="Expected `backend='optuna'`, got 'ray'"):
         trainer.hyperparameter_search(backend="ray")
     with monkeypatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "optuna", None)
+        patch.setitem(sys.modules, "optuna", None)
         with pytest.raises(ImportError, match=r"Expected `optuna` for a search; install it: pip install pmr_hf\[sea"):
             trainer.hyperparameter_search()
     monkeypatch.setattr(type(trainer.args), "world_size", 2)

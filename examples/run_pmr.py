@@ -7,6 +7,7 @@ Train PMR, or a method that it is compared with, on any dataset of several modal
     accelerate launch examples/run_pmr.py --dataset_name user/posts \\
         --columns image=picture text=title --label_column topic \\
         --backbones image=google/vit-base-patch16-224 text=bert-base-uncased             # your own data
+    accelerate launch examples/run_pmr.py --search 20                    # the best of 20 trials, by validation
 
 The script also takes every argument of the method's trainer. For PMR, these are the arguments of
 `PMRTrainingArguments`, which include all of `TrainingArguments`.
@@ -15,12 +16,14 @@ The script also takes every argument of the method's trainer. For PMR, these are
 import logging
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import psutil  # installed with accelerate
 import torch
 from transformers import set_seed
 
-from pmr_hf import METHODS, PrototypeTrainingArguments, UnimodalHeadsTrainer
+from pmr_hf import METHODS, MultimodalModel, PrototypeTrainer, PrototypeTrainingArguments, UnimodalHeadsTrainer
 from pmr_hf.command_line.build import add_new_encoders, build_collator, build_model, pretrained_processor
 from pmr_hf.command_line.comparison import joint_arguments
 from pmr_hf.command_line.output_folder import take_folder
@@ -28,6 +31,7 @@ from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_ar
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
 from pmr_hf.data.tables import draw_rows
+from pmr_hf.training.search import best_of_results, require_optuna, shown
 
 
 def main() -> None:
@@ -36,6 +40,8 @@ def main() -> None:
     if script_args.compare_with == "joint":
         resume = training_args.resume_from_checkpoint is not None
         runs.insert(0, parse_arguments(joint_arguments(sys.argv[1:], training_args.output_dir, resume)))
+    if script_args.search is not None:
+        require_optuna()
     for args, others in runs:
         take_folder(others, args.overwrite_output_dir)
     rows = {args.method: train_and_test(args, others) for args, others in runs}
@@ -63,9 +69,14 @@ def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainin
 
     # Model and trainer
     trainer_class = METHODS[script_args.method]
-    unimodal_heads = issubclass(trainer_class, UnimodalHeadsTrainer)
+
+    def new_model() -> MultimodalModel:
+        return build_model(script_args, backbones, classes, issubclass(trainer_class, UnimodalHeadsTrainer))
+
+    # With `model_init`, the trainer would draw other weights, which the runs in docs/results.md do not have.
+    model = {"model": new_model()} if script_args.search is None else {"model_init": new_model}
     trainer = trainer_class(
-        model=build_model(script_args, backbones, classes, unimodal_heads),
+        **model,
         args=training_args,
         train_dataset=dataset["train"],
         eval_dataset=dataset["validation"],
@@ -73,6 +84,10 @@ def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainin
         processing_class=processor,
         data_collator=collator,
     )
+
+    # Search
+    if script_args.search is not None:
+        print(f"{script_args.method}, {use_best_arguments(trainer, script_args.search)}")
 
     # Train
     checkpoint = training_args.resume_from_checkpoint
@@ -97,6 +112,20 @@ def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainin
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset=script_args.data_name)
     return table_row(split, metrics, list(script_args.columns), train_metrics["train_runtime"])
+
+
+def use_best_arguments(trainer: PrototypeTrainer, n_trials: int) -> str:
+    """
+    Give a trainer the arguments of the best trial. A run that resumes does not repeat a search that has ended. Returns
+    the line to print.
+    """
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    best = best_of_results(folder, n_trials) if args.resume_from_checkpoint else None
+    if best is None:
+        best = trainer.hyperparameter_search(n_trials=n_trials)
+    trainer.use_arguments(replace(args, **best.hyperparameters))
+    metric = args.metric_for_best_model or "loss"
+    return f"best of {n_trials} trials, validation {metric} {best.objective:.4g}: {shown(best.hyperparameters)}"
 
 
 def peak_memory() -> float:

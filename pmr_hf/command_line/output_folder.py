@@ -10,10 +10,11 @@ from transformers import TrainingArguments
 
 from ..training.arguments import PrototypeTrainingArguments
 from ..training.multimodal_trainer import WEIGHT_FILES
+from ..training.search import TRIALS
 from .script_arguments import ScriptArguments
 
 
-RESULTS = re.compile(r"(all|train|eval|test)_results\.json")
+RESULTS = re.compile(r"(all|train|eval|test|search)_results\.json")
 WEIGHTS = re.compile(rf"{WEIGHT_FILES}|adapter_model\.safetensors")
 STATE = re.compile(r"(config|adapter_config|processor_config|trainer_state|_run)\.json")
 CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -84,7 +85,7 @@ def _clear(folder: Path) -> None:
     config = folder / "processor_config.json"
     processors = json.loads(config.read_bytes())["modalities"] if config.is_file() else {}
     for path in folder.iterdir():
-        if _is_checkpoint(path) or (path.is_dir() and path.name in processors):
+        if _is_checkpoint(path) or (path.is_dir() and path.name in (*processors, TRIALS)):
             shutil.rmtree(path)
         elif path.is_file() and (RESULTS.fullmatch(path.name) or STATE.fullmatch(path.name) or _is_weights(path)):
             path.unlink()

@@ -25,6 +25,7 @@ RANGES = {
     "test_correlation": (0, 1),
     "max_train_samples": (1, 10**12),
     "max_eval_samples": (1, 10**12),
+    "search": (1, 10**6),
 }
 
 
@@ -58,6 +59,13 @@ class ScriptArguments:
             "help": "First train with this method too, in <output_dir>-joint, and print both results. 'joint' is the "
             "default for --method pmr on the digits.",
             "choices": ["none", "joint"],
+        },
+    )
+    search: int | None = field(
+        default=None,
+        metadata={
+            "help": "First train this number of times with other values of the method's arguments, and take those of "
+            "the best validation. Needs optuna: pip install pmr_hf[search]."
         },
     )
     # The data

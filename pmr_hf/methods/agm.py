@@ -38,6 +38,10 @@ class AGMTrainingArguments(PrototypeTrainingArguments):
         if not 0 <= self.agm_alpha < float("inf"):
             raise ValueError(f"Expected `agm_alpha` to be finite and at least 0, got {self.agm_alpha}; correct it.")
 
+    def hp_space(self, trial: Any) -> dict[str, Any]:
+        """Add `agm_alpha` from 0.1 to 10."""
+        return super().hp_space(trial) | {"agm_alpha": trial.suggest_float("agm_alpha", 0.1, 10.0, log=True)}
+
     @property
     def hyper_parameters(self) -> dict[str, object]:
         return {"α, strength of the modulation": self.agm_alpha} | super().hyper_parameters

@@ -37,6 +37,10 @@ class OGMTrainingArguments(PrototypeTrainingArguments):
         if not 0 <= self.ogm_alpha < float("inf"):
             raise ValueError(f"Expected `ogm_alpha` to be finite and at least 0, got {self.ogm_alpha}; correct it.")
 
+    def hp_space(self, trial: Any) -> dict[str, Any]:
+        """Add `ogm_alpha` from 0.05 to 1. `ogm_noise` stays as given, since OGM-GE is a method of its own."""
+        return super().hp_space(trial) | {"ogm_alpha": trial.suggest_float("ogm_alpha", 0.05, 1.0, log=True)}
+
     @property
     def hyper_parameters(self) -> dict[str, object]:
         return {

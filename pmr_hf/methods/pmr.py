@@ -59,6 +59,14 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
                 f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; the paper uses 'clip'."
             )
 
+    def hp_space(self, trial: Any) -> dict[str, Any]:
+        """Add `pmr_alpha` from 0.25 to 4, `pmr_mu` of 0, 1e-3 or 1e-2, and `pmr_weights`."""
+        return super().hp_space(trial) | {
+            "pmr_alpha": trial.suggest_float("pmr_alpha", 0.25, 4.0, log=True),
+            "pmr_mu": trial.suggest_categorical("pmr_mu", [0.0, 1e-3, 1e-2]),
+            "pmr_weights": trial.suggest_categorical("pmr_weights", ["clip", "hard"]),
+        }
+
     @property
     def hyper_parameters(self) -> dict[str, object]:
         return {

@@ -186,6 +186,33 @@ class MultimodalTrainingArguments(TrainingArguments):
                 "would train its own model in the same folder; on a machine without GPUs, add `--use_cpu`."
             )
 
+    def hp_space(self, trial: Any) -> dict[str, Any]:
+        """
+        The arguments that [`MultimodalTrainer.hyperparameter_search`] varies by default, with the values of a trial.
+
+        This class varies `learning_rate` from a tenth to ten times its value. `modality_learning_rates` change by the
+        same factor. Epochs, batch size and seed stay as given, so that all trials and all methods have the same budget.
+        Override this method to vary the arguments of a method too.
+
+        Args:
+            trial (`optuna.Trial`): suggests the values.
+
+        Returns:
+            `dict[str, Any]`: the values, by the names of arguments.
+
+        Raises:
+            ValueError: for a `learning_rate` of 0.
+        """
+        if self.learning_rate <= 0:
+            raise ValueError("Expected a `learning_rate` above 0 to search around, got 0; give another one.")
+        rate = trial.suggest_float("learning_rate", self.learning_rate / 10, self.learning_rate * 10, log=True)
+        rates = self.modality_learning_rates
+        if not isinstance(rates, dict) or not rates:
+            return {"learning_rate": rate}
+        factor = rate / self.learning_rate
+        scaled = {name: own * factor for name, own in rates.items()}
+        return {"learning_rate": rate, "modality_learning_rates": scaled}
+
     @property
     def hyper_parameters(self) -> dict[str, object]:
         """The settings that the model card lists: a dict from the name shown in its table to the value."""

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -15,8 +15,9 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, HTTPError  # the HTTPError of the client's httpx
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, has_length
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers.trainer_pt_utils import LabelSmoother
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, EvalLoopOutput, TrainOutput, has_length
 from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
@@ -37,6 +38,7 @@ from .metrics import modality_metrics
 from .prototype_dataset import labels_of
 from .resuming import begin_run, decided_by_main, loading_explained
 from .run_identity import RunRecord, arguments_that_matter, facts_of_config, fingerprint_of
+from .search import check_can_search, check_model_init, objective_of, search
 from .setup_checks import (
     check_best_metric,
     check_collator,
@@ -238,6 +240,73 @@ class MultimodalTrainer(Trainer):
                     return super().train(self.resumed_from, *args, **kwargs)
         finally:
             self._training_model = None
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | None = None,
+        backend: str | None = None,
+        sampler: Any = None,
+    ) -> BestRun:
+        """
+        Search by optuna for the arguments whose training leaves the best model. The trainer needs `model_init`.
+
+        Each trial trains a new model to the end and evaluates it once more. Its arguments are checked like those of any
+        run. A trial whose loss is not finite fails, and the search goes on. Trials write to a folder inside
+        `output_dir`, which is removed. Their arguments and objectives are in `search_results.json` in `output_dir`.
+        Afterwards, the trainer has its own arguments and a new model. To train with the values that were found, call
+        `trainer.use_arguments(dataclasses.replace(trainer.args, **best.hyperparameters))` and then `train`.
+
+        Args:
+            hp_space (`Callable`, *optional*): maps an `optuna.Trial` to values by the names of arguments. Defaults to
+                `args.hp_space`, see [`MultimodalTrainingArguments.hp_space`].
+            compute_objective (`Callable`, *optional*): maps the metrics of an evaluation to a number, and needs a
+                `direction`. Defaults to `metric_for_best_model` with the direction of `greater_is_better`, or to the
+                evaluation loss, which is minimized.
+            n_trials (`int`, *optional*, defaults to `20`): number of trials, at least 1.
+            direction (`str`, *optional*): `"minimize"` or `"maximize"`.
+            backend (`str`, *optional*): must be `"optuna"` if it is given.
+            sampler (`optuna.samplers.BaseSampler`, *optional*): defaults to a `TPESampler` with the seed `args.seed`.
+
+        Returns:
+            `BestRun`: the number of the best trial as `run_id`, its `objective`, and as `hyperparameters` the values
+            that `hp_space` has returned for it.
+
+        Raises:
+            ImportError: without optuna.
+            ValueError: without `model_init` or `eval_dataset`, for several processes or another backend; for an
+                objective that does not fit its direction; for values of a trial that are no arguments, or are outside
+                their range.
+            FloatingPointError: if the loss of no trial stayed finite.
+        """
+        if backend not in (None, "optuna"):
+            raise ValueError(f"Expected `backend='optuna'`, got {backend!r}; leave it out.")
+        check_model_init(self)
+        check_can_search(self, n_trials)
+        objective = objective_of(self.args, compute_objective, direction)
+        with self._folder_held():
+            return search(self, self.args.hp_space if hp_space is None else hp_space, objective, n_trials, sampler)
+
+    def use_arguments(self, args: MultimodalTrainingArguments, trial: Any = None) -> None:
+        """
+        Take other arguments and a new model of `model_init`, as if the trainer had been created with them. The
+        integrations of `report_to` stay. Raises `ValueError` without `model_init`, or for arguments that the model or
+        the dataset cannot be trained with.
+        """
+        check_model_init(self)
+        self.args = args
+        self.create_accelerator_and_postprocess()
+        self._train_batch_size = args.train_batch_size
+        self.label_smoother = LabelSmoother(args.label_smoothing_factor) if args.label_smoothing_factor else None
+        self.is_in_train = False  # after an error in training
+        self.optimizer = self.lr_scheduler = None
+        set_seed(args.seed)
+        self.model = self.model_wrapped = self.call_model_init(trial)
+        if self.place_model_on_device:
+            self._move_model_to_device(self.model, args.device)
+        self.check_setup()
 
     def _new_record(self) -> RunRecord:
         """The record of a run that begins now."""
@@ -493,12 +562,12 @@ class MultimodalTrainer(Trainer):
         folder = Path(self.args.output_dir)
         (folder / "training_args.bin").unlink(missing_ok=True)  # as `save_model` does
         names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix in PICKLES)
-        # `Trainer` pushes no checkpoints of its own, but the checkpoints of a hyperparameter search, which lie deeper.
+        # `Trainer` pushes no checkpoints of its own, but those that lie deeper, in folders of other runs.
         pickles = sorted(str(name) for name in names if not name.parts[0].startswith((PREFIX_CHECKPOINT_DIR, "_")))
         if pickles:
             raise ValueError(
                 f"Expected no pickles to push in {folder}, got {len(pickles)}, first {pickles[0]}; delete them, such "
-                "as the checkpoints of a hyperparameter search, and push again."
+                "as the checkpoints of other runs, and push again."
             )
         try:
             return super().push_to_hub(*args, **kwargs)

@@ -48,6 +48,6 @@ class CountEpochs(TrainerCallback):
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # `Trainer` calls this before the first row of an epoch is read. In a run that resumes within an epoch, the state
-        # holds a fraction. `set_epoch` of Accelerate's dataloaders does not always reach the dataset.
+        # `Trainer` calls this before the first row of an epoch is read. If a run resumes within an epoch, it is counted
+        # in fractions. `set_epoch` of Accelerate's dataloaders does not always reach the dataset.
         self.epoch.fill_(int(state.epoch or 0))

@@ -14,7 +14,8 @@ from pmr_hf import MultimodalModel
 
 TWO = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 ONLINE = {"prototype_source": "online"}
-SAME = ["holes", "apart", "apart_online", "shuffled", "accumulated", "stream", "stream_each", "saved", "reference"]
+SAME = ["holes", "apart", "apart_online", "shuffled", "augmented", "accumulated", "stream", "stream_each", "saved"]
+SAME += ["reference"]
 RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "gblend"]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
@@ -75,6 +76,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
         "apart": {"data": "apart", "options": {}},
         "apart_online": {"data": "apart", "options": ONLINE | {"num_train_epochs": 4}},
         "shuffled": {"data": "all", "options": {"train_sampling_strategy": "random", "max_grad_norm": 1.0}},
+        "augmented": {"data": "all", "options": {"train_sampling_strategy": "random"}, "augment": True},
         "accumulated": {"data": "all", "options": {"gradient_accumulation_steps": 3, "prototype_refresh_steps": 2}},
         "reference": {"data": "all", "options": once, "reference": "uneven"},  # 31 of its rows in one, 30 in the other
         "uneven": {"data": "uneven", "options": still},

@@ -4,6 +4,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedConfig
 
+from ..data.augmentation import AUGMENTATIONS
 from ..data.collator import MultimodalCollator
 from ..data.new_encoders import NEW_ENCODERS, EncoderInput, NewEncoder
 from ..data.paper_sets import PAPER_SETS
@@ -55,8 +56,18 @@ def add_new_encoders(
 
 
 def build_collator(args: ScriptArguments, processor: MultimodalProcessor) -> MultimodalCollator:
-    """Build the collator for the columns and the label column in the arguments."""
-    return MultimodalCollator(processor, columns=args.columns, label=args.label_column, on_error=args.on_error)
+    """
+    Build the collator for the columns, the label column and the augmentation in the arguments. Raises `ValueError` for
+    an augmentation of pictures of another modality, and for random frames without videos.
+    """
+    return MultimodalCollator(
+        processor,
+        columns=args.columns,
+        label=args.label_column,
+        on_error=args.on_error,
+        augment={name: AUGMENTATIONS[word](processor, name) for name, word in args.augment.items()},
+        frames=args.frames,
+    )
 
 
 def build_model(

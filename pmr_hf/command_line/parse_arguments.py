@@ -47,7 +47,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
     else:
         paper_set = PAPER_SETS[script_args.dataset]
         parser.set_defaults(**PAPER_DEFAULTS, learning_rate=paper_set.rate, num_train_epochs=paper_set.epochs)
-        parser.set_defaults(preprocess=paper_set.preprocess)
+        if not script_args.varies:
+            parser.set_defaults(preprocess=paper_set.preprocess)
         if any(backbone in NEW_ENCODERS for backbone in script_args.backbones.values()):
             parser.set_defaults(initialization=PAPER_INITIALIZATION)
         if script_args.dataset != "digits":  # so few digits diverge without clipping

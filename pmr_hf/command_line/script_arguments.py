@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..data.augmentation import AUGMENTATIONS
 from ..data.columns import parse_column
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_SETS
@@ -15,7 +16,7 @@ from .defaults import RECIPES
 
 
 # Arguments that are given as modality=value and become a dict by modality
-BY_MODALITY = ("columns", "backbones", "pooling", "num_frames", "lora")
+BY_MODALITY = ("columns", "backbones", "augment", "pooling", "num_frames", "lora")
 PAIRS = {"metavar": "modality=..."}
 # The lowest and the highest value of each number
 RANGES = {
@@ -127,6 +128,20 @@ class ScriptArguments:
     preprocess_workers: int | None = field(
         default=None, metadata={"help": "Number of processes that extract features to disk."}
     )
+    augment: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Vary the training pictures of a modality: 'basic' crops them at random and flips half of them.",
+            **PAIRS,
+        },
+    )
+    frames: str = field(
+        default="even",
+        metadata={
+            "help": "Frames to take from a training video: evenly spaced ones, or a random one of each equal segment.",
+            "choices": ["even", "random"],
+        },
+    )
     modalities: list[str] | None = field(
         default=None, metadata={"help": "Train on these modalities only. By default, all are used."}
     )
@@ -211,6 +226,12 @@ class ScriptArguments:
         self._check_modalities()
         if self.modalities:
             self._keep_modalities()
+        self._check_augmentation()
+
+    @property
+    def varies(self) -> bool:
+        """Whether the training data differ from epoch to epoch."""
+        return bool(self.augment) or self.frames == "random"
 
     @property
     def own_data(self) -> bool:
@@ -247,6 +268,20 @@ class ScriptArguments:
         unknown = [name for name in self.modalities or [] if name not in self.columns]
         if unknown:
             raise ValueError(f"Expected --modalities among {list(self.columns)}, got {unknown}; correct it.")
+
+    def _check_augmentation(self) -> None:
+        wrong = {name: word for name, word in self.augment.items() if word not in AUGMENTATIONS}
+        unknown = [name for name in self.augment if name not in self.columns]
+        if wrong or unknown:
+            raise ValueError(
+                f"Expected --augment as modality=word, with a modality among {list(self.columns)} and a word among "
+                f"{list(AUGMENTATIONS)}, got {self.augment}; correct it."
+            )
+        if self.varies and self.preprocess == "cached":
+            raise ValueError(
+                "Expected --preprocess on_the_fly with --augment or --frames random, got 'cached', whose features are "
+                "the same in each epoch; leave one of them out."
+            )
 
     def _keep_modalities(self) -> None:
         """Drop the settings of modalities that --modalities does not name."""

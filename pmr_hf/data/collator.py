@@ -1,6 +1,6 @@
 """The collator, which turns the rows of a dataset into a batch of the model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import datasets
@@ -9,9 +9,11 @@ from transformers.utils import logging
 from ..model.kind_registry import Features
 from ..model.media_values import UnreadableError
 from ..model.multimodal_processor import MultimodalProcessor
+from .augmentation import CPU, DRAW, augmented, check_augmentation, draw_seed
 from .columns import ROW, as_list, decodes, labels_in, undecoded
 from .feature_cache import CACHED, cache_features, cached_features, feature_fingerprint
 from .labels import integer_labels
+from .random_state import isolated_random_state
 from .shortened import shortened
 
 
@@ -35,10 +37,19 @@ class MultimodalCollator:
         segments (`bool`, *optional*, defaults to `False`): whether labels may be lists with one class for each of the T
             segments of a sample. The batch then has labels (B, T). The trainer sets it for a model other than a
             [`MultimodalModel`].
+        augment (`dict[str, Callable]`, *optional*): a random transform of a modality's values, by modality, which the
+            trainer applies to training rows only. It gets a value after reading and before the processor, and returns
+            one of the same type: a PIL image (each picture of a list or video in turn, drawn alike), a waveform
+            (samples,), a text, or an array of numbers. Transforms of `torchvision.transforms.v2` will do. It must draw
+            from the global generators of torch, NumPy or Python, which are seeded from the run's seed, the epoch and
+            the row. With data workers that are spawned, it must be picklable.
+        frames (`str`, *optional*, defaults to `"even"`): the `num_frames` that are taken of a training video:
+            `"random"` takes a random frame of each of as many equal segments, drawn anew in each epoch.
 
     Raises:
-        ValueError: if `columns` and `processor` name different modalities. When called, if rows lack a column, if
-            labels are not integers in 0..K-1, or if a value cannot be read.
+        ValueError: if `columns` and `processor` name different modalities, for `augment` of a modality that there is
+            not, and for random frames without `num_frames`. When called, if rows lack a column, if labels are not
+            integers in 0..K-1, if a value cannot be read, or if a transform returns another type.
     """
 
     def __init__(
@@ -49,6 +60,8 @@ class MultimodalCollator:
         num_labels: int | None = None,
         on_error: str = "raise",
         segments: bool = False,
+        augment: Mapping[str, Callable[[Any], Any]] | None = None,
+        frames: str = "even",
     ):
         if columns.keys() != processor.processors.keys():
             raise ValueError(
@@ -57,6 +70,9 @@ class MultimodalCollator:
             )
         if on_error not in ("raise", "missing"):
             raise ValueError(f"Expected `on_error` to be 'raise' or 'missing', got {on_error!r}; correct it.")
+        self.augment = dict(augment or {})
+        check_augmentation(processor, self.augment, frames)
+        self.frames = frames
         self.processor = processor
         self.columns = dict(columns)
         self.label = label
@@ -70,6 +86,8 @@ class MultimodalCollator:
             raise ValueError("Expected at least one row to collate, got none; drop empty batches.")
         for keys in {tuple(row) for row in rows}:
             self.check_columns(keys)
+        if DRAW in rows[0]:
+            self.check_variable(rows[0])
         batch: dict[str, Any] = {
             name: self.processor.collate(
                 name, cached_features(name, rows) if CACHED + name in rows[0] else self.extract(name, rows)
@@ -88,7 +106,7 @@ class MultimodalCollator:
         column = self.columns[name]
         value = row[column] if isinstance(column, str) else [row[part] for part in column]
         try:
-            return self.processor.read(name, value)
+            return self._varied_value(name, value, row[DRAW]) if DRAW in row else self.processor.read(name, value)
         except UnreadableError as error:
             place = f"{row.get(ROW, f'row {i} of this batch')}, column {column!r}"
             if self.on_error == "missing":
@@ -97,6 +115,22 @@ class MultimodalCollator:
             raise UnreadableError(
                 f"Expected {name!r} in {place}, but {error}; correct it, or set on_error='missing' to train without it."
             ) from error
+
+    @property
+    def varied(self) -> list[str]:
+        """The modalities whose training values differ from epoch to epoch."""
+        random_frames = self.processor.num_frames if self.frames == "random" else {}
+        return [name for name in self.columns if name in self.augment or name in random_frames]
+
+    def _varied_value(self, name: str, value: Any, draw: tuple[int, int, int]) -> Any:
+        if name not in self.varied:
+            return self.processor.read(name, value)
+        seed = draw_seed(draw, name)
+        with isolated_random_state(seed, CPU):
+            value = self.processor.read(name, value, random_frames=self.frames == "random")
+        if value is None or name not in self.augment:
+            return value
+        return augmented(self.processor, name, value, self.augment[name], seed)
 
     def cache(self, dataset: AnyDataset, num_proc: int | None = None) -> AnyDataset:
         """
@@ -132,6 +166,15 @@ class MultimodalCollator:
             raise ValueError(
                 f"Expected the dataset columns {shortened(needed)}, but {shortened(missing)} are not among "
                 f"{shortened(found)}; correct the collator's `columns` and `label`, or rename the dataset's columns."
+            )
+
+    def check_variable(self, found: Sequence[str] | dict[str, Any]) -> None:
+        """Raise `ValueError` if `found`, names or the keys of a training row, has cached features that must vary."""
+        cached = [name for name in self.varied if CACHED + name in found]
+        if cached:
+            raise ValueError(
+                "Expected a training set without cached features for `augment` or frames='random', got those of "
+                f"{cached}, which are the same in each epoch; train on the dataset itself, or leave the two out."
             )
 
     def check_dataset(self, dataset: Any) -> list[str] | None:

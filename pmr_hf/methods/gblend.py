@@ -13,10 +13,10 @@ from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..data.random_state import isolated_random_state
 from ..model.missing_modalities import stack_masks
 from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
-from ..training.random_state import isolated_random_state
 from ..training.setup_checks import is_stream
 from ..training.whole_files import write_json
 from .unimodal_heads import UnimodalHeadsTrainer

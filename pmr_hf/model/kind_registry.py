@@ -47,6 +47,8 @@ class Kind:
     takes_frames = False
     #: What reading a value may cost. The processor sets its own.
     limits = DEFAULT_LIMITS
+    #: Whether a random frame of each segment of a video is taken, and not the middle one. The processor sets it.
+    random_frames = False
     #: The value that pads the features of a shorter sample
     padding_value = 0.0
 

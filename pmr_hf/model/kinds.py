@@ -217,6 +217,14 @@ class Picture(Kind):
         """The number of channels of a picture, 1 or 3. A processor without a mean of each channel leaves it open: 3."""
         return len(self.means) if isinstance(self.means, Sequence) else 3
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The height and width that a picture of any shape is resized to, or `None` if they depend on the picture."""
+        size = dict(getattr(self.processor, "size", None) or {})
+        if getattr(self.processor, "do_resize", True) is False or not size.keys() & {"height", "shortest_edge"}:
+            return None
+        return (size["height"], size["width"]) if "height" in size else (size["shortest_edge"],) * 2
+
     def prepare(self) -> None:
         if self.channels not in (1, 3) or (isinstance(self.means, Sequence) and len(self.means) != self.channels):
             raise ValueError(
@@ -256,7 +264,10 @@ class Picture(Kind):
                 f"Expected pictures of {self.name!r}, got the video {os.fspath(value)!r}; say how many frames to take "
                 f"of each: num_frames={{{self.name!r}: 4}}, or --num_frames {self.name}=4."
             )
-        images = read_frames(value, self.num_frames, self.limits) if several else [read_image(value, self.limits)]
+        if several:
+            images = read_frames(value, self.num_frames, self.limits, self.random_frames)
+        else:
+            images = [read_image(value, self.limits)]
         # A picture may have any mode, the encoder takes one.
         images = [image.convert("L" if self.channels == 1 else "RGB") for image in images]
         return images if several else images[0]
@@ -302,6 +313,10 @@ class TimmPicture(Picture):
     @property
     def channels(self) -> int:
         return self.processor.data_config["input_size"][0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return tuple(self.processor.data_config["input_size"][1:])
 
     def channels_taken(self, config: PreTrainedConfig) -> int | None:
         return (getattr(config, "model_args", None) or {}).get("in_chans")

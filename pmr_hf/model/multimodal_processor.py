@@ -180,17 +180,20 @@ class MultimodalProcessor(PushToHubMixin):
             for name, values in modalities.items()
         }
 
-    def read(self, name: str, value: Any) -> Any:
+    def read(self, name: str, value: Any, random_frames: bool = False) -> Any:
         """
         Read one value of a modality. Returns a text, a PIL image, a list of PIL images, a waveform (samples,) at the
-        sampling rate of the feature extractor, or an array of numbers; or `None` if the value is missing.
+        sampling rate of the feature extractor, or an array of numbers; or `None` if the value is missing. With
+        `random_frames`, the `num_frames` of a video are random ones of equal segments, not evenly spaced.
 
         Raises:
             UnreadableError: if the value cannot be read.
         """
         if is_missing(value):
             return None
-        return self.kind(name).read(value)
+        kind = self.kind(name)
+        kind.random_frames = random_frames
+        return kind.read(value)
 
     def extract(self, name: str, values: list[Any]) -> list[Features | None]:
         """

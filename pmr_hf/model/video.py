@@ -1,5 +1,7 @@
-"""Read evenly spaced frames of a video, turned upright."""
+"""Read evenly spaced or random frames of a video, turned upright."""
 
+import random
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import av
@@ -26,11 +28,13 @@ UPRIGHT: dict[tuple[int, ...], Image.Transpose] = {
 }
 
 
-def read_frames(value: Any, num_frames: int | None = None, limits: MediaLimits = DEFAULT_LIMITS) -> list[Image.Image]:
+def read_frames(
+    value: Any, num_frames: int | None = None, limits: MediaLimits = DEFAULT_LIMITS, at_random: bool = False
+) -> list[Image.Image]:
     """
-    Read evenly spaced frames of a video: the middle frames of `num_frames` equal segments. The frames of a file are
-    turned upright, by the nearest quarter turn or flip to its display matrix. A torchcodec decoder turns them itself
-    from version 0.11.
+    Read evenly spaced frames of a video: the middle frames of `num_frames` equal segments, or a random frame of each.
+    The frames of a file are turned upright, by the nearest quarter turn or flip to its display matrix. A torchcodec
+    decoder turns them itself from version 0.11.
 
     Args:
         value: a path or the bytes of a video file, `{"bytes", "path"}`, a torchcodec decoder (as `datasets.Video`
@@ -38,25 +42,28 @@ def read_frames(value: Any, num_frames: int | None = None, limits: MediaLimits =
         num_frames (`int`, *optional*): number of frames to take. A shorter video repeats some of its frames. By
             default, all frames of a list or array are taken.
         limits (`MediaLimits`, *optional*): the largest frames, their number, and whether addresses are opened.
+        at_random (`bool`, *optional*, defaults to `False`): draw a random frame of each segment, with the generator of
+            Python's `random`.
 
     Raises:
         UnreadableError: for any other value, for a file without pictures, and for a video past the limits.
         ValueError: for a file without `num_frames`.
     """
+    choose = randomly if at_random else evenly
     if isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 4):
-        rows = range(len(value)) if num_frames is None else evenly(len(value), num_frames)
+        rows = range(len(value)) if num_frames is None else choose(len(value), num_frames)
         return [read_image(value[i], limits) for i in rows]
     if num_frames is None:
         raise ValueError(f"Expected `num_frames` for {describe(value)}, got none; say how many frames to take from it.")
     if is_decoder(value, "VideoDecoder"):
         _check_frames(value.metadata.width or 0, value.metadata.height or 0, num_frames, "a VideoDecoder", limits)
-        return [read_image(frame) for frame in value.get_frames_at(indices=evenly(len(value), num_frames)).data]
+        return [read_image(frame) for frame in value.get_frames_at(indices=choose(len(value), num_frames)).data]
     stream = open_file(value, limits)
     if stream is None:
         raise UnreadableError(f"{describe(value)} is not a video")
     with stream:
         try:
-            return _decode(stream, num_frames, describe(value), limits)
+            return _decode(stream, num_frames, choose, describe(value), limits)
         except UnreadableError:
             raise
         except Exception as error:  # PyAV raises errors of any type for damaged files
@@ -68,12 +75,20 @@ def evenly(total: int, count: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
+def randomly(total: int, count: int) -> list[int]:
+    """A random item of each of `count` equal segments of `total` items, as indices in increasing order."""
+    # Position p of count * total belongs to item p // count and to segment p // total.
+    return [(i * total + random.randrange(max(total, 1))) // count for i in range(count)]
+
+
 def _check_frames(width: int, height: int, count: int, what: str, limits: MediaLimits) -> None:
     limits.check_picture(width, height, "frame_pixels", what)
     limits.check("frame_bytes", 3 * width * height * count, what)
 
 
-def _decode(stream: BinaryIO, num_frames: int, what: str, limits: MediaLimits) -> list[Image.Image]:
+def _decode(
+    stream: BinaryIO, num_frames: int, choose: Callable[[int, int], list[int]], what: str, limits: MediaLimits
+) -> list[Image.Image]:
     total = 0
     with open_container(stream) as container:
         for packet in container.demux(video=0):  # headers may lack the number of frames
@@ -83,7 +98,7 @@ def _decode(stream: BinaryIO, num_frames: int, what: str, limits: MediaLimits) -
     with open_container(stream) as container:
         track = container.streams.video[0]
         _check_frames(track.width, track.height, num_frames, what, limits)
-        rows, images, last = evenly(total, num_frames), {}, None
+        rows, images, last = choose(total, num_frames), {}, None
         for i, frame in enumerate(container.decode(track)):
             if (frame.width, frame.height) != (track.width, track.height):  # the size may change within a video
                 _check_frames(frame.width, frame.height, num_frames, what, limits)

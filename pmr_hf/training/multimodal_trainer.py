@@ -51,10 +51,12 @@ from .setup_checks import (
     check_processor,
     check_rows,
     check_several_classes,
+    check_variable,
     require_multimodal,
     require_scalar,
 )
 from .term_sums import TermSums
+from .training_rows import CountEpochs, TrainingRows
 from .whole_files import saved_whole, write_json, write_whole
 
 
@@ -114,6 +116,8 @@ class MultimodalTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._forward_takes_labels = takes_labels(self.unwrapped_model)
         self.term_sums = TermSums()
+        self._epochs = CountEpochs()
+        self.add_callback(self._epochs)
         self.add_callback(_BeginTraining(self))
         self.add_callback(_EndCheckpoint(self))
         self._user_metrics = self.compute_metrics
@@ -170,6 +174,7 @@ class MultimodalTrainer(Trainer):
             check_collator(model, self.data_collator)
             check_length_column(self.args, data)
             check_one_split(data)
+            check_variable(self.data_collator, data)
             check_full_batch(self.args, data, "train")
 
     def save_method_state(self, folder: str) -> None:
@@ -388,6 +393,21 @@ class MultimodalTrainer(Trainer):
         for processor in processors:
             if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):
                 processor.match_encoders(model.config.backbones)
+
+    # ---- Training data ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The training dataloader of `Trainer`, with [`TrainingRows`] if the collator varies them."""
+        collator = self.data_collator
+        if self.train_dataset is None or not isinstance(collator, MultimodalCollator) or not collator.varied:
+            return super().get_train_dataloader()
+        return self._get_dataloader(
+            dataset=TrainingRows(self.train_dataset, self.args.seed, self._epochs.epoch),
+            description="Training",
+            batch_size=self._train_batch_size,
+            sampler_fn=lambda rows: self._get_train_sampler(rows.dataset),
+            is_training=True,
+        )
 
     # ---- The loss ----
 

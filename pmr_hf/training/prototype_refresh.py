@@ -9,10 +9,10 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..data.collator import integer_labels
+from ..data.random_state import isolated_random_state
 from ..model.prototypes import Prototypes, Sums
 from .counted_samples import first_samples, present_samples
 from .prototype_rows import rows_of_process
-from .random_state import isolated_random_state
 from .segments import by_segment
 
 

@@ -196,6 +196,19 @@ def check_one_split(train_dataset: Any) -> None:
         )
 
 
+def check_variable(collator: Any, train_dataset: Any) -> None:
+    """Raise `ValueError` for a training set that a collator with `augment` or random frames cannot vary."""
+    if not isinstance(collator, MultimodalCollator) or not collator.varied:
+        return
+    if is_stream(train_dataset):
+        raise ValueError(
+            "Expected a map-style training set with a length for `augment` or frames='random', whose draws depend on "
+            f"the row, got a {type(train_dataset).__name__}; pass such a dataset, or vary the rows in the stream."
+        )
+    if isinstance(train_dataset, datasets.Dataset):
+        collator.check_variable(train_dataset.column_names)
+
+
 def check_rows(collator: Any, splits: dict[str, Any]) -> None:
     """
     Check the rows, columns and labels of several datasets, given by name. A dataset without a length is checked batch

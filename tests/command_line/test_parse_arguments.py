@@ -28,7 +28,7 @@ OPTIONS = """
     class_weights
     modality_learning_rates method dataset dataset_name train_file columns backbones label_column on_error preprocess
     preprocess_workers split max_train_samples max_eval_samples modalities test_correlation fusion embedding_dim pooling
-    num_frames clip_seconds modality_dropout lora
+    num_frames clip_seconds modality_dropout lora augment frames
     num_train_epochs learning_rate per_device_train_batch_size gradient_accumulation_steps warmup_steps weight_decay
     max_grad_norm logging_steps seed unknown
 """
@@ -39,6 +39,7 @@ REFUSED = """
     embedding_dim=1000000000000 modality_dropout=1 clip_seconds=0 clip_seconds=1e9 max_train_samples=-1 lora=text=0
     num_frames=visual=x test_correlation=2 preprocess_workers=0 dataset=mnist columns=junk columns= nothing=1
     class_weights=even class_weights=[1]
+    augment=gray=crop augment=sound=basic augment=basic frames=some
 """
 VALUES = ["", "nan", "inf", "-inf", "-1", "0", "1", "0.5", "abc", "1e400", "9" * 30, "1e12", "None", "true", "\0"]
 VALUES += ["a=b", "a=", "=b", "=", "a=1", "a=0", "a=\u00b2", "a=" + "9" * 5000, "{", "[1]", "\u00b2", '""', "null"]
@@ -102,6 +103,14 @@ def test_the_recipe_is_a_set_of_defaults(parse):
     assert (script_args.modality_dropout, args.pmr_alpha, args.pmr_weights) == (0.1, 3, "hard")
     script_args, args = parse(["--method", "joint"])
     assert (script_args.modality_dropout, args.answer, script_args.compare_with) == (0, None, "none")
+
+
+@pytest.mark.parametrize("varied", [["--augment", "gray=basic", "colored=basic"], ["--frames", "random"]])
+def test_what_varies_is_not_cached(parse, varied):
+    """The digits are cached by default."""
+    assert parse([])[0].preprocess == "cached" and parse(varied)[0].preprocess == "on_the_fly"
+    with pytest.raises(ValueError, match="Expected --preprocess on_the_fly with --augment or --frames random"):
+        parse([*varied, "--preprocess", "cached"])
 
 
 def test_the_joint_run_has_every_option_that_joint_training_has():

@@ -22,6 +22,7 @@ from transformers.distributed import DistributedConfig
 
 import pmr_hf
 from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor
+from pmr_hf.data.augmentation import CropAndFlip
 
 
 DEFAULTS = {
@@ -51,6 +52,7 @@ def run(
     method: str = "PMRTrainer",
     model: str = "model",
     reference: str | None = None,
+    augment: bool = False,
 ) -> None:
     """Train with the same global batch for any number of processes. Save model, state and metrics."""
     trainer_class = getattr(pmr_hf, method)
@@ -75,7 +77,9 @@ def run(
         eval_dataset=dataset,
         prototype_dataset=None if reference is None else load_from_disk(folder / reference),
         processing_class=processor,
-        data_collator=MultimodalCollator(processor, {"image": "picture", "text": "caption"}),
+        data_collator=MultimodalCollator(
+            processor, {"image": "picture", "text": "caption"}, augment={"image": CropAndFlip()} if augment else None
+        ),
     )
     trainer.train(resume_from_checkpoint=None if resume is None else str(output.parent / resume))
     for group in trainer.optimizer.param_groups:

@@ -19,6 +19,7 @@ SAME = [
     "apart",
     "apart_online",
     "shuffled",
+    "augmented",
     "accumulated",
     "stream",
     "stream_each",
@@ -86,6 +87,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
         "apart": {"data": "apart", "options": {}},
         "apart_online": {"data": "apart", "options": ONLINE | {"num_train_epochs": 4}},
         "shuffled": {"data": "all", "options": {"train_sampling_strategy": "random", "max_grad_norm": 1.0}},
+        "augmented": {"data": "all", "options": {"train_sampling_strategy": "random"}, "augment": True},
         "accumulated": {"data": "all", "options": {"gradient_accumulation_steps": 3, "prototype_refresh_steps": 2}},
         "weighted": {"data": "holes", "options": once | {"class_weights": {"0": 4.0, "2": 0.5}}},
         "reference": {"data": "all", "options": once, "reference": "uneven"},  # 31 of its rows in one, 30 in the other

@@ -125,9 +125,10 @@ def arguments_that_matter(args: TrainingArguments) -> dict[str, Any]:
 
 def fingerprint_of(labels: np.ndarray | None) -> str | None:
     """A fingerprint of the labels of the training rows in their order, or `None` if they are not known."""
-    if labels is None or labels.dtype.kind not in "iub":
+    if labels is None or labels.dtype.kind not in "iubf":
         return None
-    return f"{zlib.crc32(np.ascontiguousarray(labels, dtype=np.int64)):08x}"
+    kept = np.float64 if labels.dtype.kind == "f" else np.int64
+    return f"{zlib.crc32(np.ascontiguousarray(labels, dtype=kept)):08x}"
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

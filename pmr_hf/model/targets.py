@@ -8,6 +8,8 @@ from torch.nn import functional as F
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 # What `problem_type` of a config may be, as in transformers. `None` stands for the first.
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+# The metric of a modality alone, whose name ends the key, as in `image_prototype_accuracy`
+MODALITY_METRIC = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "mae"}
 
 
 class TargetScale(nn.Module):

@@ -13,13 +13,12 @@ from ..model.targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .target_metrics import mean_absolute_error, micro_f1, multi_label_metrics, regression_metrics
 
 
-# By problem type, the metrics of the fused logits, and the one of each modality alone
+# The metrics of the fused logits, by problem type
 METRIC_NAMES = {
     SINGLE_LABEL: ("accuracy", "macro_f1"),
     MULTI_LABEL: ("micro_f1", "macro_f1", "mAP", "subset_accuracy"),
     REGRESSION: ("mae", "rmse", "r2"),
 }
-MODALITY_METRIC = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "mae"}
 
 
 class _ClassificationMetric(evaluate.Metric):
@@ -63,7 +62,7 @@ def modality_metrics(
     problem_type: str = SINGLE_LABEL,
 ) -> dict[str, float]:
     """
-    Compute the metrics of the fused logits, and that of each modality alone, see `METRIC_NAMES` and `MODALITY_METRIC`.
+    Compute the metrics of the fused logits, and that of each modality alone, see `METRIC_NAMES`.
 
     Args:
         prediction (`EvalPrediction`): the predictions and labels of the whole dataset. The predictions are a dict. If

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from ..data.collator import MultimodalCollator
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
-from ..model.targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import foreign_optimizer_state
 from .checksums import write_checksums
@@ -31,7 +31,7 @@ from .failures import check_writable, failures_explained
 from .finite_checks import check_finite_terms, check_finite_weights
 from .folder_lock import TRAINING_LOCK, held
 from .learning_rates import fill_gradients, set_modality_learning_rates
-from .metrics import METRIC_NAMES, MODALITY_METRIC, modality_metrics
+from .metrics import METRIC_NAMES, modality_metrics
 from .prototype_dataset import labels_of
 from .resuming import begin_run, decided_by_main, loading_explained
 from .run_identity import RunRecord, arguments_that_matter, facts_of_config, fingerprint_of

@@ -18,13 +18,12 @@ from ..model.missing_modalities import stack_masks
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
-from ..model.targets import MULTI_LABEL, REGRESSION
+from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION
 from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card
 from .arguments import BEST_ANSWER, PrototypeTrainingArguments
 from .counted_samples import Masks, count_new_samples, first_samples, guesses_of, present_samples
 from .finite_checks import stop_not_finite
 from .gradients import gradient_cosines
-from .metrics import MODALITY_METRIC
 from .multimodal_trainer import MultimodalTrainer
 from .prototype_dataset import check_prototype_dataset, is_same
 from .prototype_refresh import RefreshPrototypes, sums_of_subset, warn_of_unseen_classes

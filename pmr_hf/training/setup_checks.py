@@ -18,8 +18,7 @@ from ..model.kinds import ModalityProcessor
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes
-from ..model.targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from .metrics import MODALITY_METRIC
+from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 # The processors that belong to one encoder: of one modality, or of one model of transformers such as CLIP

@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ..model.configuration import MultimodalConfig
+from ..model.targets import SINGLE_LABEL
 from .whole_files import write_json
 
 
@@ -111,6 +112,7 @@ def facts_of_config(config: dict[str, Any]) -> dict[str, Any]:
         "modalities": config.get("modalities"),
         "fusion": config.get("fusion"),
         "encoders": {name: backbones[name].get("model_type") for name in sorted(backbones)},
+        "problem_type": config.get("problem_type") or SINGLE_LABEL,
         "classes": len(config.get("id2label", (0, 1))),  # two by default
     }
 

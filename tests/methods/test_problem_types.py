@@ -125,3 +125,72 @@ def test_labels_by_name(make_of, make_model, digits):
     assert batch["labels"].tolist() == expected
     with pytest.raises(ValueError, match=r"Expected labels among \['even', 'odd', 'small'\] in row 63, got 'huge'"):
         make_of(METHODS["joint"], None, 3, [*labels[:-1], ["huge"]], model=model)
+
+
+def test_prototypes_are_taken_from_rows_with_and_without_each_label(make_of, digits):
+    labels = [[int(i in (3, 50)), int(i % 9 != 0)] for i in range(64)]  # two rows have the first label
+    trainer = make_of(METHODS["pmr"], "multi_label_classification", 2, labels, prototype_fraction=0.1)
+    rows = trainer.prototype_rows.draw(0.1, seed=0)
+    without_second = [i for i in range(64) if i % 9 == 0]
+    assert {3, 50, *without_second} <= set(rows) and len(rows) == len(set(rows)) < 64
+    trainer.train()
+    assert trainer.prototypes.known().all()
+    assert trainer.prototypes.count("image")[1] == 2 and trainer.prototypes.count("text")[2] == len(without_second)
+
+
+def test_online_prototypes_of_several_labels(make_of, digits):
+    labels = [[int(label > 1), label % 2] for label in digits["label"]]
+    trainer = make_of(METHODS["pmr"], "multi_label_classification", 2, labels, prototype_source="online")
+    trainer.train()
+    positives = np.sum(labels, 0).tolist()
+    assert trainer.prototypes.count("image").tolist() == [
+        64 - positives[0],
+        positives[0],
+        64 - positives[1],
+        positives[1],
+    ]
+
+
+def test_a_prototype_dataset_has_rows_with_and_without_each_label(make_of, digits):
+    labels = [[int(label > 1), label % 2] for label in digits["label"]]
+    own = digits.remove_columns("label").select(range(8)).add_column("label", [[1, 0], [0, 0]] * 4)
+    with pytest.raises(
+        ValueError, match=r"Expected rows with and without each of the 2 labels .* none with LABEL_1; add"
+    ):
+        make_of(METHODS["pmr"], "multi_label_classification", 2, labels, trainer_kwargs={"prototype_dataset": own})
+
+
+class OnlyRows(torch.utils.data.Dataset):
+    """A map-style dataset whose labels are known once its rows are read."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+
+def test_targets_that_are_known_late_need_a_fitted_model(make_of, digits):
+    trainer = make_of(METHODS["joint"], "regression", 1, numbers(digits))
+    trainer.train_dataset = OnlyRows(trainer.train_dataset)
+    with pytest.raises(ValueError, match=r"Expected targets that are known before training, got a OnlyRows .* first"):
+        trainer.train()
+    trainer.model.fit_targets(torch.tensor(numbers(digits)))
+    trainer.train()
+    assert trainer.state.global_step == 8
+
+
+@pytest.mark.parametrize(("problem_type", "labels"), [("regression", None), ("multi_label_classification", [1, 0])])
+def test_a_resumed_run_ends_with_the_weights_of_a_whole_one(problem_type, labels, make_of, digits, tmp_path):
+    values = numbers(digits) if labels is None else [[int(label > 1), label % 2] for label in digits["label"]]
+    count = 1 if labels is None else 2
+    settings = {"num_train_epochs": 2, "save_strategy": "epoch"}
+    whole = make_of(METHODS["joint"], problem_type, count, values, **settings)
+    whole.train()
+    again = make_of(METHODS["joint"], problem_type, count, values, **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-8"))
+    state = again.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in whole.model.state_dict().items())

@@ -89,3 +89,10 @@ def test_a_report_of_accuracies_needs_one_class(make_model, processor, digits, c
     model, _ = of_problem(make_model, processor, digits, "regression")
     with pytest.raises(ValueError, match="Expected a model that predicts one class, to report its accuracies"):
         modality_report(model, collator, {"train": digits, "test": digits}, batch_size=8)
+
+
+def test_a_scale_that_is_not_finite_is_refused(make_model, processor, digits):
+    model, _ = of_problem(make_model, processor, digits, "regression")
+    model.target_scale.std[1] = torch.inf
+    with pytest.raises(ValueError, match=r"got NaN or infinity in target_scale\.std"):
+        MultimodalPipeline(model, processor)

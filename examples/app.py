@@ -33,7 +33,7 @@ NOTE = (
     "<b>Share</b> of the decision: how much the modality adds to the score of the answer, on average over all orders "
     "in which the modalities may join. A red bar speaks against the answer. <b>Says alone</b>: the prediction of the "
     "modality's prototype classifier. <b>Nearest prototypes</b>: how far this sample is from the mean training sample "
-    "of each class."
+    "of each class. A model that predicts numbers has no prototypes: its modalities only have shares."
 )
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts from the network
 
@@ -55,7 +55,7 @@ def build(pipe: MultimodalPipeline, title: str) -> gr.Blocks:
     """Build the page for a model. Launch it with `THEME` and `CSS`."""
     names = pipe.model.config.modalities
 
-    def classify(*values: Any) -> tuple[dict[str, float], str]:
+    def classify(*values: Any) -> tuple[dict[str, float] | str, str]:
         try:
             given = {name: read(pipe, name, value) for name, value in zip(names, values, strict=True)}
             some = {name: value for name, value in given.items() if value is not None}
@@ -64,6 +64,9 @@ def build(pipe: MultimodalPipeline, title: str) -> gr.Blocks:
             result = pipe(**some, explain=True)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
+        if "values" in result:  # of a regression
+            text = ", ".join(f"{each['label']}: {each['value']:.5g}" for each in result["values"])
+            return text, shares_html(result, given)
         return {entry["label"]: entry["score"] for entry in result["labels"]}, modalities_html(result, given)
 
     with gr.Blocks(title=title, analytics_enabled=False) as page:
@@ -129,6 +132,20 @@ def modalities_html(result: dict[str, Any], given: dict[str, Any]) -> str:
             near = part["distances"][:TOP]
             longest = max(each["distance"] for each in near)
             rows += [row(each["label"], each["distance"] / longest, f"{each['distance']:.2f}", "far") for each in near]
+        boxes.append(f"<section>{''.join(rows)}</section>")
+    return f'<div class="pmr">{"".join(boxes)}</div>'
+
+
+def shares_html(result: dict[str, Any], given: dict[str, Any]) -> str:
+    """The HTML of a box for each modality of a regression, with what it adds to the value of each target."""
+    parts = result["modalities"]
+    longest = max(max(abs(each["share"]) for part in parts.values() for each in part["shares"]), 1e-12)
+    boxes = []
+    for name, part in parts.items():
+        rows = [f"<h4>{escape(name)}{' <span>not given</span>' if given[name] is None else ''}</h4><h5>adds</h5>"]
+        for each in part["shares"]:
+            share = each["share"]
+            rows.append(row(each["label"], abs(share) / longest, f"{share:+.4g}", "against" * (share < 0)))
         boxes.append(f"<section>{''.join(rows)}</section>")
     return f'<div class="pmr">{"".join(boxes)}</div>'
 

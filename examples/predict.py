@@ -1,12 +1,13 @@
 """
-Predict the class of each row of a table with a trained model, and write one JSON line per row.
+Predict the class, the labels or the numbers of each row of a table with a trained model, and write one JSON line per
+row.
 
     python examples/predict.py --model outputs/posts-concat-pmr --input new.csv --columns image=picture text=title \\
         --output predictions.jsonl
 
 When a stopped run is started again, it continues where it stopped, unless the input, the model or an option has since
 changed. Beside the output, the script keeps its options in a JSON file, and a lock. A row that cannot be read, or that
-has none of the modalities, gets an `error` in place of `labels`.
+has none of the modalities, gets an `error` in place of `labels`, or of the `values` of a regression.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def main() -> None:
         help="or modality=a,b for numbers; a name that contains a comma stands in double quotes",
     )
     parser.add_argument("--encoding", default="utf-8", help="encoding of a csv, tsv, json or jsonl input")
-    parser.add_argument("--top_k", type=int, default=1, help="number of best classes to write for each row")
+    parser.add_argument("--top_k", type=int, default=1, help="number of best classes or labels to write for each row")
     parser.add_argument("--explain", action="store_true", help="also write the answer and the share of each modality")
     parser.add_argument(
         "--missing", default="prototypes", choices=["fused", "prototypes"], help="see MultimodalPipeline"
@@ -188,7 +189,7 @@ def predict(
                 yield from predict(pipe, [row], top_k, explain)
         return
     for result in results:
-        yield result if explain else {"labels": result}
+        yield result if explain else {"values" if pipe.model.config.problem == "regression" else "labels": result}
 
 
 if __name__ == "__main__":

@@ -24,13 +24,14 @@ import torch
 from transformers import set_seed
 
 from pmr_hf import METHODS, MultimodalModel, PrototypeTrainer, PrototypeTrainingArguments, UnimodalHeadsTrainer
-from pmr_hf.command_line.build import add_new_encoders, build_collator, build_model, pretrained_processor
+from pmr_hf.command_line.build import add_new_encoders, build_collator, build_model, class_names, pretrained_processor
 from pmr_hf.command_line.comparison import joint_arguments
 from pmr_hf.command_line.output_folder import take_folder
 from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
 from pmr_hf.data.tables import draw_rows
+from pmr_hf.model.targets import MODALITY_METRIC
 from pmr_hf.training.search import best_of_results, require_optuna, shown
 
 
@@ -62,7 +63,7 @@ def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainin
     dataset["validation"] = draw_rows(dataset["validation"], script_args.max_eval_samples, training_args.seed)
     backbones, processor = add_new_encoders(script_args, pretrained, dataset["train"])
     collator = build_collator(script_args, processor)
-    classes = dataset["train"].features[script_args.label_column].names
+    classes = class_names(script_args, dataset["train"])
     if script_args.preprocess == "cached":
         with training_args.main_process_first(desc="extraction of features"):
             dataset = collator.cache(dataset, num_proc=script_args.preprocess_workers)
@@ -111,7 +112,8 @@ def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainin
     trainer.create_model_card(dataset=script_args.data_name)
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset=script_args.data_name)
-    return table_row(split, metrics, list(script_args.columns), train_metrics["train_runtime"])
+    metric = MODALITY_METRIC[script_args.problem_type]
+    return table_row(split, metrics, list(script_args.columns), train_metrics["train_runtime"], metric)
 
 
 def use_best_arguments(trainer: PrototypeTrainer, n_trials: int) -> str:
@@ -139,13 +141,18 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def table_row(split: str, metrics: dict[str, float], modalities: list[str], seconds: float) -> dict[str, str]:
-    """The fused accuracy on a split, that of each modality alone, by its prototypes, and the training time."""
+def table_row(
+    split: str, metrics: dict[str, float], modalities: list[str], seconds: float, metric: str = "accuracy"
+) -> dict[str, str]:
+    """
+    The fused accuracy on a split, that of each modality alone, by its prototypes, and the training time. With several
+    labels, `metric` is "micro_f1". In a regression, it is "mae", and no modality answers alone.
+    """
     prefix = "test" if split == "test" else "eval"
-    row = {f"{split} accuracy": f"{metrics[f'{prefix}_accuracy']:.3f}"}
-    for name in modalities:
-        accuracy = metrics.get(f"{prefix}_{name}_prototype_accuracy")
-        row[f"{name} alone"] = "none seen" if accuracy is None else f"{accuracy:.3f}"
+    row = {f"{split} {metric}": f"{metrics[f'{prefix}_{metric}']:.3f}"}
+    for name in modalities if metric != "mae" else []:
+        alone = metrics.get(f"{prefix}_{name}_prototype_{metric}")
+        row[f"{name} alone"] = "none seen" if alone is None else f"{alone:.3f}"
     return row | {"training time": f"{seconds:.0f} s"}
 
 

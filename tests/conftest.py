@@ -116,7 +116,7 @@ def make_model():
             attention_probs_dropout_prob=dropout,
         )
         backbones = kwargs.pop("backbones", {"image": image, "text": text})
-        return MultimodalModel.from_backbones(backbones, num_labels=NUM_LABELS, **kwargs)
+        return MultimodalModel.from_backbones(backbones, **({"num_labels": NUM_LABELS} | kwargs))
 
     return make
 

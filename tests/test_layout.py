@@ -35,6 +35,7 @@ TRAVELS = {
     "initialization.py",
     "kind_registry.py",
     "kinds.py",
+    "label_prototypes.py",
     "lora.py",
     "media.py",
     "media_download.py",
@@ -52,6 +53,7 @@ TRAVELS = {
     "prototypes.py",
     "sound.py",
     "spectrogram_processor.py",
+    "targets.py",
     "video.py",
 }
 

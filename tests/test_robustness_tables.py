@@ -265,7 +265,7 @@ def test_values_that_are_no_classes(tmp_path, kind, suffix):
         "dates": [f"2024-{1 + i // 28:02}-{1 + i % 28:02}" for i in range(200)],
         "names": [f"name {i}" for i in range(200)],
     }[kind]
-    with pytest.raises(ValueError, match=r"got 200 different .* in 200 rows.*has no `problem_type='regression'`"):
+    with pytest.raises(ValueError, match=r"got 200 different .* in 200 rows.*set problem_type='regression'"):
         labelled(tmp_path, values, suffix)
 
 

@@ -31,6 +31,7 @@ DECIDED = {
     "seed": "by --seeds",
     "modalities": "by --methods unimodal",
     "compare_with": "by --methods",
+    "problem_type": "to one class, since the benchmark compares accuracies",
     "do_predict": "by the protocol",
     "resume_from_checkpoint": "by the protocol",
 }

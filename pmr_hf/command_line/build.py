@@ -8,8 +8,10 @@ from ..data.augmentation import AUGMENTATIONS
 from ..data.collator import MultimodalCollator
 from ..data.new_encoders import NEW_ENCODERS, EncoderInput, NewEncoder
 from ..data.paper_sets import PAPER_SETS
+from ..data.target_columns import names_of
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
+from ..model.targets import MULTI_LABEL, REGRESSION
 from .script_arguments import ScriptArguments
 
 
@@ -70,6 +72,15 @@ def build_collator(args: ScriptArguments, processor: MultimodalProcessor) -> Mul
     )
 
 
+def class_names(args: ScriptArguments, train: Dataset) -> list[str]:
+    """The names of the classes or labels of a training split, or of the column of numbers in a regression."""
+    if args.problem_type == REGRESSION:
+        return [args.label_column]
+    if args.problem_type == MULTI_LABEL:
+        return names_of(train, args.label_column)
+    return train.features[args.label_column].names
+
+
 def build_model(
     args: ScriptArguments,
     backbones: dict[str, str | PreTrainedConfig],
@@ -82,13 +93,14 @@ def build_model(
     Args:
         args (`ScriptArguments`): fusion head, width, pooling, modality dropout, LoRA and memory format.
         backbones (`dict`): the encoders that [`add_new_encoders`] returns.
-        classes (`list[str]`): names of the classes, in the order of their ids.
+        classes (`list[str]`): names of the classes, labels or targets, in the order of their ids.
         unimodal_heads (`bool`, *optional*, defaults to `False`): whether each modality gets its own linear classifier,
             which some methods train.
     """
     model = MultimodalModel.from_backbones(
         backbones,
         num_labels=len(classes),
+        problem_type=args.problem_type,
         id2label=dict(enumerate(classes)),
         label2id={name: i for i, name in enumerate(classes)},
         fusion=args.fusion,

@@ -6,6 +6,7 @@ from transformers import HfArgumentParser
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION, PAPER_MAX_GRAD_NORM, PAPER_SETS
 from ..methods import METHODS
+from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
 from .defaults import OWN_DATA_DEFAULTS, RECIPES
 from .output_folder import default_folder, seed_of
@@ -58,12 +59,17 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
             parser.set_defaults(compare_with="joint" if script_args.dataset == "digits" else "none")
     if script_args.method == "pmr":
         parser.set_defaults(**RECIPES[script_args.recipe])
+    if script_args.problem_type == MULTI_LABEL:
+        parser.set_defaults(metric_for_best_model="micro_f1")
+    elif script_args.problem_type == REGRESSION:
+        parser.set_defaults(metric_for_best_model="rmse", greater_is_better=False)
     *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")
     script_args, training_args = parsed
-    if training_args.answer == BEST_ANSWER and training_args.metric_for_best_model == "accuracy":
-        training_args.metric_for_best_model = "best_answer_accuracy"
+    metric = MODALITY_METRIC[script_args.problem_type]
+    if training_args.answer == BEST_ANSWER and training_args.metric_for_best_model == metric:
+        training_args.metric_for_best_model = f"best_answer_{metric}"
     return script_args, training_args
 
 

@@ -12,6 +12,7 @@ from ..methods import METHODS
 from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
 from ..model.initialization import INITIALIZATIONS
+from ..model.targets import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 from .defaults import RECIPES
 
 
@@ -109,7 +110,17 @@ class ScriptArguments:
         default="utf-8",
         metadata={"help": "Encoding of csv, tsv, json and jsonl tables, such as cp1252 for Excel on Windows."},
     )
-    label_column: str = field(default="label", metadata={"help": "Column of the classes."})
+    label_column: str = field(default="label", metadata={"help": "Column of the classes, labels or numbers."})
+    problem_type: str = field(
+        default=SINGLE_LABEL,
+        metadata={
+            "help": "What to predict of your own data: one class, any number of labels, or a number.",
+            "choices": list(PROBLEM_TYPES),
+        },
+    )
+    label_separator: str = field(
+        default="|", metadata={"help": "What stands between two labels of a cell, for multi_label_classification."}
+    )
     on_error: str = field(
         default="raise",
         metadata={
@@ -223,6 +234,7 @@ class ScriptArguments:
         self.lora = {name: {"r": _whole_number(name, value)} for name, value in self.lora.items()}
         if not self.own_data:
             self._take_paper_set()
+        self._check_problem_type()
         self._check_modalities()
         if self.modalities:
             self._keep_modalities()
@@ -258,6 +270,21 @@ class ScriptArguments:
         self.columns = paper_set.columns
         self.backbones = paper_set.encoders | self.backbones
         self.num_frames = paper_set.frames | self.num_frames
+
+    def _check_problem_type(self) -> None:
+        if self.problem_type != SINGLE_LABEL and not self.own_data:
+            raise ValueError(
+                f"Expected --problem_type {SINGLE_LABEL} with --dataset {self.dataset}, whose samples have one class "
+                f"each, got {self.problem_type}; give your own data, as with --train_file."
+            )
+        if self.problem_type == REGRESSION and METHODS[self.method].needs_classes:
+            able = [name for name, method in METHODS.items() if not method.needs_classes]
+            raise ValueError(
+                f"Expected --method among {able} with --problem_type {REGRESSION}, since {self.method!r} needs class "
+                "prototypes; choose one of them."
+            )
+        if not self.label_separator:
+            raise ValueError("Expected --label_separator to be a character or more, got none; give one, such as '|'.")
 
     def _check_modalities(self) -> None:
         if not self.backbones or self.columns.keys() != self.backbones.keys():

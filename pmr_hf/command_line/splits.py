@@ -47,6 +47,8 @@ def _load_own_data(args: ScriptArguments, processor: MultimodalProcessor, seed: 
         seed=seed,
         numbers_in=[name for name in args.columns if _reads_numbers(name, args, processor)],
         encoding=args.encoding,
+        problem_type=args.problem_type,
+        label_separator=args.label_separator,
     )
     if "prototypes" in splits:
         _check_own_rows(splits)

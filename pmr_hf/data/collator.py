@@ -4,17 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import datasets
+import torch
 from transformers.utils import logging
 
 from ..model.kind_registry import Features
 from ..model.media_values import UnreadableError
 from ..model.multimodal_processor import MultimodalProcessor
+from ..model.targets import REGRESSION, SINGLE_LABEL
 from .augmentation import CPU, DRAW, augmented, check_augmentation, draw_seed
 from .columns import ROW, as_list, decodes, labels_in, undecoded
 from .feature_cache import CACHED, cache_features, cached_features, feature_fingerprint
-from .labels import integer_labels
 from .random_state import isolated_random_state
 from .shortened import shortened
+from .targets import labels_tensor
 
 
 logger = logging.get_logger(__name__)
@@ -29,7 +31,9 @@ class MultimodalCollator:
     Args:
         processor (`MultimodalProcessor`): processes each modality.
         columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers.
-        label (`str`, *optional*, defaults to `"label"`): the column of integer classes; `None` for unlabelled data.
+        label (`str`, *optional*, defaults to `"label"`): the column of labels; `None` for unlabelled data. It has
+            integer classes; or, by `problem_type`, lists of class names or of K zeros and ones, or numbers or lists of
+            R of them.
         num_labels (`int`, *optional*): number of classes K, to check the labels of each batch. The trainer sets it.
         on_error (`str`, *optional*, defaults to `"raise"`): what to do with a value that cannot be read. `"missing"`
             logs a warning and treats the modality as missing in that row. It needs a dataset that leaves files
@@ -37,6 +41,9 @@ class MultimodalCollator:
         segments (`bool`, *optional*, defaults to `False`): whether labels may be lists with one class for each of the T
             segments of a sample. The batch then has labels (B, T). The trainer sets it for a model other than a
             [`MultimodalModel`].
+        problem_type (`str`, *optional*, defaults to `"single_label_classification"`): what the labels are, see
+            [`MultimodalConfig`]. The trainer sets it, and `class_names`.
+        class_names (`Sequence[str]`, *optional*): the names of the K labels of a multi-label problem.
         augment (`dict[str, Callable]`, *optional*): a random transform of a modality's values, by modality, which the
             trainer applies to training rows only. It gets a value after reading and before the processor, and returns
             one of the same type: a PIL image (each picture of a list or video in turn, drawn alike), a waveform
@@ -49,7 +56,7 @@ class MultimodalCollator:
     Raises:
         ValueError: if `columns` and `processor` name different modalities, for `augment` of a modality that there is
             not, and for random frames without `num_frames`. When called, if rows lack a column, if labels are not
-            integers in 0..K-1, if a value cannot be read, or if a transform returns another type.
+            what the problem type needs, if a value cannot be read, or if a transform returns another type.
     """
 
     def __init__(
@@ -60,6 +67,8 @@ class MultimodalCollator:
         num_labels: int | None = None,
         on_error: str = "raise",
         segments: bool = False,
+        problem_type: str = SINGLE_LABEL,
+        class_names: Sequence[str] | None = None,
         augment: Mapping[str, Callable[[Any], Any]] | None = None,
         frames: str = "even",
     ):
@@ -79,9 +88,14 @@ class MultimodalCollator:
         self.num_labels = num_labels
         self.on_error = on_error
         self.segments = segments
+        self.problem_type = problem_type
+        self.class_names = class_names
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Collate at least one row into a batch: the encoder inputs of each modality, and `labels` (B,) or (B, T)."""
+        """
+        Collate at least one row into a batch: the encoder inputs of each modality, and `labels`, which are classes (B,)
+        or (B, T), multi-hot labels (B, K), or targets (B,) or (B, R) in fp32.
+        """
         if not rows:
             raise ValueError("Expected at least one row to collate, got none; drop empty batches.")
         for keys in {tuple(row) for row in rows}:
@@ -95,8 +109,15 @@ class MultimodalCollator:
             for name in self.columns
         }
         if self.label is not None:
-            batch["labels"] = integer_labels([row[self.label] for row in rows], self.num_labels, self.segments)
+            labels = self.convert_labels(
+                [row[self.label] for row in rows], lambda i: rows[i].get(ROW, f"row {i} of this batch")
+            )
+            batch["labels"] = labels.float() if self.problem_type == REGRESSION else labels
         return batch
+
+    def convert_labels(self, labels: Sequence[Any], place: Callable[[int], str] = "row {}".format) -> torch.Tensor:
+        """The labels of rows as a tensor, see [`~pmr_hf.data.targets.labels_tensor`]. Targets stay in fp64."""
+        return labels_tensor(self.problem_type, labels, self.num_labels, self.class_names, self.segments, place)
 
     def extract(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Features | None]:
         """Extract the features of one modality from each row. The result is `None` for a row that lacks it."""
@@ -186,7 +207,7 @@ class MultimodalCollator:
             `list[str] | None`: the names of the classes, if the label column is a `ClassLabel`.
 
         Raises:
-            ValueError: for a missing column, or labels that are not integers in 0..K-1.
+            ValueError: for a missing column, or labels that are not what the problem type needs.
         """
         class_names, labels = None, None
         if isinstance(dataset, list):
@@ -201,7 +222,7 @@ class MultimodalCollator:
                 class_names = feature.names if isinstance(feature, datasets.ClassLabel) else None
             self._warn_of_decoding(dataset)
         if labels is not None:
-            integer_labels(labels, self.num_labels, self.segments)
+            self.convert_labels(labels)
         return class_names
 
     def _warn_of_decoding(self, dataset: datasets.Dataset) -> None:

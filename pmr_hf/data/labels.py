@@ -157,8 +157,8 @@ def _check_classes(classes: list[str], labels: list[str], label: str, declared: 
         values = "different numbers" if measured else "different values"
         raise ValueError(
             f"Expected classes in column {label!r}, got {len(classes)} {values} in {len(labels)} rows, such as "
-            f"{classes[0]!r} and {classes[1]!r}. This library trains classifiers and has no "
-            "`problem_type='regression'`; name a column of classes, or put the values into a few ranges."
+            f"{classes[0]!r} and {classes[1]!r}; set problem_type='regression' (--problem_type regression) to predict "
+            "numbers, name a column of classes, or put the values into a few ranges."
         )
 
 

@@ -12,9 +12,11 @@ from datasets import Dataset, DatasetDict
 from datasets.packaged_modules.csv.csv import CsvConfig
 from transformers.utils import logging
 
+from ..model.targets import SINGLE_LABEL
 from .columns import ROW, as_list, holds_strings, number_columns, undecoded, whole_column, with_numbers
 from .labels import encode_labels, stratified_cut
 from .table_files import TABLE_TYPES, read_table
+from .target_columns import DEFAULT_SEPARATOR, encode_targets, random_cut
 
 
 logger = logging.get_logger(__name__)
@@ -47,6 +49,8 @@ def load_table(
     seed: int = 0,
     numbers_in: Sequence[str] = (),
     encoding: str = "utf-8",
+    problem_type: str = SINGLE_LABEL,
+    label_separator: str = DEFAULT_SEPARATOR,
 ) -> DatasetDict:
     """
     Load the splits `train`, `validation` and, where there are some, `test` and `prototypes`, ready for a
@@ -55,7 +59,9 @@ def load_table(
     Labels of any type become a `ClassLabel`, whose names are the sorted values of the training split. Every cell of a
     csv or tsv file is a string, and only an empty cell is missing. Pictures, sound and video stay undecoded until the
     collator reads them. Relative paths start at the folder of their table. If there is no validation split, one is
-    taken out of the training split, stratified by label. The column `source_row` says where each row comes from.
+    taken out of the training split, stratified by label. For another `problem_type`, labels become lists of names or
+    numbers in fp64, and the validation split is drawn at random. The column `source_row` says where each row comes
+    from.
 
     Args:
         columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers.
@@ -72,6 +78,8 @@ def load_table(
         numbers_in (`Sequence[str]`, *optional*): modalities whose strings are numbers. A column of numbers in a csv or
             tsv file becomes fp64. A column with a cell that is no number stays as it is, for the collator to name it.
         encoding (`str`, *optional*, defaults to `"utf-8"`): encoding of csv, tsv, json and jsonl files.
+        problem_type (`str`, *optional*): one of [`~pmr_hf.model.targets.PROBLEM_TYPES`].
+        label_separator (`str`, *optional*, defaults to `"|"`): what stands between two of several labels in a text.
 
     Raises:
         FileNotFoundError: for a missing table, or a missing file that a table names.
@@ -96,9 +104,12 @@ def load_table(
         rows = undecoded(_with_source_row(_select_columns(table, used, label), table.name))
         rows = with_numbers(rows, numbers)
         splits[name] = _absolute(rows, paths, table.folder, check_files)
-    splits = encode_labels(splits, label)
+    if problem_type == SINGLE_LABEL:
+        splits = encode_labels(splits, label)
+    else:
+        splits = encode_targets(splits, label, problem_type, label_separator)
     if "validation" not in splits:
-        splits |= _cut_validation(splits["train"], label, validation_size, seed)
+        splits |= _cut_validation(splits["train"], label, validation_size, seed, problem_type)
     return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
 
 
@@ -245,9 +256,12 @@ def _check_files(rows: Dataset, column: str, values: list[Any]) -> None:
 # ---- Validation ----
 
 
-def _cut_validation(train: Dataset, label: str, share: float, seed: int) -> dict[str, Dataset]:
-    """`train` without a share of each class, and this share as `validation`."""
-    rest, chosen = stratified_cut(whole_column(train, label).to_numpy(), share, seed)
+def _cut_validation(train: Dataset, label: str, share: float, seed: int, problem_type: str) -> dict[str, Dataset]:
+    """`train` without a share of each class, or of the rows if there are no classes; and this share as `validation`."""
+    if problem_type == SINGLE_LABEL:
+        rest, chosen = stratified_cut(whole_column(train, label).to_numpy(), share, seed)
+    else:
+        rest, chosen = random_cut(len(train), share, seed)
     if len(chosen) == 0:
         raise ValueError(
             f"Expected a class of at least two rows to cut a validation split from, got {len(train)} rows, each of its "

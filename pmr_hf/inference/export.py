@@ -86,6 +86,6 @@ class ExportableModel(nn.Module):
             if name in inputs:
                 embeddings[name] = encode(name, backbone, inputs[name], model.config.pooling[name])
             else:
-                embeddings[name] = torch.zeros(like.shape[0], model.prototypes.widths[name], device=like.device)
+                embeddings[name] = torch.zeros(like.shape[0], model.widths[name], device=like.device)
             present[name] = torch.full((like.shape[0],), name in inputs, device=like.device)
         return model.fuse(embeddings, present)

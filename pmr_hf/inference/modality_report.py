@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..equations import true_class_probability
 from ..model.modeling import MultimodalModel
+from ..model.targets import SINGLE_LABEL
 from .linear_probe import PROBE_ROWS, Collator, Embedded, embed, probe_accuracy
 from .shapley import shapley_values
 
@@ -40,7 +41,15 @@ def modality_report(
         Accuracies are computed over the rows that have the modality, and are left out if there are none. The probe is
         left out if all training rows with the modality have the same class. The share is left out if the model has a
         single modality.
+
+    Raises:
+        ValueError: for a model that does not predict one class.
     """
+    if model.config.problem != SINGLE_LABEL:
+        raise ValueError(
+            f"Expected a model that predicts one class, to report its accuracies, got {model.config.problem!r}; read "
+            "the metrics of its trainer instead."
+        )
     split = "test" if "test" in splits else "validation"
     train = splits["train"].shuffle(seed=seed).select(range(min(PROBE_ROWS, len(splits["train"]))))
     fitted = embed(model, train, collator, batch_size, "Embedding training rows")

@@ -16,7 +16,7 @@ def check_weights(model: MultimodalModel) -> None:
     wrong = [name for name, value in model.named_parameters() if not value.isfinite().all()]
     for name, value in model.named_buffers():
         # A buffer of an encoder may be a mask of -inf.
-        bad = ~value.isfinite() if name.startswith("prototypes.") else value.isnan()
+        bad = ~value.isfinite() if name.startswith(("prototypes.", "target_scale.")) else value.isnan()
         wrong += [name] * bool(bad.any())
     if wrong:
         raise ValueError(

@@ -1,8 +1,9 @@
-"""The pipeline, which classifies raw values with a trained model and explains the answer by modality."""
+"""The pipeline, which classifies raw values with a trained model, or predicts numbers, and explains the answer."""
 
 import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from ..model.media_limits import MediaLimits
 from ..model.media_values import is_missing, is_series
 from ..model.missing_modalities import all_present, stack_masks
-from ..model.modeling import MultimodalModel
+from ..model.modeling import MultimodalModel, MultimodalOutput
 from ..model.multimodal_processor import MultimodalProcessor
+from ..model.targets import MULTI_LABEL
 from .model_checks import check_scores, check_weights
 from .shapley import shapley_values
 
@@ -39,7 +41,8 @@ class MultimodalPipeline:
             available, and a loaded model stays on its device.
         missing (`str`, *optional*, defaults to `"prototypes"`): how to classify a sample that lacks modalities.
             `"prototypes"` multiplies the probabilities of the prototype classifiers (Eq. 7) of its modalities.
-            `"fused"` uses the fusion head, with a learned vector in place of each missing embedding.
+            `"fused"` uses the fusion head, with a learned vector in place of each missing embedding. A regression has
+            no prototypes, and always uses the fusion head.
         limits (`MediaLimits`, *optional*): what reading one file may cost, and whether addresses are opened. Defaults
             to those of the processor, which open none.
 
@@ -93,7 +96,8 @@ class MultimodalPipeline:
         Classify one sample, or several given as lists.
 
         Args:
-            top_k (`int`, *optional*, defaults to 5): number of best classes to return, at least 1; all if `None`.
+            top_k (`int`, *optional*, defaults to 5): number of best classes or labels to return, at least 1; all if
+                `None`. A regression always returns all targets.
             explain (`bool`, *optional*, defaults to `False`): also return the answer and the share of each modality.
             modalities: the value of each modality, by name; or a list, tuple, dataset column or pandas Series of
                 values, of the same length for each modality. A list of numbers is one value, a Series of numbers has
@@ -101,14 +105,21 @@ class MultimodalPipeline:
 
         Returns:
             For one sample, a list of `{"label", "score"}`, the best class first. For lists, a list of these lists. With
-            `explain`, a dict takes the place of each list. Its `labels` are that list. Its `modalities` have, for each
-            modality:
+            several labels, each has a probability of its own. A regression gives a list of `{"label", "value"}`, with
+            the name of each target and its value in the user's units.
+
+            With `explain`, a dict takes the place of each list. Its `labels`, or `values` of a regression, are that
+            list. Its `modalities` have, for each modality:
 
             * `labels`, the classes that its prototype classifier predicts, and `distances`, the `{"label", "distance"}`
-              of its prototypes, the nearest first. Both are empty if the modality is missing or has no prototypes.
+              of its prototypes, the nearest first. Both are empty if the modality is missing or has no prototypes. With
+              several labels, a distance is that to the mean of the samples with the label.
             * `share`, its Shapley value for the score of the best class, see
               [`~pmr_hf.inference.shapley.shapley_values`]. The shares sum to this score minus the score without any
               modality.
+
+            In a regression, each modality has only `shares`, a `{"label", "share"}` of each target. They sum to its
+            value minus the value without any modality.
 
         Raises:
             ValueError: for an unknown modality, lists of unequal lengths, a sample without any modality, or a sample
@@ -185,10 +196,15 @@ class MultimodalPipeline:
         inputs = self.processor(**{name: [row.get(name) for row in rows] for name in given})
         output = model(**{name: {key: v.to(model.device) for key, v in inputs[name].items()} for name in given})
         present = output.present or all_present(names, output.logits)
-        closeness = model.prototypes(output.embeddings)  # the negative distances
-        alone = {name: logits.log_softmax(1) for name, logits in closeness.items()}
         whole = stack_masks(present, names, output.logits).all(0)
-        unseen = [name for name in names if not model.prototypes.seen(name).any()]
+        if model.prototypes is None:
+            return self._predict_numbers(output, present, first, explain)
+        several = model.config.problem == MULTI_LABEL
+        probabilities = torch.Tensor.sigmoid if several else partial(torch.softmax, dim=1)
+        logits = model.prototypes(output.embeddings)
+        alone = logits if several else {name: values.log_softmax(1) for name, values in logits.items()}
+        seen = model.prototypes.known() if several else model.prototypes.stacked_seen()  # (M, K)
+        unseen = [name for name, of_modality in zip(names, seen, strict=True) if not of_modality.any()]
         if self.missing == "prototypes" and unseen and not whole.all():
             raise ValueError(
                 f"Expected prototypes of each modality for samples that lack any, got none of {unseen}; train with "
@@ -197,11 +213,11 @@ class MultimodalPipeline:
 
         def scores(present: dict[str, torch.Tensor]) -> torch.Tensor:
             """The scores (B, K) from these modalities, fused only for samples that have all modalities."""
-            fused = model.fuse(output.embeddings, present).float().softmax(1)
+            fused = probabilities(model.fuse(output.embeddings, present).float())
             if self.missing == "fused" or model.config.answer == "prototypes" or whole.all():
                 return fused
-            product = sum(torch.where(present[name][:, None], alone[name], 0) for name in names).softmax(1)
-            return torch.where(whole[:, None], fused, product)
+            product = sum(torch.where(present[name][:, None], alone[name], 0) for name in names)
+            return torch.where(whole[:, None], fused, probabilities(product))
 
         decision = scores(present)
         check_scores(decision, output.embeddings, first)
@@ -215,13 +231,40 @@ class MultimodalPipeline:
             return scores(some).gather(1, best).squeeze(1)
 
         shares = shapley_values(score_of, len(names))
+        closeness = model.prototypes.stacked_logits(output.embeddings)[..., 1 if several else 0 :: 2 if several else 1]
         for i, labels in enumerate(results):
             results[i] = {"labels": labels, "modalities": {}}
-            for name, share in zip(names, shares, strict=True):
+            for m, name in enumerate(names):
                 speaks = present[name][i] and name not in unseen
-                said = self._labels(alone[name][i].exp(), top_k) if speaks else []
-                near = self._nearest(closeness[name][i], model.prototypes.seen(name), top_k) if speaks else []
-                results[i]["modalities"][name] = {"labels": said, "distances": near, "share": share[i].item()}
+                said = self._labels(probabilities(alone[name][i : i + 1])[0], top_k) if speaks else []
+                near = self._nearest(closeness[m, i], seen[m], top_k) if speaks else []
+                results[i]["modalities"][name] = {"labels": said, "distances": near, "share": shares[m, i].item()}
+        return results
+
+    def _predict_numbers(
+        self, output: MultimodalOutput, present: dict[str, torch.Tensor], first: int, explain: bool
+    ) -> list[Any]:
+        """The results of a regression: the value of each target, and with `explain` the share of each modality."""
+        model, names = self.model, self.model.config.modalities
+        targets = model.config.id2label
+        check_scores(output.logits, output.embeddings, first)
+        results: list[Any] = [
+            [{"label": targets[r], "value": value} for r, value in enumerate(row)] for row in output.logits.tolist()
+        ]
+        if not explain:
+            return results
+
+        def values_of(taking_part: tuple[bool, ...]) -> torch.Tensor:
+            some = {name: present[name] & takes for name, takes in zip(names, taking_part, strict=True)}
+            return model.fuse(output.embeddings, some)
+
+        shares = shapley_values(values_of, len(names)).tolist()  # (M, B, R)
+        for i, values in enumerate(results):
+            parts = {
+                name: {"shares": [{"label": targets[r], "share": share} for r, share in enumerate(of_modality[i])]}
+                for name, of_modality in zip(names, shares, strict=True)
+            }
+            results[i] = {"values": values, "modalities": parts}
         return results
 
     def _labels(self, scores: torch.Tensor, top_k: int | None) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 
 from ..inference.shapley import shapley_values
 from ..model.missing_modalities import all_present
@@ -106,7 +105,7 @@ class AGMTrainer(GradientScalingTrainer):
         The mean cross entropy s^m (M,) of each response over the samples that count, of all processes, and the number
         (M,) of these samples.
         """
-        model, names = self.unwrapped_model, list(self.prototypes.widths)
+        model, names = self.unwrapped_model, self.modalities
         present = outputs.present or all_present(names, labels)
 
         def logits_of(subset: tuple[bool, ...]) -> torch.Tensor:
@@ -116,8 +115,8 @@ class AGMTrainer(GradientScalingTrainer):
             return model.fuse(outputs.embeddings, masks).float().flatten()
 
         responses = shapley_values(logits_of, len(names)).view(len(names), *outputs.logits.shape)  # (M, B, K)
-        losses = F.cross_entropy(responses.flatten(0, 1), labels.repeat(len(names)), reduction="none")  # (M * B,)
-        return self.global_means(losses.view(len(names), -1), outputs, labels)
+        losses = torch.stack([model.loss_of(response, labels, reduction="none") for response in responses])  # (M, B)
+        return self.global_means(losses, outputs, labels)
 
     def save_method_state(self, folder: str) -> None:
         """Save the sums of the losses."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import datasets
 import torch
-from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
 from transformers.utils import logging
@@ -130,7 +129,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
     @property
     def loss_names(self) -> list[str]:
         """The names of the L = M + 1 losses: the modalities, then `"fused"`."""
-        return [*self.prototypes.widths, FUSED]
+        return [*self.modalities, FUSED]
 
     def check_setup(self) -> None:
         """Check `blend_weights`, or what their estimation needs. Raises `ValueError`, see the class."""
@@ -167,7 +166,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
     ) -> torch.Tensor:
         """The weighted sum of all losses (Eq. 2)."""
         weights = self.args.blend_weights
-        unimodal_weights = torch.tensor([weights[name] for name in self.prototypes.widths], device=loss.device)
+        unimodal_weights = torch.tensor([weights[name] for name in self.modalities], device=loss.device)
         unimodal_losses = self.unimodal_losses(outputs, labels)
         return weights[FUSED] * loss + self.loss_scale * (unimodal_weights * unimodal_losses).sum()
 
@@ -249,7 +248,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
     @torch.no_grad()
     def mean_losses(self, rows: Dataset) -> list[float]:
         """The mean of each loss in `loss_names` over the rows of a dataset, in evaluation mode."""
-        model, names = self.model.eval(), list(self.prototypes.widths)
+        model, names = self.model.eval(), self.modalities
         sums, counts = torch.zeros(2, len(names) + 1, device=self.args.device)
         for inputs in self.get_eval_dataloader(rows):
             inputs = self._prepare_inputs(inputs)
@@ -257,7 +256,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             with self.compute_loss_context_manager():
                 outputs = self.run_model(model, inputs)
             logits = [*(outputs.unimodal_logits[name] for name in names), outputs.logits]
-            losses = torch.stack([F.cross_entropy(values.float(), labels, reduction="none") for values in logits])
+            losses = torch.stack([self.unwrapped_model.loss_of(values, labels, reduction="none") for values in logits])
             mask = torch.ones_like(losses)  # (L, B); the fused loss counts every sample
             mask[:-1] = stack_masks(outputs.present, names, labels).float()
             # (B, L) of all processes, without the rows that are repeated to fill the last batch

@@ -61,8 +61,10 @@ class GradientScalingTrainer(PrototypeTrainer):
     modality m.
 
     Raises:
-        ValueError: if the model is not a [`MultimodalModel`], or is compiled or sharded.
+        ValueError: if the model is not a [`MultimodalModel`], or is compiled or sharded, or predicts no classes.
     """
+
+    needs_classes = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -85,7 +87,7 @@ class GradientScalingTrainer(PrototypeTrainer):
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
         """Set the scales for the backward pass, and return the loss unchanged."""
-        names = list(self.prototypes.widths)
+        names = self.modalities
         with torch.no_grad():
             scales = self.gradient_scales(terms, outputs, labels)
         self.scales.update(zip(names, scales, strict=True))

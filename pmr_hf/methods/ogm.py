@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from ..equations import true_class_probability
 from ..model.modeling import MultimodalOutput
+from ..model.targets import MULTI_LABEL
 from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
 from .gradient_scaling import GradientScalingTrainer
@@ -61,7 +62,7 @@ class OGMTrainer(GradientScalingTrainer):
     Deviations from the paper and its code, which assume two modalities, a head that splits by modality, and
     convolutions:
 
-    * If the head does not split by modality, the scores come from the prototype classifiers.
+    * If the head does not split by modality, or for several labels, the scores come from the prototype classifiers.
     * rho^m compares modality m with the mean of the others, which for two modalities is the other one.
     * All parameters of an encoder are modulated, so transformers are covered. The code modulates convolutions only.
       The scale also applies to the projection of the modality and to the learned vector that replaces absent
@@ -116,10 +117,10 @@ class OGMTrainer(GradientScalingTrainer):
         number (M,) of these samples.
         """
         model = self.unwrapped_model
-        if not model.fusion.splits_by_modality:
+        if not model.fusion.splits_by_modality or self.problem_type == MULTI_LABEL:
             return terms.scores, terms.score_counts
         logits = model.modality_logits(outputs.embeddings, outputs.present)
-        losses = [F.cross_entropy(logits[name].float(), labels, reduction="none") for name in self.prototypes.widths]
+        losses = [F.cross_entropy(logits[name].float(), labels, reduction="none") for name in self.modalities]
         return self.global_means(true_class_probability(torch.stack(losses)), outputs, labels)
 
 
@@ -157,7 +158,7 @@ class _AddNoise(TrainerCallback):
         scales = trainer.step_scales / trainer.step_batches
         trainer.step_scales, trainer.step_batches = 0.0, 0
         generator = torch.Generator(args.device).manual_seed(args.seed + state.global_step)
-        for name, scale in zip(trainer.prototypes.widths, scales, strict=True):
+        for name, scale in zip(trainer.modalities, scales, strict=True):
             for parameter in trainer.unwrapped_model.backbones[name].parameters():
                 if parameter.grad is not None:
                     # The standard deviation of the gradient before scaling

@@ -112,6 +112,7 @@ class PMRTrainer(PrototypeTrainer):
 
     args_class = PMRTrainingArguments
     applies_weights = True
+    needs_classes = True
     description = "Trained with [PMR](https://arxiv.org/abs/2211.07089), which keeps the slow modality learning"
 
     def rebalance_weights(self, scores: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,11 +4,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..model.missing_modalities import stack_masks
 from ..model.modeling import MultimodalModel, MultimodalOutput
-from ..training.counted_samples import classes_of
 from ..training.prototype_trainer import PrototypeTrainer
 
 
@@ -16,7 +14,8 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
     """
     Base of the methods that train a unimodal head, a linear classifier on one embedding, for each modality.
 
-    Training logs contain `m_ce_loss` for each modality m. Evaluation adds `m_unimodal_accuracy`.
+    Training logs contain `m_ce_loss` for each modality m, or `m_mse_loss` in a regression. Evaluation adds
+    `m_unimodal_accuracy`, or with another problem type `m_unimodal_micro_f1` or `m_unimodal_mae`.
 
     Raises:
         ValueError: if the model is not a [`MultimodalModel`] with `unimodal_heads=True`.
@@ -33,23 +32,21 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
 
     def unimodal_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> torch.Tensor:
         """
-        The cross entropy (M,) of each unimodal head. It is scaled for DDP, which averages gradients over the processes:
-        the average over the processes is the mean over the samples that count, of all processes.
+        The loss (M,) of each unimodal head, of the same kind as the fused loss. It is scaled for DDP, which averages
+        gradients over the processes: the average over the processes is the mean over the samples that count, of all
+        processes.
         """
         losses = torch.stack(
             [
-                F.cross_entropy(outputs.unimodal_logits[name].float(), labels, reduction="none")
-                for name in self.prototypes.widths
+                self.unwrapped_model.loss_of(outputs.unimodal_logits[name], labels, reduction="none")
+                for name in self.modalities
             ]
         )  # (M, B)
-        counted = stack_masks(self.counted_samples(outputs, labels), self.prototypes.widths, labels)
+        counted = stack_masks(self.counted_samples(outputs, labels), self.modalities, labels)
         sums, counts = torch.where(counted, losses, 0).sum(1), counted.float().sum(1)
-        self.track(tuple(f"{name}_ce_loss" for name in self.prototypes.widths), sums, counts)
+        self.track(tuple(f"{name}_{self.loss_name}" for name in self.modalities), sums, counts)
         return sums * self.accelerator.num_processes / self.accelerator.reduce(counts, "sum").clamp(min=1)
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
-        """Add the classes (B,) that each unimodal head predicts, as `m_unimodal_accuracy`."""
-        return super().modality_predictions(outputs) | {
-            f"{name}_unimodal_accuracy": classes_of(name, logits, outputs)
-            for name, logits in outputs.unimodal_logits.items()
-        }
+        """Add what each unimodal head predicts, as `m_unimodal_accuracy`, or the metric of another problem type."""
+        return super().modality_predictions(outputs) | self.guesses("unimodal_", outputs.unimodal_logits, outputs)

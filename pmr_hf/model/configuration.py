@@ -14,6 +14,7 @@ from .cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .initialization import INITIALIZATIONS
 from .lora import check_lora
 from .numeric_encoder import NumericConfig, NumericModel
+from .targets import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 
 
 # Registered here, because a saved model must load without pmr_hf, and `__init__.py` is not saved with it.
@@ -80,6 +81,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "unimodal_heads": ("True or False", lambda value: isinstance(value, bool)),
     "answer": (f"one of {ANSWERS}", lambda value: value in ANSWERS),
     "initialization": (f"one of {INITIALIZATIONS}", lambda value: value in INITIALIZATIONS),
+    "problem_type": (f"one of {PROBLEM_TYPES}, or None", lambda value: value is None or value in PROBLEM_TYPES),
     "num_labels": (f"a number of classes up to {LARGEST}", _is_size),
     "id2label": ("a dict of names by class", lambda value: isinstance(value, dict | NoneType)),
 }
@@ -124,11 +126,15 @@ class MultimodalConfig(PreTrainedConfig):
         answer (`str`, *optional*, defaults to `"head"`): what gives the fused logits in evaluation mode: `"head"` for
             the fusion head, `"prototypes"` for the `answer` of [`~pmr_hf.model.prototypes.Prototypes`]. In training
             mode it is always the head.
+        problem_type (`str`, *optional*, defaults to `"single_label_classification"`): what the model predicts, as in
+            transformers: one of K classes, any of K labels (`"multi_label_classification"`), or R numbers
+            (`"regression"`). `num_labels` is K or R.
         kwargs: other fields of [`~transformers.PreTrainedConfig`], such as `num_labels` or `id2label`.
 
     Raises:
         ValueError: for a name that is not an identifier or is taken, for more than 100 modalities, if `modalities` and
-            `backbones` differ, or for a value of the wrong type or outside its range.
+            `backbones` differ, for `answer="prototypes"` in a regression, or for a value of the wrong type or outside
+            its range.
     """
 
     model_type = "pmr_multimodal"
@@ -150,6 +156,7 @@ class MultimodalConfig(PreTrainedConfig):
         unimodal_heads: bool = False,
         initialization: str = "default",
         answer: str = "head",
+        problem_type: str | None = None,
         **kwargs,
     ):
         check_fields(
@@ -164,9 +171,15 @@ class MultimodalConfig(PreTrainedConfig):
                 "unimodal_heads": unimodal_heads,
                 "initialization": initialization,
                 "answer": answer,
+                "problem_type": problem_type,
                 **kwargs,
             }
         )
+        if problem_type == REGRESSION and answer == "prototypes":
+            raise ValueError(
+                "Expected `answer='head'` with `problem_type='regression'`, got 'prototypes', which are of classes; "
+                "leave it out."
+            )
         backbones = backbones or {}
         self.modalities = list(backbones if modalities is None else modalities)
         if len(self.modalities) > MOST_MODALITIES:
@@ -203,13 +216,18 @@ class MultimodalConfig(PreTrainedConfig):
         if wrong:
             raise ValueError(f"Expected `pooling` to be one of {POOLINGS}, got {wrong}; 'auto' suits most encoders.")
         try:
-            super().__init__(**kwargs)
+            super().__init__(problem_type=problem_type, **kwargs)
             self.to_dict()  # some wrong values only fail here
         except Exception as error:  # transformers raises many types for a wrong value
             raise ValueError(
                 f"Expected fields of a PreTrainedConfig, got {kwargs!r:.80}, which transformers refuses ({error!r}); "
                 "correct them, or leave them out."
             ) from error
+
+    @property
+    def problem(self) -> str:
+        """The `problem_type`, which is `"single_label_classification"` if the config has none."""
+        return self.problem_type or SINGLE_LABEL
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a dict. Each sub-config has only the fields that differ from their defaults."""

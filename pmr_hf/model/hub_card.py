@@ -9,6 +9,7 @@ from huggingface_hub.utils import yaml_dump
 from transformers import PreTrainedConfig
 
 from .configuration import MultimodalConfig
+from .targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 # The next card replaces what stands between these marks. Published cards contain them: do not change the wording.
@@ -44,7 +45,7 @@ model = AutoModel.from_pretrained("{model_name}")
 
 
 def what_it_does(config: PreTrainedConfig, modalities: list[str], num_labels: int) -> str:
-    """A sentence that names the modalities, encoders, fusion head and classes of a model."""
+    """A sentence that names the modalities, encoders and fusion head of a model, and what it predicts."""
     if isinstance(config, MultimodalConfig):
         names = hub_names(config, modalities)
         kinds = {
@@ -60,8 +61,14 @@ def what_it_does(config: PreTrainedConfig, modalities: list[str], num_labels: in
     count = f"{len(modalities)} {'modality' if len(modalities) == 1 else 'modalities'}"
     names = list(map(str, config.id2label.values())) if config.num_labels == num_labels else []
     classes = ", ".join(names[:50]) + (", ..." if len(names) > 50 else "")
-    into = f"{num_labels} classes{f': {classes}' if classes else ''}"
-    return f"It classifies samples of {count}, {encoders}, into {into}."
+    listed = f": {classes}" if classes else ""
+    problem = config.problem if isinstance(config, MultimodalConfig) else SINGLE_LABEL
+    if problem == REGRESSION:
+        numbers = "1 number" if num_labels == 1 else f"{num_labels} numbers"
+        return f"It predicts {numbers} for samples of {count}, {encoders}{listed}."
+    if problem == MULTI_LABEL:
+        return f"It finds which of {num_labels} labels samples of {count}, {encoders}, have{listed}."
+    return f"It classifies samples of {count}, {encoders}, into {num_labels} classes{listed}."
 
 
 def hub_names(config: PreTrainedConfig, modalities: list[str]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import torch
 from huggingface_hub import HfApi
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -21,10 +20,12 @@ from .configuration import MultimodalConfig, check_fields
 from .fusion import build_fusion
 from .hub_card import card_on_hub, push_card
 from .initialization import initialize
+from .label_prototypes import LabelPrototypes
 from .lora import add_lora, train_lora_only
 from .missing_modalities import AbsentVectors, all_present, drop_modalities, spread_rows
 from .pooling import encode
 from .prototypes import Prototypes
+from .targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TargetScale, check_labels, target_loss
 
 
 @dataclass
@@ -33,13 +34,14 @@ class MultimodalOutput(ModelOutput):
     Output of [`MultimodalModel`].
 
     Args:
-        loss (`torch.Tensor`, *optional*): scalar cross entropy of the fused logits, if labels were given.
-        logits (`torch.Tensor`): fused logits, (B, K).
+        loss (`torch.Tensor`, *optional*): scalar loss of the fused logits, if labels were given: the cross entropy, or
+            the squared error of standardised targets in a regression.
+        logits (`torch.Tensor`): fused logits, (B, K). In a regression, the predictions (B, R) in the user's units.
         embeddings (`dict[str, torch.Tensor]`): each encoder's pooled embedding before the fusion, (B, D_m). The row of
             a sample without that modality is zero.
         present (`dict[str, torch.Tensor]`, *optional*): which samples have each modality, (B,) bool, after modality
             dropout. `None` if all samples have all modalities.
-        unimodal_logits (`dict[str, torch.Tensor]`, *optional*): the logits (B, K) of each embedding alone, from its own
+        unimodal_logits (`dict[str, torch.Tensor]`, *optional*): like `logits`, of each embedding alone, from its own
             linear head, if the config has `unimodal_heads`.
     """
 
@@ -54,7 +56,8 @@ class MultimodalModel(PreTrainedModel):
     """
     A model with one encoder per modality, a fusion head, and a prototype classifier for each modality.
 
-    Samples may lack modalities. In the fusion, a learned vector replaces an absent embedding.
+    Samples may lack modalities. In the fusion, a learned vector replaces an absent embedding. `config.problem_type`
+    says what the model predicts. A regression has no prototypes (`None`), and a [`TargetScale`] as `target_scale`.
 
     ```python
     model = MultimodalModel.from_backbones(
@@ -79,7 +82,7 @@ class MultimodalModel(PreTrainedModel):
     accepts_loss_kwargs = False  # otherwise `Trainer` assumes that the loss is scaled for gradient accumulation
     _supports_sdpa = True
     _supports_flash_attn = True
-    _keep_in_fp32_modules_strict = {"prototypes"}
+    _keep_in_fp32_modules_strict = {"prototypes", "target_scale"}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -101,6 +104,8 @@ class MultimodalModel(PreTrainedModel):
             for name, settings in config.lora.items():
                 add_lora(name, self.backbones[name], settings)
             widths = {name: embedding_width(name, backbone) for name, backbone in self.backbones.items()}
+            #: The width of each encoder's embedding, in the order of the modalities
+            self.widths = dict(widths)
             fused_widths = widths
             self.projections = nn.ModuleDict()
             if config.embedding_dim is not None:
@@ -110,7 +115,9 @@ class MultimodalModel(PreTrainedModel):
                 )
             self.fusion = build_fusion(config.fusion, fused_widths, config.num_labels)
             self.absent = AbsentVectors(fused_widths)
-            self.prototypes = Prototypes(widths, config.num_labels)
+            prototypes = {SINGLE_LABEL: Prototypes, MULTI_LABEL: LabelPrototypes}.get(config.problem)
+            self.prototypes = prototypes and prototypes(widths, config.num_labels)
+            self.target_scale = TargetScale(config.num_labels) if config.problem == REGRESSION else None
             heads = widths if config.unimodal_heads else {}
             self.unimodal_heads = nn.ModuleDict(
                 {name: nn.Linear(width, config.num_labels) for name, width in heads.items()}
@@ -136,6 +143,9 @@ class MultimodalModel(PreTrainedModel):
         elif isinstance(module, (Prototypes, nn.ParameterDict)):
             for tensor in [*module.buffers(), *module.parameters()]:
                 init.zeros_(tensor)
+        elif isinstance(module, TargetScale):
+            init.zeros_(module.mean)
+            init.ones_(module.std)
         else:
             super()._init_weights(module)
 
@@ -150,8 +160,8 @@ class MultimodalModel(PreTrainedModel):
             backbones (`dict[str, str | os.PathLike | PreTrainedConfig | PreTrainedModel]`): the encoder of each
                 modality: a Hub name or local folder to load weights from, a config for new weights, or a loaded model.
                 Task heads and decoders are dropped. For a timm model, give its Hub name or a `TimmWrapperConfig`.
-            num_labels (`int`): number of classes.
-            kwargs: further fields of [`MultimodalConfig`], such as `fusion`.
+            num_labels (`int`): number of classes, of labels, or of targets.
+            kwargs: further fields of [`MultimodalConfig`], such as `fusion` or `problem_type`.
 
         Raises:
             TypeError: for a backbone of another type, such as a bare `timm.create_model(...)`.
@@ -196,15 +206,18 @@ class MultimodalModel(PreTrainedModel):
         Encode the modalities of a batch, and fuse their embeddings.
 
         Args:
-            labels (`torch.Tensor`, *optional*): (B,) int64 classes in 0..K-1.
+            labels (`torch.Tensor`, *optional*): (B,) int64 classes in 0..K-1; or, by `config.problem_type`, (B, K)
+                floats of 0 and 1, or targets (B, R) in the user's units, which may be (B,) for one target.
             modalities: the keyword arguments of each modality's encoder, as a dict of tensors with B rows. If the dict
                 has `present` (B,) bool, only the rows that it marks are encoded. A modality that is left out is absent
                 from all samples.
 
         Raises:
-            ValueError: see [`check_batch`].
+            ValueError: see [`check_batch`] and [`~pmr_hf.model.targets.check_labels`].
         """
-        size = check_batch(self.backbones, modalities, labels)
+        size = check_batch(self.backbones, modalities)
+        if labels is not None:
+            check_labels(self.config.problem, labels, size, self.config.num_labels)
         none_present = torch.zeros(size, dtype=torch.bool, device=next(self.parameters()).device)
         encoded = {name: self._encode(name, modalities.get(name, {"present": none_present})) for name in self.backbones}
         embeddings = {name: embedding for name, (embedding, _) in encoded.items()}
@@ -217,9 +230,10 @@ class MultimodalModel(PreTrainedModel):
         if present is None:
             # A sharded model needs a gradient for each parameter in each process.
             logits = logits + 0 * torch.stack([vector.sum() for vector in self.absent.values()]).sum()
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        loss = None if labels is None else self.loss_of(logits, labels)
         unimodal_logits = {
-            name: head(embeddings[name].to(head.weight.dtype)) for name, head in self.unimodal_heads.items()
+            name: self._in_units(head(embeddings[name].to(head.weight.dtype)))
+            for name, head in self.unimodal_heads.items()
         }
         return MultimodalOutput(loss, logits, embeddings, present, unimodal_logits or None)
 
@@ -236,11 +250,41 @@ class MultimodalModel(PreTrainedModel):
                     f"Expected a sample with {name!r} in the batch of each process, since every process must run each "
                     "encoder of a sharded model, got none; use larger batches, or train with DDP."
                 )
-            empty = torch.zeros(len(present), self.prototypes.widths[name], device=present.device)
+            empty = torch.zeros(len(present), self.widths[name], device=present.device)
             return empty.to(next(self.parameters()).dtype), present
         inputs = {key: value[rows] for key, value in inputs.items() if key != "present"}
         embeddings = encode(name, backbone, inputs, pooling)
         return spread_rows(embeddings, rows, len(present)), present
+
+    def loss_of(self, logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+        """
+        The loss of fused or unimodal logits (B, K) for labels as `forward` takes them, see
+        [`~pmr_hf.model.targets.target_loss`]. The targets of a regression are standardised first. `reduction` is
+        `"mean"` for a scalar, or `"none"` for (B,).
+        """
+        if self.target_scale is not None:
+            logits = self.target_scale.standardise(logits)
+            labels = self.target_scale.standardise(labels.reshape(logits.shape))
+        return target_loss(self.config.problem, logits, labels, reduction)
+
+    def fit_targets(self, labels: torch.Tensor) -> None:
+        """
+        Set the scale of a regression's targets by those of the training rows, (N,) or (N, R) in the user's units. The
+        trainers do so before training, unless the model already has a scale.
+
+        Raises:
+            ValueError: for a model that is no regression, or targets of another shape or that are not finite.
+        """
+        if self.target_scale is None:
+            raise ValueError(
+                f"Expected a model with problem_type='regression' to fit targets, got {self.config.problem!r}; leave "
+                "this call out."
+            )
+        self.target_scale.fit(labels)
+
+    def _in_units(self, values: torch.Tensor) -> torch.Tensor:
+        """Predictions of a regression in the user's units. Other logits stay unchanged."""
+        return values if self.target_scale is None else self.target_scale.restore(values)
 
     def get_input_embeddings(self) -> None:
         """Return `None`, since each encoder has its own. Accelerate calls this method when it shards the model."""
@@ -269,9 +313,9 @@ class MultimodalModel(PreTrainedModel):
 
     def fuse(self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """
-        The fused logits (B, K) of embeddings (B, D_m). For samples that lack a modality by its mask (B,) in `present`,
-        a learned vector replaces the embedding. In evaluation mode with `config.answer="prototypes"`, the logits are
-        those of [`Prototypes.answer`].
+        The fused logits (B, K) of embeddings (B, D_m), in a regression in the user's units. For samples that lack a
+        modality by its mask (B,) in `present`, a learned vector replaces the embedding. In evaluation mode with
+        `config.answer="prototypes"`, the logits are those of [`Prototypes.answer`].
         """
         if self.config.answer == "prototypes" and not self.training:
             return self.prototypes.answer(embeddings, present)
@@ -281,12 +325,15 @@ class MultimodalModel(PreTrainedModel):
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """Like [`MultimodalModel.fuse`], but always the logits of the fusion head."""
-        return self.fusion(self._fused(embeddings, present))
+        return self._in_units(self.fusion(self._fused(embeddings, present)))
 
     def modality_logits(
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
     ) -> dict[str, torch.Tensor]:
-        """The share (B, K) of each modality in the fused logits. Raises `TypeError` if the head does not split them."""
+        """
+        The share (B, K) of each modality in the fused logits. In a regression, they sum to the standardised prediction.
+        Raises `TypeError` if the head does not split them.
+        """
         return self.fusion.modality_logits(self._fused(embeddings, present))
 
     def _fused(
@@ -322,15 +369,12 @@ class MultimodalModel(PreTrainedModel):
         return super().push_to_hub(name, **kwargs)
 
 
-def check_batch(
-    names: Collection[str], modalities: Mapping[str, Mapping[str, torch.Tensor]], labels: torch.Tensor | None
-) -> int:
+def check_batch(names: Collection[str], modalities: Mapping[str, Mapping[str, torch.Tensor]]) -> int:
     """
     Check a batch for a model with the modalities `names`, and return its number of samples B.
 
     Raises:
-        ValueError: for an unknown modality, a batch without modalities, numbers of rows that differ, or labels that are
-            not one class per row.
+        ValueError: for an unknown modality, a batch without modalities, or numbers of rows that differ.
     """
     if not modalities or modalities.keys() - set(names):
         raise ValueError(
@@ -355,9 +399,4 @@ def check_batch(
             f"{shapes}; stack the samples, or leave out a modality that no sample has."
         )
     ((size,),) = rows
-    if labels is not None and (labels.shape != (size,) or labels.dtype != torch.long):
-        raise ValueError(
-            f"Expected `labels` of shape ({size},) and type torch.int64, got {tuple(labels.shape)} and {labels.dtype}; "
-            "give the class of each sample."
-        )
     return size

@@ -1,5 +1,8 @@
 """The text of a model card and of its code sample, with named fields that `model_card.py` fills."""
 
+from ..model.targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+
+
 CARD = """---
 {metadata}
 ---
@@ -16,7 +19,7 @@ CARD = """---
 
 {results}
 
-![Accuracy, imbalance ratio and weights over training]({plot})
+![{plot_title} over training]({plot})
 
 {how_to_read_the_ratio}
 
@@ -29,7 +32,7 @@ CARD = """---
 
 ## Limits
 
-The model predicts only the classes that it was trained on, and its probabilities are not calibrated.
+{limits}
 Its accuracy on other kinds of data is unknown.
 {modality_dropout}
 The results do not show how accurate the model is when a modality is missing.
@@ -58,8 +61,25 @@ inputs = processor(
 )  # for each modality a list of samples, with None where a sample lacks the modality
 with torch.no_grad():
     output = model(**inputs)
-print(model.config.id2label[output.logits.argmax(1).item()])
-for name, logits in model.prototypes(output.embeddings).items():  # what each modality predicts alone
-    print(name, model.config.id2label[logits.argmax(1).item()])
+{printing}
 ```
 """
+
+# The end of the code sample and the first sentence of the limits, by problem type
+PRINTING = {
+    SINGLE_LABEL: """print(model.config.id2label[output.logits.argmax(1).item()])
+for name, logits in model.prototypes(output.embeddings).items():  # what each modality predicts alone
+    print(name, model.config.id2label[logits.argmax(1).item()])""",
+    MULTI_LABEL: """names = model.config.id2label
+print([names[k] for k in (output.logits[0] > 0).nonzero()[:, 0].tolist()])  # probabilities above 0.5
+for name, logits in model.prototypes(output.embeddings).items():  # what each modality predicts alone
+    print(name, [names[k] for k in (logits[0] > 0).nonzero()[:, 0].tolist()])""",
+    REGRESSION: """for k, value in enumerate(output.logits[0].tolist()):  # in the units of the training targets
+    print(model.config.id2label[k], value)""",
+}
+LIMITS = {
+    SINGLE_LABEL: "The model predicts only the classes that it was trained on, and its probabilities are not "
+    "calibrated.",
+    MULTI_LABEL: "The model finds only the labels that it was trained on, and its probabilities are not calibrated.",
+    REGRESSION: "The model predicts numbers without a range in which they may lie.",
+}

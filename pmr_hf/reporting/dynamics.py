@@ -12,16 +12,30 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..equations import imbalance_ratio
+from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 PLOT_NAME = "training_dynamics.png"
+# What the plot shows, by problem type
+PLOT_TITLES = {
+    SINGLE_LABEL: "Accuracy, imbalance ratio and weights",
+    MULTI_LABEL: "Micro F1, imbalance ratio and weights",
+    REGRESSION: "Error and loss",
+}
 
 Entry = dict[str, Any]  # an entry of a log history
 
 
-def plot_dynamics(log_history: list[Entry], modalities: list[str], file: str | Path, applied: bool = True) -> None:
+def plot_dynamics(
+    log_history: list[Entry],
+    modalities: list[str],
+    file: str | Path,
+    applied: bool = True,
+    problem_type: str = SINGLE_LABEL,
+) -> None:
     """
-    Plot accuracy, imbalance ratio and weights over training, side by side, and save the plot to a PNG file.
+    Plot accuracy, imbalance ratio and weights over training, side by side, and save the plot to a PNG file. With
+    several labels, the first panel shows micro F1. A regression has two panels, of its error and its loss.
 
     If the log has gradient scales, the third panel shows them instead of the weights.
 
@@ -31,14 +45,18 @@ def plot_dynamics(log_history: list[Entry], modalities: list[str], file: str | P
         file (`str | Path`): the PNG file to write.
         applied (`bool`, *optional*, defaults to `True`): whether the loss contained the weighted terms. If not, the
             title says that the weights were only logged.
+        problem_type (`str`, *optional*): one of [`~pmr_hf.model.targets.PROBLEM_TYPES`].
     """
     evaluations = evaluations_of(log_history)
+    if problem_type == REGRESSION:
+        plot_regression(log_history, evaluations, file)
+        return
     steps = [entry for entry in log_history if "ce_loss" in entry]
     colors = dict(zip(modalities, cycle(matplotlib.color_sequences["tab10"]), strict=False))
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     accuracy, ratio, weights = figure.subplots(1, 3)
 
-    plot_accuracy(accuracy, evaluations, colors)
+    plot_accuracy(accuracy, evaluations, colors, MODALITY_METRIC[problem_type])
     if len(modalities) == 2:
         plot_ratio_of_two(ratio, steps, modalities)
     else:
@@ -61,17 +79,32 @@ def evaluations_of(log_history: list[Entry]) -> list[Entry]:
     return list(evaluations.values())
 
 
-def plot_accuracy(axes: Axes, evaluations: list[Entry], colors: dict[str, Any]) -> None:
+def plot_regression(log_history: list[Entry], evaluations: list[Entry], file: str | Path) -> None:
+    """Plot the validation error of a regression and its training loss, and save the plot."""
+    steps = [entry for entry in log_history if "mse_loss" in entry]
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    error, loss = figure.subplots(1, 2)
+    plot_line(error, evaluations, "eval_mae", "mean absolute error", color="black")
+    plot_line(error, evaluations, "eval_rmse", "root mean square error", color="black", ls="--")
+    error.set_title("Validation error")
+    plot_line(loss, steps, "mse_loss", None, color="tab:gray")
+    loss.set_title("Training loss, of standardised targets")
+    for axes, entries in ((error, evaluations), (loss, steps)):
+        finish_panel(axes, empty=not entries)
+    figure.savefig(file, dpi=110)
+
+
+def plot_accuracy(axes: Axes, evaluations: list[Entry], colors: dict[str, Any], metric: str = "accuracy") -> None:
     """
-    Plot the validation accuracy of the fused logits and of the prototypes' fused answer, and of each modality by its
-    prototype classifier and by its slice of the fusion head.
+    Plot the validation accuracy, or another metric in [0, 1], of the fused logits and of the prototypes' fused answer,
+    and of each modality by its prototype classifier and by its slice of the fusion head.
     """
-    plot_line(axes, evaluations, "eval_accuracy", "all modalities, fused", color="black")
-    plot_line(axes, evaluations, "eval_prototypes_accuracy", "all modalities, prototypes", color="black", ls="--")
+    plot_line(axes, evaluations, f"eval_{metric}", "all modalities, fused", color="black")
+    plot_line(axes, evaluations, f"eval_prototypes_{metric}", "all modalities, prototypes", color="black", ls="--")
     for name, color in colors.items():
-        plot_line(axes, evaluations, f"eval_{name}_prototype_accuracy", f"{name}, prototypes", color=color)
-        plot_line(axes, evaluations, f"eval_{name}_accuracy", f"{name}, slice of the head", color=color, ls=":")
-    axes.set(title="Validation accuracy", ylim=(0, 1.02))
+        plot_line(axes, evaluations, f"eval_{name}_prototype_{metric}", f"{name}, prototypes", color=color)
+        plot_line(axes, evaluations, f"eval_{name}_{metric}", f"{name}, slice of the head", color=color, ls=":")
+    axes.set(title=f"Validation {'accuracy' if metric == 'accuracy' else 'micro F1'}", ylim=(0, 1.02))
 
 
 def plot_ratio_of_two(axes: Axes, steps: list[Entry], modalities: list[str]) -> None:

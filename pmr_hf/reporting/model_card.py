@@ -10,8 +10,22 @@ from transformers import PreTrainedConfig
 from ..model.configuration import MultimodalConfig
 from ..model.hub_card import BEGIN, END, IMPORT_LINE, LIBRARY, TAGS, hub_names, keep_own_text, what_it_does
 from ..model.multimodal_processor import MultimodalProcessor
-from .card_template import CARD, CODE_SAMPLE
-from .dynamics import PLOT_NAME, plot_dynamics
+from ..model.targets import MODALITY_METRIC, REGRESSION, SINGLE_LABEL
+from .card_template import CARD, CODE_SAMPLE, LIMITS, PRINTING
+from .dynamics import PLOT_NAME, PLOT_TITLES, plot_dynamics
+
+
+# The metrics of the fused logits of every problem type, as the card calls them
+TITLES = {
+    "accuracy": "accuracy",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "mAP": "mean average precision",
+    "subset_accuracy": "share of samples with all labels right",
+    "mae": "mean absolute error",
+    "rmse": "root mean square error",
+    "r2": "R²",
+}
 
 
 @dataclass
@@ -42,6 +56,11 @@ class TrainingRun:
     applies_weights: bool
     train_size: int | None = None
     processor: MultimodalProcessor | None = None
+
+    @property
+    def problem_type(self) -> str:
+        """What the model predicts. A model of another class predicts one class."""
+        return self.config.problem if isinstance(self.config, MultimodalConfig) else SINGLE_LABEL
 
 
 @dataclass
@@ -94,7 +113,7 @@ def write_model_card(folder: str | Path, run: TrainingRun, metadata: HubMetadata
             [`~pmr_hf.model.hub_card.keep_own_text`]. Defaults to the card in the folder, if there is one.
     """
     folder = Path(folder)
-    plot_dynamics(run.log_history, run.modalities, folder / PLOT_NAME, applied=run.applies_weights)
+    plot_dynamics(run.log_history, run.modalities, folder / PLOT_NAME, run.applies_weights, run.problem_type)
     file = folder / "README.md"
     if previous is None and file.is_file():
         previous = file.read_text(encoding="utf-8")
@@ -114,7 +133,9 @@ def model_card(run: TrainingRun, metadata: HubMetadata) -> str:
         code_sample="" if run.processor is None else code_sample(metadata.model_name, run.config, run.processor),
         results=results_table(results, metadata.dataset),
         plot=PLOT_NAME,
-        how_to_read_the_ratio=how_to_read_the_ratio(run.modalities),
+        plot_title=PLOT_TITLES[run.problem_type],
+        how_to_read_the_ratio="" if run.problem_type == REGRESSION else how_to_read_the_ratio(run.modalities),
+        limits=LIMITS[run.problem_type],
         training_samples=training_samples(run.train_size, metadata.dataset),
         hyper_parameters="\n".join(f"| {name} | {value} |" for name, value in run.hyper_parameters.items()),
         modality_dropout=modality_dropout(run.config),
@@ -125,11 +146,13 @@ def model_card(run: TrainingRun, metadata: HubMetadata) -> str:
 
 def last_results(run: TrainingRun) -> Results:
     """The metrics of the last test of a run, or of its last validation if it was not tested."""
-    names = {"accuracy": "accuracy, all modalities fused", "macro_f1": "macro F1, all modalities fused"}
-    names["prototypes_accuracy"] = "accuracy, all modalities fused by their prototypes"
+    names = {key: f"{title}, all modalities fused" for key, title in TITLES.items()}
+    metric = MODALITY_METRIC[run.problem_type]
+    title = TITLES[metric]
+    names[f"prototypes_{metric}"] = f"{title}, all modalities fused by their prototypes"
     for name in run.modalities:
-        names[f"{name}_prototype_accuracy"] = f"accuracy of {name} alone, by its prototypes"
-        names[f"{name}_accuracy"] = f"accuracy of {name} alone, by its slice of the fusion head"
+        names[f"{name}_prototype_{metric}"] = f"{title} of {name} alone, by its prototypes"
+        names[f"{name}_{metric}"] = f"{title} of {name} alone, by its slice of the fusion head"
     prefix = "test" if any("test_loss" in entry for entry in run.log_history) else "eval"
     metrics: dict[str, Any] = next((entry for entry in reversed(run.log_history) if f"{prefix}_loss" in entry), {})
     values = {key: metrics[f"{prefix}_{key}"] for key in names if f"{prefix}_{key}" in metrics}
@@ -142,11 +165,11 @@ def card_data(run: TrainingRun, metadata: HubMetadata, results: Results) -> Mode
     evaluations = [
         EvalResult(
             task_type="other",
-            task_name="Multimodal classification",
+            task_name=f"Multimodal {'regression' if run.problem_type == REGRESSION else 'classification'}",
             dataset_type=metadata.dataset or "unknown",
             dataset_name=metadata.dataset or "unknown",
             dataset_split=results.split,
-            metric_type="f1" if key == "macro_f1" else "accuracy",
+            metric_type=metric_type(key),
             metric_name=results.names[key],
             metric_value=round(value, 4),
         )
@@ -159,9 +182,17 @@ def card_data(run: TrainingRun, metadata: HubMetadata, results: Results) -> Mode
         language=metadata.language,
         base_model=metadata.finetuned_from or sorted(set(encoders)) or None,
         tags=[*TAGS, *([metadata.tags] if isinstance(metadata.tags, str) else metadata.tags or [])],
-        metrics=["accuracy", "f1"] if "macro_f1" in results.values else ["accuracy"],
+        metrics=sorted({metric_type(key) for key in results.values} or {"accuracy"}),
         eval_results=evaluations or None,
     )
+
+
+def metric_type(key: str) -> str:
+    """The name of a metric on the Hub, such as "f1" for macro_f1."""
+    for end, name in (("accuracy", "accuracy"), ("f1", "f1"), ("mAP", "average_precision")):
+        if key.endswith(end):
+            return name
+    return key.rpartition("_")[2]
 
 
 def results_table(results: Results, dataset: str | None) -> str:
@@ -204,4 +235,10 @@ def code_sample(model_name: str, config: MultimodalConfig, processor: Multimodal
     values = "\n".join(lines)
     imports = ("import numpy as np\n" if "np." in values else "") + "import torch\n"
     imports += "from PIL import Image\n" if "Image." in values else ""
-    return CODE_SAMPLE.format(imports=imports, import_line=IMPORT_LINE, model_name=model_name, values=values)
+    return CODE_SAMPLE.format(
+        imports=imports,
+        import_line=IMPORT_LINE,
+        model_name=model_name,
+        values=values,
+        printing=PRINTING[config.problem],
+    )

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from ..model.missing_modalities import Masks
 from ..model.modeling import MultimodalOutput
+from ..model.targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 def present_samples(outputs: Any) -> Masks | None:
@@ -56,12 +57,15 @@ def count_new_samples(accelerator: Accelerator, batch_size: int, dataset_size: i
     return remainder - accelerator.process_index * batch_size
 
 
-def classes_of(name: str, logits: torch.Tensor, outputs: Any) -> torch.Tensor:
+def guesses_of(name: str, logits: torch.Tensor, outputs: Any, problem_type: str = SINGLE_LABEL) -> torch.Tensor:
     """
-    The classes (B,), or (B, T) for segments, predicted from the logits (B, K) or (B, T, K) of the modality `name`. A
-    sample without this modality gets -1.
+    What the logits (B, K), or (B, T, K) for segments, of the modality `name` predict: the classes (B,) or (B, T); a 0
+    or 1 for each of several labels, (B, K); or numbers, which are the logits (B, R). A sample without this modality
+    gets -1, or NaN in a regression.
     """
-    present, classes = present_samples(outputs), logits.argmax(-1)
+    guesses = {SINGLE_LABEL: logits.argmax(-1), MULTI_LABEL: (logits > 0).long(), REGRESSION: logits}[problem_type]
+    present = present_samples(outputs)
     if present is None:
-        return classes
-    return torch.where(present[name] if classes.dim() == 1 else present[name][:, None], classes, -1)
+        return guesses
+    mask = present[name] if guesses.dim() == 1 else present[name][:, None]
+    return torch.where(mask, guesses, torch.nan if problem_type == REGRESSION else -1)

@@ -9,6 +9,17 @@ import numpy as np
 from sklearn.metrics import f1_score
 from transformers import EvalPrediction
 
+from ..model.targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .target_metrics import mean_absolute_error, micro_f1, multi_label_metrics, regression_metrics
+
+
+# The metrics of the fused logits, by problem type
+METRIC_NAMES = {
+    SINGLE_LABEL: ("accuracy", "macro_f1"),
+    MULTI_LABEL: ("micro_f1", "macro_f1", "mAP", "subset_accuracy"),
+    REGRESSION: ("mae", "rmse", "r2"),
+}
+
 
 class _ClassificationMetric(evaluate.Metric):
     """Base class. `keep_in_memory` keeps the processes from sharing a cache file."""
@@ -46,21 +57,26 @@ class MacroF1(_ClassificationMetric):
 
 
 def modality_metrics(
-    prediction: EvalPrediction, compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None
+    prediction: EvalPrediction,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+    problem_type: str = SINGLE_LABEL,
 ) -> dict[str, float]:
     """
-    Compute the metrics of the fused logits, and the accuracy of each modality alone.
+    Compute the metrics of the fused logits, and that of each modality alone, see `METRIC_NAMES`.
 
     Args:
         prediction (`EvalPrediction`): the predictions and labels of the whole dataset. The predictions are a dict. If
-            the model returns logits, `logits` are (N, K), or (N, T, K) for segments. Every other key names an accuracy,
+            the model returns logits, `logits` are (N, K), or (N, T, K) for segments. Every other key names a metric,
             and its value holds the predicted classes, (N,) or (N, T), with -1 for a sample that lacks the modality. The
-            labels are (N,) or (N, T), with -100 for a segment without a label.
-        compute_metrics (`Callable`, *optional*): computes the metrics of the fused logits. Accuracy and macro F1 by
-            default.
+            labels are (N,) or (N, T), with -100 for a segment without a label. Of several labels, classes and labels
+            are 0 or 1, (N, K). In a regression, predictions are numbers (N, R), NaN for a sample that lacks the
+            modality, and labels (N,) or (N, R).
+        compute_metrics (`Callable`, *optional*): computes the metrics of the fused logits. By default, they are those
+            of the problem type.
+        problem_type (`str`, *optional*): one of [`~pmr_hf.model.targets.PROBLEM_TYPES`].
 
     Returns:
-        `dict[str, float]`: the metrics. Accuracies without any labelled sample are left out.
+        `dict[str, float]`: the metrics. Those without any labelled sample are left out.
     """
     predictions: dict[str, Any] = {**prediction.predictions}
     labels, logits = np.asarray(prediction.label_ids), predictions.pop("logits", None)
@@ -68,11 +84,21 @@ def modality_metrics(
     if logits is not None and compute_metrics is not None:
         fused = EvalPrediction(logits, labels, inputs=prediction.inputs, losses=prediction.losses)
         metrics |= compute_metrics(fused)
+    elif logits is not None and problem_type == MULTI_LABEL:
+        metrics |= multi_label_metrics(logits, labels)
+    elif logits is not None and problem_type == REGRESSION:
+        metrics |= regression_metrics(logits, labels)
     elif logits is not None and (labels >= 0).any():
         labelled = labels >= 0
         pair = {"predictions": logits.argmax(-1)[labelled], "references": labels[labelled]}
         metrics |= Accuracy().compute(**pair) | MacroF1().compute(**pair)
     for key, classes in predictions.items():
+        if problem_type != SINGLE_LABEL:
+            known = classes.min(1) >= 0 if problem_type == MULTI_LABEL else np.isfinite(classes).all(1)
+            if known.any():
+                metric = micro_f1 if problem_type == MULTI_LABEL else mean_absolute_error
+                metrics[key] = metric(classes[known], labels[known])
+            continue
         known = (classes >= 0) & (labels >= 0)
         if known.any():
             metrics[key] = Accuracy().compute(predictions=classes[known], references=labels[known])["accuracy"]

@@ -24,17 +24,18 @@ from transformers.utils import logging
 from ..data.collator import MultimodalCollator
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
+from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import foreign_optimizer_state
 from .checksums import write_checksums
 from .class_weights import class_weights, weighted_cross_entropy
 from .compiled_models import compiled_in_place
-from .counted_samples import classes_of
+from .counted_samples import guesses_of
 from .failures import check_writable, failures_explained
 from .finite_checks import check_finite_terms, check_finite_weights
 from .folder_lock import TRAINING_LOCK, held
 from .learning_rates import fill_gradients, set_modality_learning_rates
-from .metrics import modality_metrics
+from .metrics import METRIC_NAMES, modality_metrics
 from .prototype_dataset import labels_of
 from .resuming import begin_run, decided_by_main, loading_explained
 from .run_identity import RunRecord, arguments_that_matter, facts_of_config, fingerprint_of
@@ -48,6 +49,7 @@ from .setup_checks import (
     check_not_adapted,
     check_one_split,
     check_options,
+    check_problem_type,
     check_processor,
     check_rows,
     check_several_classes,
@@ -71,8 +73,11 @@ class MultimodalTrainer(Trainer):
     `Trainer` for models of several modalities. It trains jointly with one loss, and reports metrics of each modality.
 
     The trainer logs each named loss term. Evaluation reports `accuracy` and `macro_f1` of the fused logits, or the
-    metrics of your own `compute_metrics`, and `m_accuracy` for each modality m if the fusion head splits by modality. A
-    loss that is not finite stops the run at the next log. Weights that are not finite are never saved.
+    metrics of your own `compute_metrics`, and `m_accuracy` for each modality m if the fusion head splits by modality.
+    With several labels, these are `micro_f1`, `macro_f1`, `mAP`, `subset_accuracy` and `m_micro_f1`; in a regression,
+    `mae`, `rmse` and `r2`. The targets of a regression are standardised by those of the training rows, unless the model
+    has been trained before. A loss that is not finite stops the run at the next log. Weights that are not finite are
+    never saved.
 
     Args:
         model (`MultimodalModel | torch.nn.Module`): the model.
@@ -83,8 +88,8 @@ class MultimodalTrainer(Trainer):
     Raises:
         TypeError: for `args` of another class.
         OSError: if `output_dir` cannot be written to.
-        ValueError: before training, for an empty dataset, a missing column, labels that are not integers in 0..K-1, a
-            training set of one class, or a processor whose modalities differ from the model's.
+        ValueError: before training, for an empty dataset, a missing column, labels that are not what the model's
+            `problem_type` needs, a training set of one class, or a processor whose modalities differ from the model's.
         FloatingPointError: at a log or a save, for a loss term or a weight that is not finite.
     """
 
@@ -132,19 +137,18 @@ class MultimodalTrainer(Trainer):
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
         check_rows(self.data_collator, {"training": self.train_dataset, **evals})
         labels = labels_of(self.train_dataset, self.data_collator)
-        check_several_classes(labels)
+        check_several_classes(labels, self.problem_type)
         self.class_weights = self._class_weights(labels)
         for dataset in evals.values():
             check_full_batch(self.args, dataset, "eval")
         if self._user_metrics is None:
-            best = self.args.metric_for_best_model
-            check_best_metric(self.unwrapped_model, best, evals, self.metric_names())
+            check_best_metric(self.unwrapped_model, self.args, evals, self.metric_names())
 
     # ---- What a method may override ----
 
     def metric_names(self) -> tuple[str, ...]:
         """The names of the metrics of an evaluation, apart from those of a modality."""
-        return "loss", "accuracy", "macro_f1"
+        return "loss", *METRIC_NAMES[self.problem_type]
 
     def on_new_model(self, model: nn.Module) -> None:
         """
@@ -170,6 +174,7 @@ class MultimodalTrainer(Trainer):
         if isinstance(self.data_collator, MultimodalCollator):
             check_processor(model, self.data_collator.processor)
         check_options(model, self.args)
+        check_problem_type(self.problem_type, self.args)
         if data is not None:
             check_collator(model, self.data_collator)
             check_length_column(self.args, data)
@@ -240,6 +245,7 @@ class MultimodalTrainer(Trainer):
                     self.resumed_from, self.run_record, warnings = decided_by_main(self.accelerator, begin)
                     for warning in warnings:
                         logger.warning(warning)
+                self.fit_targets()
                 self.before_training(bool(resume_from_checkpoint))
                 with loading_explained(self.resumed_from, lambda: self._training_model is not None):
                     return super().train(self.resumed_from, *args, **kwargs)
@@ -313,6 +319,22 @@ class MultimodalTrainer(Trainer):
             self._move_model_to_device(self.model, args.device)
         self.check_setup()
 
+    def fit_targets(self) -> None:
+        """
+        Set the scale of a regression's targets by the training rows, unless the model already has one. Raises
+        `ValueError` if the targets are only known once the rows are read.
+        """
+        model = self.unwrapped_model
+        if self.problem_type != REGRESSION or model.target_scale.is_fitted:
+            return
+        targets = labels_of(self.train_dataset, self.data_collator)
+        if targets is None:
+            raise ValueError(
+                f"Expected targets that are known before training, got a {type(self.train_dataset).__name__} whose "
+                "rows must be read; call `model.fit_targets(targets)` first, with the targets of some training rows."
+            )
+        model.fit_targets(torch.from_numpy(targets))
+
     def _new_record(self) -> RunRecord:
         """The record of a run that begins now."""
         model, data = self.unwrapped_model, self.train_dataset
@@ -354,6 +376,17 @@ class MultimodalTrainer(Trainer):
         return model.config.id2label if isinstance(model, MultimodalModel) else {}
 
     @property
+    def problem_type(self) -> str:
+        """What the model predicts, see [`MultimodalConfig`]. A model of another class predicts one class."""
+        model = self.unwrapped_model
+        return model.config.problem if isinstance(model, MultimodalModel) else SINGLE_LABEL
+
+    @property
+    def loss_name(self) -> str:
+        """The log key of the loss: `"mse_loss"` of standardised targets in a regression, else `"ce_loss"`."""
+        return "mse_loss" if self.problem_type == REGRESSION else "ce_loss"
+
+    @property
     def hide_progress(self) -> bool:
         """Whether this process shows no progress bars."""
         return self.args.disable_tqdm or not self.is_local_process_zero()
@@ -367,6 +400,10 @@ class MultimodalTrainer(Trainer):
             raise ValueError(
                 f"Expected `class_weights` or a `compute_loss_func`, got {setting!r:.80} and a function, whose loss "
                 "they would not weight; leave one of them out."
+            )
+        if self.problem_type != SINGLE_LABEL:
+            raise ValueError(
+                f"Expected `problem_type={SINGLE_LABEL!r}` for `class_weights`, got {self.problem_type!r}; leave them out."
             )
         if self.num_labels is None:
             raise ValueError(
@@ -389,6 +426,9 @@ class MultimodalTrainer(Trainer):
         if isinstance(self.data_collator, MultimodalCollator):
             self.data_collator.num_labels = self.num_labels
             self.data_collator.segments = not isinstance(model, MultimodalModel)
+            self.data_collator.problem_type = self.problem_type
+            if self.problem_type == MULTI_LABEL:
+                self.data_collator.class_names = list(model.config.id2label.values())
             processors.append(self.data_collator.processor)
         for processor in processors:
             if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):
@@ -424,7 +464,7 @@ class MultimodalTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The loss of `Trainer`, logged as `ce_loss`."""
+        """The loss of `Trainer`, logged as `ce_loss`, or as `mse_loss` in a regression."""
         inputs = dict(inputs)  # `Trainer` pops the labels for label smoothing
         labels = inputs.get("labels")
         if not self._forward_takes_labels and self.label_smoother is None and self.compute_loss_func is None:
@@ -436,7 +476,7 @@ class MultimodalTrainer(Trainer):
             loss = loss.mean()
         require_scalar(loss, self.unwrapped_model)
         if model.training:
-            self.track(("ce_loss",), loss[None] / self.loss_scale, torch.ones_like(loss)[None])
+            self.track((self.loss_name,), loss[None] / self.loss_scale, torch.ones_like(loss)[None])
         return (loss, outputs) if return_outputs else loss
 
     def _weighted_loss(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -612,14 +652,26 @@ class MultimodalTrainer(Trainer):
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
         """
-        The classes (B,), or (B, T) for segments, that each modality predicts alone, under the key of their accuracy. A
-        sample without the modality gets -1. Override this method to add the predictions of other classifiers.
+        What each modality predicts alone, under the key of its metric, see
+        [`~pmr_hf.training.counted_samples.guesses_of`]. Override this method to add the predictions of other
+        classifiers, with [`MultimodalTrainer.guesses`].
         """
         model = self.unwrapped_model
-        if not isinstance(model, MultimodalModel) or not model.fusion.splits_by_modality:
+        splits = isinstance(model, MultimodalModel) and model.fusion.splits_by_modality
+        if not splits or self.problem_type == REGRESSION:  # a part of a sum is no prediction
             return {}
-        logits = model.modality_logits(outputs.embeddings, outputs.present)
-        return {f"{name}_accuracy": classes_of(name, values, outputs) for name, values in logits.items()}
+        return self.guesses("", model.modality_logits(outputs.embeddings, outputs.present), outputs)
+
+    def guesses(self, classifier: str, logits: Mapping[str, torch.Tensor], outputs: Any) -> dict[str, torch.Tensor]:
+        """
+        The predictions of logits (B, K) by modality, under keys such as `image_prototype_accuracy`, where `classifier`
+        is `"prototype_"`. The metric is that of the problem type.
+        """
+        metric = MODALITY_METRIC[self.problem_type]
+        return {
+            f"{name}_{classifier}{metric}": guesses_of(name, values, outputs, self.problem_type)
+            for name, values in logits.items()
+        }
 
     def prediction_step(
         self,
@@ -654,7 +706,7 @@ class MultimodalTrainer(Trainer):
         return output
 
     def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        return modality_metrics(prediction, self._user_metrics)
+        return modality_metrics(prediction, self._user_metrics, self.problem_type)
 
 
 class _BeginTraining(TrainerCallback):
@@ -670,6 +722,7 @@ class _BeginTraining(TrainerCallback):
             problem = foreign_optimizer_state(trainer.optimizer)
             if problem is not None:
                 raise ValueError(f"Expected the state of this run's optimizer, but {problem}.")
+        trainer.fit_targets()  # of a model that `model_init` has created
         trainer.load_method_state(trainer.resumed_from)
         trainer._training_model = trainer.accelerator.unwrap_model(trainer.model)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..data.collator import MultimodalCollator
 from ..data.columns import labels_in
+from ..model.targets import MULTI_LABEL, SINGLE_LABEL
 from .setup_checks import check_rows, is_stream
 
 
@@ -35,10 +36,15 @@ def check_prototype_dataset(trainer: "PrototypeTrainer") -> None:
             )
     collator = trainer.data_collator
     check_rows(collator, {"training": trainer.train_dataset, "prototype": dataset})
-    labels = labels_of(dataset, collator)
+    labels = prototype_classes(dataset, collator)
     if labels is None:
         return
-    missing = np.setdiff1d(np.arange(trainer.num_labels), labels)
+    missing = np.setdiff1d(np.arange(len(trainer.prototypes.common_classes())), labels)
+    if len(missing) and trainer.problem_type == MULTI_LABEL:
+        raise ValueError(
+            f"Expected rows with and without each of the {trainer.num_labels} labels in the `prototype_dataset`, got "
+            f"none {trainer.class_names[int(missing[0])]}; add some, as few as 10."
+        )
     if len(missing):
         raise ValueError(
             f"Expected rows of each of the {trainer.num_labels} classes in the `prototype_dataset`, got none of "
@@ -54,11 +60,30 @@ def is_same(dataset: Any, other: Any) -> bool:
 
 
 def labels_of(dataset: Any, collator: Any) -> np.ndarray | None:
-    """All labels of a dataset, or `None` if they are only known once its rows are read."""
+    """
+    All labels of a dataset, or `None` if they are only known once its rows are read: classes (N,) or (N, T), multi-hot
+    labels (N, K) int64, or targets (N,) or (N, R) fp64.
+    """
     if not isinstance(collator, MultimodalCollator) or collator.label is None:
         return None
     if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
-        return np.asarray(labels_in(dataset, collator.label))
-    if isinstance(dataset, list):
-        return np.asarray([row[collator.label] for row in dataset])
-    return None
+        labels = labels_in(dataset, collator.label)
+    elif isinstance(dataset, list):
+        labels = [row[collator.label] for row in dataset]
+    else:
+        return None
+    if collator.problem_type == SINGLE_LABEL:
+        return np.asarray(labels)
+    values = collator.convert_labels(labels).numpy()
+    return values.astype(np.int64) if collator.problem_type == MULTI_LABEL else values
+
+
+def prototype_classes(dataset: Any, collator: Any) -> np.ndarray | None:
+    """
+    The classes (N, ...) of all rows among the prototypes, or `None` as for [`labels_of`]. Of several labels, they are
+    (N, K): class 2 k + y for label k, where y is 1 if the row has it.
+    """
+    labels = labels_of(dataset, collator)
+    if labels is None or collator.problem_type != MULTI_LABEL:
+        return labels
+    return 2 * np.arange(labels.shape[1]) + labels

@@ -8,12 +8,12 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..data.collator import integer_labels
+from ..data.labels import integer_labels
 from ..data.random_state import isolated_random_state
 from ..model.prototypes import Prototypes, Sums
+from ..model.targets import SINGLE_LABEL
 from .counted_samples import first_samples, present_samples
 from .prototype_rows import rows_of_process
-from .segments import by_segment
 
 
 if TYPE_CHECKING:
@@ -78,13 +78,14 @@ def sums_of_subset(trainer: "PrototypeTrainer", seed: int) -> Sums:
         )
         for inputs in tqdm(loader, desc="Prototypes", leave=False, disable=trainer.hide_progress):
             trainer.require_labels(inputs)
-            integer_labels(inputs["labels"], prototypes.num_labels, segments=True)  # still on the CPU
+            if trainer.problem_type == SINGLE_LABEL:
+                integer_labels(inputs["labels"], prototypes.num_labels, segments=True)  # still on the CPU
             inputs = trainer._prepare_inputs(inputs)
             labels = inputs["labels"]
             with trainer.compute_loss_context_manager():
                 outputs = trainer.run_model(model, inputs)
             counted = first_samples(new - done, labels, present_samples(outputs), prototypes.widths)
-            prototypes.class_sums(*by_segment(trainer.embeddings_fn(outputs), labels, counted), sums)
+            prototypes.class_sums(*trainer.by_sample(trainer.embeddings_fn(outputs), labels, counted), sums)
             done += len(labels)
     model.train(was_training)
     return sums
@@ -110,10 +111,10 @@ def warn_of_unseen_classes(
             for name, classes in unseen.items()
             if classes
         ]
-        common = int(prototypes.common_classes().sum())
+        common = prototypes.common_classes()
         logger.warning(
             "Some classes have no prototype yet, because no row of them with that modality was drawn "
             f"({'; '.join(lines)}). The terms of a modality leave these classes out, and the modalities are compared "
-            f"over the {common} of {prototypes.num_labels} classes that all of them have. Add rows if there are any."
+            f"over the {int(common.sum())} of {len(common)} classes that all of them have. Add rows if there are any."
         )
     return unseen

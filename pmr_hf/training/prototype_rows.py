@@ -8,7 +8,7 @@ import torch
 
 from ..data.collator import MultimodalCollator
 from ..data.missing_values import present_rows
-from .prototype_dataset import labels_of
+from .prototype_dataset import prototype_classes
 
 
 # A draw has at least this number of rows of each class with each modality, or all such rows. Fewer give poor means.
@@ -18,7 +18,7 @@ LEAST_ROWS = 20
 class PrototypeRows:
     """
     Draws the rows that a refresh takes the prototypes from: a share of all rows, and further rows of the classes of
-    which the share has fewer than 20 with some modality.
+    which the share has fewer than 20 with some modality. Of several labels, there are 20 rows with and without each.
 
     The classes and the missing modalities must be known before rows are read. They are known for a
     `datasets.Dataset` without a transform and for a list, with a [`MultimodalCollator`]. The draw from any other
@@ -31,9 +31,9 @@ class PrototypeRows:
 
     def __init__(self, dataset: Any, collator: Any):
         self.dataset = dataset
-        self.labels: np.ndarray | None = None  # (N,), or (N, T) of segments
+        self.labels: np.ndarray | None = None  # (N,), or (N, T) of segments, or (N, K) of several labels
         self.present: list[np.ndarray] = []  # (N,) bool of each modality
-        labels = labels_of(dataset, collator)
+        labels = prototype_classes(dataset, collator)
         if labels is not None and isinstance(collator, MultimodalCollator):
             self.labels, self.present = labels, list(present_rows(dataset, collator.columns).values())
 

@@ -1,8 +1,13 @@
 """The terms that the class prototypes give for a batch."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+
+from ..equations import prototypical_cross_entropy, prototypical_entropy, true_class_probability
+from ..model.label_prototypes import LabelPrototypes
+from ..model.prototypes import Prototypes
 
 
 # The log keys of each modality, without the prefix with its name
@@ -37,3 +42,57 @@ class PrototypeTerms(NamedTuple):
     score_counts: torch.Tensor
     pce_weights: torch.Tensor
     per_weights: torch.Tensor
+
+
+class SampleValues(NamedTuple):
+    """
+    What the prototypes of each modality give for each sample, (M, B). Only `pce` and `entropy` have a gradient.
+
+    Args:
+        pce (`torch.Tensor`): the prototypical cross entropy.
+        entropy (`torch.Tensor`): the entropy.
+        scores (`torch.Tensor`): the probability of the true class, among the classes that all modalities know.
+        known (`torch.Tensor`): bool, the samples whose class has a prototype of the modality.
+        compared (`torch.Tensor`): bool, the samples among these whose class has a prototype of every modality.
+    """
+
+    pce: torch.Tensor
+    entropy: torch.Tensor
+    scores: torch.Tensor
+    known: torch.Tensor
+    compared: torch.Tensor
+
+
+def sample_values(prototypes: Prototypes, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor) -> SampleValues:
+    """The values of samples with embeddings (B, D_m), by modality, and classes (B,), or multi-hot labels (B, K)."""
+    if isinstance(prototypes, LabelPrototypes):
+        return _values_of_labels(prototypes, embeddings, labels)
+    logits = prototypes.stacked_logits(embeddings)  # (M, B, K)
+    known = prototypes.stacked_seen()[:, labels]  # (M, B)
+    log_probabilities = logits.log_softmax(-1)
+    pce = prototypical_cross_entropy(log_probabilities, labels)
+    with torch.no_grad():
+        common = prototypes.common_classes()  # (K,)
+        among_common = logits.masked_fill(~common, torch.finfo(logits.dtype).min).log_softmax(-1)
+        scores = true_class_probability(prototypical_cross_entropy(among_common, labels))
+    return SampleValues(pce, prototypical_entropy(log_probabilities), scores, known, known & common[labels])
+
+
+def _values_of_labels(
+    prototypes: LabelPrototypes, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor
+) -> SampleValues:
+    """Of several labels, each value is the mean over the labels that count. Each label has two classes."""
+    pairs = prototypes.pairs(embeddings)  # (M, B, K, 2)
+    known, common = prototypes.known(), prototypes.common_labels()  # (M, K), (K,)
+    pce = prototypical_cross_entropy(pairs, labels.long())  # (M, B, K)
+    entropy = prototypical_entropy(pairs)
+    scores = true_class_probability(pce.detach())
+    counts = known.sum(1, keepdim=True).clamp(min=1)
+    compared = (known.any(1) & common.any())[:, None].expand(pce.shape[:2])
+    return SampleValues(
+        torch.where(known[:, None], pce, 0).sum(-1) / counts,
+        torch.where(known[:, None], entropy, 0).sum(-1) / counts,
+        torch.where(common, scores, 0).sum(-1) / common.sum().clamp(min=1),
+        known.any(1)[:, None].expand(pce.shape[:2]),
+        compared,
+    )

@@ -12,29 +12,24 @@ from transformers import EvalPrediction
 from transformers.trainer_utils import TrainOutput, has_length
 from transformers.utils import logging
 
-from ..equations import (
-    prototypical_cross_entropy,
-    prototypical_entropy,
-    ratio_of_two,
-    rebalance_weights,
-    true_class_probability,
-)
+from ..equations import ratio_of_two, rebalance_weights
 from ..model.hub_card import card_on_hub
 from ..model.missing_modalities import stack_masks
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
+from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION
 from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card
 from .arguments import BEST_ANSWER, PrototypeTrainingArguments
-from .counted_samples import Masks, classes_of, count_new_samples, first_samples, present_samples
+from .counted_samples import Masks, count_new_samples, first_samples, guesses_of, present_samples
 from .finite_checks import stop_not_finite
 from .gradients import gradient_cosines
 from .multimodal_trainer import MultimodalTrainer
 from .prototype_dataset import check_prototype_dataset, is_same
 from .prototype_refresh import RefreshPrototypes, sums_of_subset, warn_of_unseen_classes
 from .prototype_rows import PrototypeRows
-from .prototype_terms import TERMS, PrototypeTerms
+from .prototype_terms import TERMS, PrototypeTerms, sample_values
 from .segments import by_segment
-from .setup_checks import check_prototype_source, check_prototypes, is_stream, require_multimodal
+from .setup_checks import check_prototype_source, check_prototypes, check_without_classes, is_stream, require_multimodal
 
 
 logger = logging.get_logger(__name__)
@@ -81,6 +76,8 @@ class PrototypeTrainer(MultimodalTrainer):
     args_class = PrototypeTrainingArguments
     #: Whether the loss contains the PMR terms, which the logged weights multiply
     applies_weights = False
+    #: Whether the method needs class prototypes, which a regression does not have
+    needs_classes = False
     #: The sentence of the model card about the training, without its full stop, and the BibTeX entry that it cites
     description = "Trained jointly with a single loss, while class prototypes monitored each modality"
     citation = """@inproceedings{fan2023pmr,
@@ -98,23 +95,40 @@ class PrototypeTrainer(MultimodalTrainer):
         prototype_dataset: Dataset | None = None,
         **kwargs,
     ):
+        self.prototype_dataset = prototype_dataset
         super().__init__(model=model, args=args, **kwargs)
         self.embeddings_fn = embeddings_fn or output_embeddings
-        self.prototype_dataset = prototype_dataset
         if prototype_dataset is not None:
             check_prototype_dataset(self)
         self._online_sums: Sums | None = None  # class sums of this process since the last refresh
         self._rows: PrototypeRows | None = None
         self._unseen: dict[str, list[int]] = {}  # classes without a prototype in the last warning
-        self.add_callback(RefreshPrototypes(self))
+        if self.has_prototypes:
+            self.add_callback(RefreshPrototypes(self))
 
     def metric_names(self) -> tuple[str, ...]:
         """Add the accuracies of all prototypes together and of the better answer, if the evaluation has them."""
-        better = ("best_answer_accuracy",) if self.args.answer == BEST_ANSWER else ()
-        return *super().metric_names(), "prototypes_accuracy", *better
+        if not self.has_prototypes:
+            return super().metric_names()
+        metric = MODALITY_METRIC[self.problem_type]
+        better = (f"best_answer_{metric}",) if self.args.answer == BEST_ANSWER else ()
+        return *super().metric_names(), f"prototypes_{metric}", *better
 
     def check_setup(self) -> None:
-        """Raise `ValueError` for a model without prototypes, or a training set that `prototype_source` cannot use."""
+        """
+        Raise `ValueError` for a model without prototypes that does not predict numbers, for a regression if the method
+        or an argument needs classes, or for a training set that `prototype_source` cannot use.
+        """
+        if not self.has_prototypes:
+            if self.needs_classes:
+                raise ValueError(
+                    f"Expected a model that classifies for {type(self).__name__}, since it needs class prototypes, got "
+                    f"problem_type={self.problem_type!r}; use another method, such as joint training with "
+                    "PrototypeTrainer."
+                )
+            check_without_classes(self.args, self.prototype_dataset)
+            super().check_setup()
+            return
         check_prototypes(self.unwrapped_model)
         if self.args.answer == BEST_ANSWER and (self.eval_dataset is None or isinstance(self.eval_dataset, dict)):
             raise ValueError(
@@ -129,16 +143,25 @@ class PrototypeTrainer(MultimodalTrainer):
     def on_new_model(self, model: nn.Module) -> None:
         """Prepare the model, and exclude its prototypes from the broadcasts of DDP."""
         super().on_new_model(model)
-        if self.args.answer is not None:
-            config = require_multimodal(model, "answer").config
-            config.answer = "head" if self.args.answer == BEST_ANSWER else self.args.answer
+        if self.args.answer is not None and require_multimodal(model, "answer").config.problem != REGRESSION:
+            model.config.answer = "head" if self.args.answer == BEST_ANSWER else self.args.answer
         # Every process computes the same prototypes, so DDP need not broadcast them before each forward pass.
         names = [name for name, _ in model.named_buffers() if name.startswith("prototypes.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
     def run_facts(self) -> dict[str, Any]:
         """Add the modalities and the number of classes, also for a model of another class."""
-        return super().run_facts() | {"modalities": list(self.prototypes.widths), "classes": self.num_labels}
+        return super().run_facts() | {"modalities": self.modalities, "classes": self.num_labels}
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether the model predicts classes or labels. A regression has no prototypes."""
+        return self.problem_type != REGRESSION
+
+    @property
+    def modalities(self) -> list[str]:
+        """The names of the modalities, in the order of fusion."""
+        return list(self.prototypes.widths if self.has_prototypes else self.unwrapped_model.widths)
 
     @property
     def prototypes(self) -> Prototypes:
@@ -147,8 +170,19 @@ class PrototypeTrainer(MultimodalTrainer):
 
     @property
     def num_labels(self) -> int:
-        """The number of classes K."""
-        return self.prototypes.num_labels
+        """The number of classes or labels K, or of targets R."""
+        return self.prototypes.num_labels if self.has_prototypes else self.unwrapped_model.config.num_labels
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """
+        The name of each class of a [`MultimodalModel`] among the prototypes, such as "without cat" and "with cat" for
+        one of several labels. It is empty for a model of another class.
+        """
+        names = super().class_names
+        if self.problem_type != MULTI_LABEL:
+            return names
+        return {2 * k + i: f"{word} {name}" for k, name in names.items() for i, word in enumerate(("without", "with"))}
 
     def compute_loss(
         self,
@@ -162,15 +196,17 @@ class PrototypeTrainer(MultimodalTrainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             counted = self.counted_samples(outputs, inputs["labels"])
-            embeddings, labels, counted = by_segment(self.embeddings_fn(outputs), inputs["labels"], counted)
-            terms = self.prototype_terms(embeddings, labels, counted)
+            labels, terms = inputs["labels"], None
+            if self.has_prototypes:
+                embeddings, labels, counted = self.by_sample(self.embeddings_fn(outputs), labels, counted)
+                terms = self.prototype_terms(embeddings, labels, counted)
             every = self.args.gradient_cosine_steps
             if every is not None and self.state.global_step % every == 0:
                 cosines = gradient_cosines(self.accelerator, loss, terms, self.encoder_parameters())
                 for name, cosine in cosines.items():
                     self.track((f"{name}_gradient_cosine",), cosine[None], torch.ones_like(cosine)[None])
             loss = self.method_loss(loss, terms, outputs, labels)
-            if self.args.prototype_source == "online":
+            if self.has_prototypes and self.args.prototype_source == "online":
                 self._online_sums = self.prototypes.class_sums(embeddings, labels, counted, self._online_sums)
         return (loss, outputs) if return_outputs else loss
 
@@ -182,17 +218,27 @@ class PrototypeTrainer(MultimodalTrainer):
 
     # ---- What a method calls or overrides ----
 
+    def by_sample(
+        self, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor, counted: Masks | None
+    ) -> tuple[Mapping[str, torch.Tensor], torch.Tensor, Masks | None]:
+        """Treat each segment as a sample, see [`~pmr_hf.training.segments.by_segment`]. Several labels have none."""
+        if self.problem_type == MULTI_LABEL:
+            return embeddings, labels, counted
+        return by_segment(embeddings, labels, counted)
+
     def method_loss(
-        self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
+        self, loss: torch.Tensor, terms: PrototypeTerms | None, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
         """
         The loss of a training step. Override it to change the loss; this class returns it unchanged.
 
         Args:
             loss (`torch.Tensor`): the scalar loss of `Trainer`. Multiply what you add to it by `self.loss_scale`.
-            terms (`PrototypeTerms`): the terms that the class prototypes give for the batch.
+            terms (`PrototypeTerms`, *optional*): the terms that the class prototypes give for the batch; `None` in a
+                regression, where a method with `needs_classes` never runs.
             outputs: the model's output.
-            labels (`torch.Tensor`): (B,), or (B * T,) for segments.
+            labels (`torch.Tensor`): (B,), or (B * T,) for segments. With another `problem_type`, as the model takes
+                them.
 
         Returns:
             `torch.Tensor`: the scalar to minimize.
@@ -215,7 +261,7 @@ class PrototypeTrainer(MultimodalTrainer):
             return present_samples(outputs)
         size = None if is_stream(self.train_dataset) else len(self.train_dataset)
         new = count_new_samples(self.accelerator, len(labels), size, self.args.dataloader_drop_last)
-        return first_samples(new, labels, present_samples(outputs), self.prototypes.widths)
+        return first_samples(new, labels, present_samples(outputs), self.modalities)
 
     def global_means(
         self, values: torch.Tensor, outputs: Any, labels: torch.Tensor
@@ -224,7 +270,7 @@ class PrototypeTrainer(MultimodalTrainer):
         The mean (M,) of each modality's values (M, B) over the samples that count, of all processes, and the number
         (M,) of these samples. All processes must call this method.
         """
-        counted = stack_masks(self.counted_samples(outputs, labels), self.prototypes.widths, labels)
+        counted = stack_masks(self.counted_samples(outputs, labels), self.modalities, labels)
         sums = torch.stack([torch.where(counted, values, 0).sum(1), counted.float().sum(1)])
         totals, counts = self.accelerator.reduce(sums, "sum")
         return totals / counts.clamp(min=1), counts
@@ -232,10 +278,7 @@ class PrototypeTrainer(MultimodalTrainer):
     def encoder_parameters(self) -> dict[str, list[nn.Parameter]]:
         """The trained parameters of each encoder of a [`MultimodalModel`], by modality."""
         backbones = self.unwrapped_model.backbones
-        return {
-            name: [part for part in backbones[name].parameters() if part.requires_grad]
-            for name in self.prototypes.widths
-        }
+        return {name: [part for part in backbones[name].parameters() if part.requires_grad] for name in self.modalities}
 
     # ---- Terms, logs and metrics ----
 
@@ -250,24 +293,17 @@ class PrototypeTrainer(MultimodalTrainer):
 
         Args:
             embeddings (`Mapping[str, torch.Tensor]`): (B, D_m), by modality.
-            labels (`torch.Tensor`): (B,) int64 classes in 0..K-1.
+            labels (`torch.Tensor`): (B,) int64 classes in 0..K-1, or multi-hot labels (B, K).
             counted (`Mapping[str, torch.Tensor]`, *optional*): the masks (B,) bool, by modality, of the samples that
                 count in its score and terms; all samples by default. A sample whose class has no prototype never
                 counts.
         """
-        prototypes = self.prototypes
-        names = list(prototypes.widths)
-        logits = prototypes.stacked_logits(embeddings)  # (M, B, K)
-        has_prototype = prototypes.stacked_seen()[:, labels]  # (M, B)
-        counted = has_prototype & stack_masks(counted, names, labels)
-        log_probabilities = logits.log_softmax(-1)
-        pce = prototypical_cross_entropy(log_probabilities, labels)  # (M, B)
-        entropy = prototypical_entropy(log_probabilities)  # (M, B)
+        names = self.modalities
+        pce, entropy, scores, known, compared = sample_values(self.prototypes, embeddings, labels)  # each (M, B)
+        has_modality = stack_masks(counted, names, labels)
+        counted = known & has_modality
         with torch.no_grad():
-            common = prototypes.common_classes()  # (K,)
-            compared = counted & common[labels]
-            among_common = logits.masked_fill(~common, torch.finfo(logits.dtype).min).log_softmax(-1)
-            scores = true_class_probability(prototypical_cross_entropy(among_common, labels))
+            compared = compared & has_modality
             values, masks = torch.stack([pce, entropy, scores]), torch.stack([counted, counted, compared])
             sums = torch.where(masks, values, 0).sum(-1)  # (3, M)
             numbers = masks.sum(-1).float()
@@ -298,32 +334,34 @@ class PrototypeTrainer(MultimodalTrainer):
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
         """Add `rho` (Eq. 8) to the log entries, for two modalities."""
         logs = super().summarize(totals)
-        scores = [logs[f"{name}_score"] for name in self.prototypes.widths if f"{name}_score" in logs]
+        scores = [logs[f"{name}_score"] for name in self.modalities if f"{name}_score" in logs]
         if len(scores) == 2 and scores[1] > 0:
             logs["rho"] = ratio_of_two(*scores)
         return logs
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
         """
-        Add the classes that each prototype classifier predicts, as `m_prototype_accuracy`, and those that all of them
-        predict together, as `prototypes_accuracy`.
+        Add what each prototype classifier predicts, as `m_prototype_accuracy`, and what all of them predict together,
+        as `prototypes_accuracy`. With several labels, the metric is `micro_f1`.
         """
+        predictions = super().modality_predictions(outputs)
+        if not self.has_prototypes:
+            return predictions
         embeddings = self.embeddings_fn(outputs)
         logits = self.prototypes(embeddings)
-        predictions = super().modality_predictions(outputs) | {
-            f"{name}_prototype_accuracy": classes_of(name, logits[name], outputs)
-            for name in logits
-            if self.prototypes.seen(name).any()
-        }
-        if self.prototypes.stacked_seen().any():
+        known = {name: values for name, values in logits.items() if self.prototypes.seen(name).any()}
+        predictions |= self.guesses("prototype_", known, outputs)
+        if known:
             answer = self.prototypes.answer(embeddings, present_samples(outputs))
-            predictions["prototypes_accuracy"] = answer.argmax(-1)
+            metric = MODALITY_METRIC[self.problem_type]
+            predictions[f"prototypes_{metric}"] = guesses_of("", answer, None, self.problem_type)
         return predictions
 
     def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         metrics = super()._compute_metrics(prediction)
-        if self.args.answer == BEST_ANSWER and "accuracy" in metrics:
-            metrics["best_answer_accuracy"] = max(metrics["accuracy"], metrics.get("prototypes_accuracy", 0.0))
+        metric = MODALITY_METRIC[self.problem_type]
+        if self.args.answer == BEST_ANSWER and metric in metrics:
+            metrics[f"best_answer_{metric}"] = max(metrics[metric], metrics.get(f"prototypes_{metric}", 0.0))
         return metrics
 
     def train(self, *args, **kwargs) -> TrainOutput:
@@ -336,16 +374,19 @@ class PrototypeTrainer(MultimodalTrainer):
     def choose_answer(self) -> str:
         """
         Set the model's `config.answer` to `"head"` or `"prototypes"`, whichever has the higher accuracy on the
-        evaluation set; to `"head"` if they are equal. Returns it.
+        evaluation set, or micro F1 of several labels; to `"head"` if they are equal. Returns it.
         """
+        metric = MODALITY_METRIC[self.problem_type]
         config = require_multimodal(self.unwrapped_model, "answer").config
         config.answer = "head"
         metrics = self.evaluate(metric_key_prefix="answers")
-        if metrics["answers_prototypes_accuracy"] > metrics["answers_accuracy"]:
+        head, prototypes = metrics[f"answers_{metric}"], metrics[f"answers_prototypes_{metric}"]
+        if prototypes > head:
             config.answer = "prototypes"
         logger.info(
-            f"The fused answer is that of the {config.answer}: the head has an accuracy of "
-            f"{metrics['answers_accuracy']:.3f}, the prototypes of {metrics['answers_prototypes_accuracy']:.3f}."
+            f"The fused answer is that of the {config.answer}: the head has "
+            f"{'an accuracy' if metric == 'accuracy' else 'a micro F1'} of {head:.3f}, the prototypes of "
+            f"{prototypes:.3f}."
         )
         return config.answer
 
@@ -454,8 +495,8 @@ class PrototypeTrainer(MultimodalTrainer):
         data, processor = self.train_dataset, self.processing_class
         run = TrainingRun(
             config=self.unwrapped_model.config,
-            modalities=list(self.prototypes.widths),
-            num_labels=self.prototypes.num_labels,
+            modalities=self.modalities,
+            num_labels=self.num_labels,
             description=self.description,
             citation=self.citation,
             hyper_parameters=self.args.hyper_parameters,

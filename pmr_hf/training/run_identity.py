@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ..model.configuration import MultimodalConfig
+from ..model.targets import SINGLE_LABEL
 from .whole_files import write_json
 
 
@@ -111,6 +112,7 @@ def facts_of_config(config: dict[str, Any]) -> dict[str, Any]:
         "modalities": config.get("modalities"),
         "fusion": config.get("fusion"),
         "encoders": {name: backbones[name].get("model_type") for name in sorted(backbones)},
+        "problem_type": config.get("problem_type") or SINGLE_LABEL,
         "classes": len(config.get("id2label", (0, 1))),  # two by default
     }
 
@@ -125,9 +127,10 @@ def arguments_that_matter(args: TrainingArguments) -> dict[str, Any]:
 
 def fingerprint_of(labels: np.ndarray | None) -> str | None:
     """A fingerprint of the labels of the training rows in their order, or `None` if they are not known."""
-    if labels is None or labels.dtype.kind not in "iub":
+    if labels is None or labels.dtype.kind not in "iubf":
         return None
-    return f"{zlib.crc32(np.ascontiguousarray(labels, dtype=np.int64)):08x}"
+    kept = np.float64 if labels.dtype.kind == "f" else np.int64
+    return f"{zlib.crc32(np.ascontiguousarray(labels, dtype=kept)):08x}"
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from ..model.kinds import ModalityProcessor
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes
+from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 # The processors that belong to one encoder: of one modality, or of one model of transformers such as CLIP
@@ -143,22 +144,32 @@ def check_options(model: nn.Module, args: TrainingArguments) -> None:
         )
 
 
-def check_best_metric(model: nn.Module, metric: str | None, sets: Collection[str], metrics: Collection[str]) -> None:
+def check_best_metric(
+    model: nn.Module, args: TrainingArguments, sets: Collection[str], metrics: Collection[str]
+) -> None:
     """
-    Raise `ValueError` if `metric`, which selects the best weights, is not among the trainer's `metrics`, and no
-    accuracy of a modality. The names of several evaluation sets are `sets`. `Trainer` would stop after the first
-    evaluation.
+    Raise `ValueError` if `metric_for_best_model` is not among the trainer's `metrics`, and no metric of a modality, or
+    if it is an error of which the greatest would be kept. The names of several evaluation sets are `sets`. `Trainer`
+    would stop after the first evaluation.
     """
+    metric = args.metric_for_best_model
     if metric is None or not isinstance(model, MultimodalModel):
         return
+    of_modality = MODALITY_METRIC[model.config.problem]
     name = metric.removeprefix("eval_")
     name = next((name.removeprefix(f"{part}_") for part in sets if name.startswith(f"{part}_")), name)
-    own = name.endswith("_accuracy") and any(name.startswith(f"{part}_") for part in model.config.modalities)
+    own = name.endswith(f"_{of_modality}") and any(name.startswith(f"{part}_") for part in model.config.modalities)
     if not own and name not in metrics:
+        part = "unimodal" if model.config.problem == REGRESSION else "prototype"
         raise ValueError(
-            f"Expected `metric_for_best_model` to be {', '.join(map(repr, metrics))} or the accuracy of a modality, "
-            f"such as '{model.config.modalities[0]}_prototype_accuracy', got {metric!r}; correct it, or pass a "
-            "`compute_metrics` that returns it."
+            f"Expected `metric_for_best_model` to be {', '.join(map(repr, metrics))} or the {of_modality} of a "
+            f"modality, such as '{model.config.modalities[0]}_{part}_{of_modality}', got {metric!r}; correct it, or "
+            "pass a `compute_metrics` that returns it."
+        )
+    if name.endswith(("mae", "rmse")) and args.greater_is_better:
+        raise ValueError(
+            f"Expected `greater_is_better=False` with metric_for_best_model={metric!r}, which is an error, got True; "
+            "set it, or the weights with the greatest error would be kept."
         )
 
 
@@ -237,13 +248,48 @@ def check_rows(collator: Any, splits: dict[str, Any]) -> None:
         )
 
 
-def check_several_classes(labels: np.ndarray | None) -> None:
-    """Raise `ValueError` if all labels of the training set, where they are known, are of one class."""
+def check_several_classes(labels: np.ndarray | None, problem_type: str = SINGLE_LABEL) -> None:
+    """
+    Raise `ValueError` if all labels of the training set, where they are known, are of one class, or of several labels
+    or targets none differs between two rows.
+    """
+    if labels is not None and problem_type != SINGLE_LABEL:
+        if (labels == labels[:1]).all():
+            what = "a label that some rows have and others lack" if problem_type == MULTI_LABEL else "different targets"
+            raise ValueError(
+                f"Expected {what} in the training set, got the same of all {len(labels)} rows; add other rows, or "
+                "correct the column of the labels."
+            )
+        return
     known = np.empty(0) if labels is None else labels[labels != NO_LABEL]
     if known.size and known.min() == known.max():
         raise ValueError(
             f"Expected a training set of at least two classes, got only class {known.flat[0]} in {len(labels)} rows; "
             "shuffle before you split, or add rows of another class."
+        )
+
+
+def check_problem_type(problem_type: str, args: TrainingArguments) -> None:
+    """Raise `ValueError` for arguments that need one class for each sample, if the model predicts something else."""
+    if problem_type != SINGLE_LABEL and args.label_smoothing_factor:
+        raise ValueError(
+            "Expected `label_smoothing_factor=0`, since it smooths one class of each sample, with "
+            f"problem_type={problem_type!r}, got {args.label_smoothing_factor}; leave it out."
+        )
+
+
+def check_without_classes(args: TrainingArguments, prototype_dataset: Any) -> None:
+    """Raise `ValueError` for arguments that need the prototypes of classes, which a regression does not have."""
+    given = {
+        "answer": args.answer,
+        "gradient_cosine_steps": args.gradient_cosine_steps,
+        "prototype_dataset": None if prototype_dataset is None else type(prototype_dataset).__name__,
+    }
+    wrong = {name: value for name, value in given.items() if value is not None}
+    if wrong:
+        raise ValueError(
+            f"Expected a model that classifies for {', '.join(wrong)}, since prototypes are of classes, got "
+            f"problem_type={REGRESSION!r}; leave {'it' if len(wrong) == 1 else 'them'} out."
         )
 
 

@@ -1,6 +1,8 @@
 """The runs of the benchmark, by their arguments."""
 
-from pmr_hf.command_line.benchmark_cells import Cell
+from argparse import Namespace
+
+from pmr_hf.command_line.benchmark_cells import Cell, mistake_in
 from pmr_hf.command_line.options import options_of
 
 
@@ -12,3 +14,11 @@ def test_arguments_go_to_the_methods_that_know_them():
     rest = ["--fusion", "sum", "--seed", "4", "--method", "ogm", "--ogm_noise", "True"]
     rest += ["--compare_with", "none", "--learning_rate", "1e-2"]
     assert own["ogm_ge"][4:] == rest
+
+
+def test_problems_without_accuracies_are_refused():
+    args = Namespace(methods=["joint"], vary=[], learning_rates=[])
+    shared = options_of(["--problem_type", "regression"])
+    assert mistake_in(args, shared) == (
+        "Expected no --problem_type here: it is set to one class, since the benchmark compares accuracies."
+    )

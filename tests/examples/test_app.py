@@ -5,6 +5,7 @@ import shutil
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from helpers.digits import take_prototypes
 from helpers.examples import load_example
 from helpers.media_files import write_video, write_wav
@@ -14,6 +15,7 @@ from transformers import ViTImageProcessor
 
 from pmr_hf import (
     CGMNISTConfig,
+    MultimodalModel,
     MultimodalPipeline,
     MultimodalProcessor,
     NumericConfig,
@@ -138,3 +140,19 @@ def test_sound_and_video_by_their_files(app, make_model, tmp_path):
     files = str(tmp_path / "a.wav"), str(tmp_path / "a.mp4")
     scores, _ = classify(*files, None)
     assert scores == {entry["label"]: entry["score"] for entry in pipe(sound=files[0], clip=files[1])}
+
+
+def test_a_regression_shows_its_value_and_what_each_modality_adds(app):
+    backbones = {name: NumericConfig(num_features=2, hidden_sizes=[4]) for name in ("left", "right")}
+    model = MultimodalModel.from_backbones(
+        backbones, num_labels=1, problem_type="regression", id2label={0: "<price>"}, label2id={"<price>": 0}
+    )
+    model.fit_targets(torch.tensor([1000.0, 3000]))
+    processors = {name: NumericProcessor(mean=[0, 0], std=[1, 1]) for name in backbones}
+    pipe = MultimodalPipeline(model, MultimodalProcessor(processors))
+    (classify,) = [each.fn for each in app.build(pipe, "my model").fns.values() if each.api_name == "classify"]
+    text, html = classify("1, 2", "")
+    result = pipe(left=[1.0, 2.0], explain=True)
+    assert text == f"<price>: {result['values'][0]['value']:.5g}"
+    added = result["modalities"]["left"]["shares"][0]["share"]
+    assert f"{added:+.4g}" in html and "&lt;price&gt;" in html and "right <span>not given" in html

@@ -141,6 +141,14 @@ def test_two_losses_are_refused(make_trainer):
         make_trainer(class_weights="balanced", trainer_kwargs={"compute_loss_func": lambda *args, **kwargs: 0})
 
 
+def test_one_class_per_sample_is_needed(make_trainer, make_model, digits):
+    multi_hot = [[float(k == label) for k in range(NUM_LABELS)] for label in digits["label"]]
+    rows = digits.remove_columns("label").add_column("label", multi_hot)
+    model = make_model(problem_type="multi_label_classification")
+    with pytest.raises(ValueError, match="Expected `problem_type='single_label_classification'` for `class_weights`"):
+        make_trainer(model, train_dataset=rows, eval_dataset=rows, class_weights={0: 2.0})
+
+
 def test_a_compute_loss_that_skips_the_method_is_named(make_trainer, caplog):
     """The recipe for class weights that goes round overrides `compute_loss` without calling `super`."""
 

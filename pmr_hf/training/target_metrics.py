@@ -1,0 +1,61 @@
+"""Metrics of several labels, and of a regression."""
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+
+def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """
+    The metrics of several labels, in [0, 1]. A label is predicted if its probability is above 0.5.
+
+    Args:
+        logits (`np.ndarray`): (N, K), whose sigmoid is the probability of each label.
+        labels (`np.ndarray`): (N, K), 0 or 1.
+
+    Returns:
+        `dict[str, float]`: `micro_f1` over all labels of all samples; `macro_f1`, the mean over the labels that are
+        predicted or true; `subset_accuracy`, the share of samples whose labels are all right; and `mAP`, the mean
+        average precision of the labels that some sample has, left out if there are none.
+    """
+    labels, guesses = labels.astype(int), (logits > 0).astype(int)
+    found = (labels + guesses).sum(0)
+    f1_of_each = 2 * (labels & guesses).sum(0)[found > 0] / found[found > 0]
+    metrics = {
+        "micro_f1": micro_f1(guesses, labels),
+        "macro_f1": float(f1_of_each.mean()) if len(f1_of_each) else 0.0,
+        "subset_accuracy": float((guesses == labels).all(1).mean()),
+    }
+    precisions = [average_precision_score(labels[:, k], logits[:, k]) for k in np.flatnonzero(labels.any(0))]
+    if precisions:
+        metrics["mAP"] = float(np.mean(precisions))
+    return metrics
+
+
+def micro_f1(guesses: np.ndarray, labels: np.ndarray) -> float:
+    """The F1 score over all labels of all samples, in [0, 1], from 0 or 1 (N, K). It is 0 if no label is right."""
+    both = 2 * np.logical_and(guesses, labels).sum()
+    return float(both / max((guesses != 0).sum() + (labels != 0).sum(), 1))
+
+
+def regression_metrics(predictions: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """
+    The metrics of a regression: `mae` and `rmse` in the user's units, and `r2`, at most 1. Of several targets, each is
+    the mean. Targets that are the same in all samples are left out of `r2`.
+
+    Args:
+        predictions (`np.ndarray`): (N, R).
+        targets (`np.ndarray`): (N, R), or (N,) for one target.
+    """
+    predictions = predictions.astype(np.float64)
+    targets = targets.reshape(predictions.shape).astype(np.float64)
+    squares = ((predictions - targets) ** 2).mean(0)  # (R,)
+    variances = targets.var(0)
+    metrics = {"mae": mean_absolute_error(predictions, targets), "rmse": float(np.sqrt(squares).mean())}
+    if variances.any():
+        metrics["r2"] = float((1 - squares[variances > 0] / variances[variances > 0]).mean())
+    return metrics
+
+
+def mean_absolute_error(predictions: np.ndarray, targets: np.ndarray) -> float:
+    """The mean absolute error of predictions (N, R) for targets (N, R) or (N,), in the user's units."""
+    return float(np.abs(predictions - targets.reshape(predictions.shape)).mean())

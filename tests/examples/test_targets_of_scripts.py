@@ -1,0 +1,81 @@
+"""`run_pmr.py` and `predict.py` on a user's table with several labels in a cell, and with numbers to predict."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.examples import EXAMPLES
+
+from pmr_hf.command_line.parse_arguments import parse_arguments
+
+
+DATA = ["--columns", "left=a,b", "right=c,d", "--backbones", "left=numbers", "right=numbers"]
+
+
+def run(script, folder, *arguments):
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def write_table(folder):
+    """60 rows of four numbers. `tags` and `price` follow from them."""
+    values = np.random.default_rng(0).normal(size=(60, 4))
+    table = pd.DataFrame(values, columns=list("abcd"))
+    table["tags"] = [
+        "|".join(name for name, x in zip(["big", "odd"], row[::2], strict=True) if x > 0) for row in values
+    ]
+    table["price"] = 1000 + 300 * values[:, 0] + 100 * values[:, 2]
+    table.to_csv(folder / "train.csv", index=False)
+    return table
+
+
+def job(folder, method, problem_type, column):
+    arguments = ["--method", method, "--train_file", "train.csv", *DATA, "--label_column", column]
+    arguments += ["--problem_type", problem_type, "--output_dir", "out", "--num_train_epochs", "40"]
+    printed = run("run_pmr.py", folder, *arguments, "--learning_rate", "0.02")
+    run(
+        "predict.py", folder, "--model", "out", "--input", "train.csv", "--columns", *DATA[1:3], "--output", "new.jsonl"
+    )
+    results = json.loads((folder / "out" / "all_results.json").read_text())
+    return printed, results, [json.loads(line) for line in (folder / "new.jsonl").read_text().splitlines()]
+
+
+def test_several_labels(tmp_path):
+    table = write_table(tmp_path)
+    printed, results, predictions = job(tmp_path, "pmr", "multi_label_classification", "tags")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification" and config["id2label"] == {"0": "big", "1": "odd"}
+    assert "validation micro_f1" in printed and f"{results['eval_micro_f1']:.3f}" in printed
+    assert results["eval_mAP"] > 0.7 and {"eval_left_prototype_micro_f1", "eval_best_answer_micro_f1"} <= results.keys()
+    best = [row["labels"][0] for row in predictions]
+    right = [each["label"] in tags for each, tags in zip(best, table["tags"], strict=True) if each["score"] > 0.5]
+    assert np.mean(right) > 0.8
+
+
+def test_a_regression(tmp_path):
+    table = write_table(tmp_path)
+    printed, results, predictions = job(tmp_path, "joint", "regression", "price")
+    values = [row["values"][0] for row in predictions]
+    assert {value["label"] for value in values} == {"price"} and "validation mae" in printed
+    error = np.abs([value["value"] for value in values] - table["price"]).mean()
+    assert error < 0.5 * table["price"].std() and results["eval_r2"] > 0.3
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    errors = [entry["eval_rmse"] for entry in state["log_history"] if "eval_rmse" in entry]
+    assert state["best_metric"] == min(errors)
+
+
+def test_arguments_that_are_refused(tmp_path):
+    table = ["--train_file", "train.csv", *DATA, "--problem_type"]
+    with pytest.raises(
+        ValueError, match=r"Expected --method among \['joint', 'gblend', 'mmpareto'\] with --problem_type"
+    ):
+        parse_arguments(["--method", "pmr", *table, "regression"])
+    with pytest.raises(ValueError, match="--dataset digits, whose samples have one class each"):
+        parse_arguments(["--problem_type", "regression", "--method", "joint"])
+    with pytest.raises(ValueError, match="Expected --label_separator to be a character or more, got none"):
+        parse_arguments(["--method", "joint", *table, "multi_label_classification", "--label_separator", ""])

@@ -23,6 +23,8 @@ from .model.numeric_encoder import NumericConfig, NumericModel
 from .model.numeric_processor import NumericProcessor
 from .model.prototypes import Prototypes, attach_prototypes, load_prototypes
 from .model.spectrogram_processor import SpectrogramFeatureExtractor
+from .model.tabular_encoder import TabularConfig, TabularModel
+from .model.tabular_processor import TabularProcessor
 from .training.arguments import MultimodalTrainingArguments, PrototypeTrainingArguments
 from .training.metrics import Accuracy, MacroF1
 from .training.multimodal_trainer import MultimodalTrainer
@@ -72,6 +74,9 @@ __all__ = [
     "PrototypeTrainingArguments",
     "Prototypes",
     "SpectrogramFeatureExtractor",
+    "TabularConfig",
+    "TabularModel",
+    "TabularProcessor",
     "UnimodalHeadsTrainer",
     "__version__",
     "attach_prototypes",

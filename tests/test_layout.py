@@ -52,6 +52,9 @@ TRAVELS = {
     "prototypes.py",
     "sound.py",
     "spectrogram_processor.py",
+    "tabular_encoder.py",
+    "tabular_kind.py",
+    "tabular_processor.py",
     "video.py",
 }
 

@@ -26,7 +26,8 @@ class MultimodalCollator:
 
     Args:
         processor (`MultimodalProcessor`): processes each modality.
-        columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers.
+        columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers and
+            tables. Their order does not count if the processor knows their names.
         label (`str`, *optional*, defaults to `"label"`): the column of integer classes; `None` for unlabelled data.
         num_labels (`int`, *optional*): number of classes K, to check the labels of each batch. The trainer sets it.
         on_error (`str`, *optional*, defaults to `"raise"`): what to do with a value that cannot be read. `"missing"`
@@ -37,8 +38,8 @@ class MultimodalCollator:
             [`MultimodalModel`].
 
     Raises:
-        ValueError: if `columns` and `processor` name different modalities. When called, if rows lack a column, if
-            labels are not integers in 0..K-1, or if a value cannot be read.
+        ValueError: if `columns` and `processor` name different modalities, or different columns of a modality. When
+            called, if rows lack a column, if labels are not integers in 0..K-1, or if a value cannot be read.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class MultimodalCollator:
         if on_error not in ("raise", "missing"):
             raise ValueError(f"Expected `on_error` to be 'raise' or 'missing', got {on_error!r}; correct it.")
         self.processor = processor
-        self.columns = dict(columns)
+        self.columns = {name: processor.kind(name).arrange(column) for name, column in columns.items()}
         self.label = label
         self.num_labels = num_labels
         self.on_error = on_error
@@ -86,7 +87,7 @@ class MultimodalCollator:
 
     def _read(self, name: str, i: int, row: dict[str, Any]) -> Any:
         column = self.columns[name]
-        value = row[column] if isinstance(column, str) else [row[part] for part in column]
+        value = self.processor.kind(name).value_in(row, column)
         try:
             return self.processor.read(name, value)
         except UnreadableError as error:

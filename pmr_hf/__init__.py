@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .data.collator import MultimodalCollator
+from .data.infer_columns import InferredColumns, infer_columns
 from .inference.export import ExportableModel
 from .inference.pipeline import MultimodalPipeline
 from .methods import METHODS
@@ -52,6 +53,7 @@ __all__ = [
     "GradientBlendingArguments",
     "GradientBlendingTrainer",
     "GradientBoostTrainer",
+    "InferredColumns",
     "MMParetoTrainer",
     "MacroF1",
     "MediaLimits",
@@ -80,6 +82,7 @@ __all__ = [
     "UnimodalHeadsTrainer",
     "__version__",
     "attach_prototypes",
+    "infer_columns",
     "load_prototypes",
     "register_fusion",
 ]

@@ -91,10 +91,7 @@ def component_of(pipe: MultimodalPipeline, name: str) -> gr.components.Component
         return gr.Textbox(label=name, placeholder=f"{count} numbers, with commas between them")
     if medium == "table":
         columns = pipe.processor.processors[name].columns
-        return gr.Dataframe(
-            label=name, headers=columns, column_limits=(len(columns), len(columns)), row_count=1, row_limits=(1, 1),
-            type="array", interactive=True,
-        )  # fmt: skip
+        return gr.Dataframe(label=name, headers=columns, column_count=len(columns), row_count=1, type="array")
     if medium == "sound":
         return gr.Audio(label=name, type="filepath")
     if medium == "video":

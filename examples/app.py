@@ -92,6 +92,9 @@ def component_of(pipe: MultimodalPipeline, name: str) -> gr.components.Component
     if medium == "numbers":
         count = len(pipe.processor.processors[name].mean)
         return gr.Textbox(label=name, placeholder=f"{count} numbers, with commas between them")
+    if medium == "table":
+        columns = pipe.processor.processors[name].columns
+        return gr.Dataframe(label=name, headers=columns, column_count=len(columns), row_count=1, type="array")
     if medium == "sound":
         return gr.Audio(label=name, type="filepath")
     if medium == "video":
@@ -103,7 +106,10 @@ def read(pipe: MultimodalPipeline, name: str, value: Any) -> Any:
     """Convert the content of an input field to a value for the pipeline. An empty field gives `None`."""
     if isinstance(value, str) and not value.strip():
         return None
-    if pipe.processor.kind(name).medium == "numbers" and value is not None:
+    medium = pipe.processor.kind(name).medium
+    if medium == "table" and value is not None:
+        return read_row(pipe, name, value)
+    if medium == "numbers" and value is not None:
         try:
             return [float(part) for part in value.split(",")]
         except ValueError as error:
@@ -111,6 +117,15 @@ def read(pipe: MultimodalPipeline, name: str, value: Any) -> Any:
                 f"Expected numbers with commas between them for {name}, got {value!r}; correct it."
             ) from error
     return value
+
+
+def read_row(pipe: MultimodalPipeline, name: str, cells: list[list[Any]]) -> dict[str, Any] | None:
+    """Convert the one row of an input field to a dict of its columns. A row without any value gives `None`."""
+    columns = pipe.processor.processors[name].columns
+    if len(cells) != 1 or len(cells[0]) != len(columns):
+        raise ValueError(f"Expected one row of {columns} for {name}, got {cells!r:.200}; correct it.")
+    value = dict(zip(columns, cells[0], strict=True))
+    return None if pipe.processor.kind(name).is_missing(value) else value
 
 
 def modalities_html(result: dict[str, Any], given: dict[str, Any]) -> str:

@@ -46,7 +46,7 @@ def main() -> None:
         required=True,
         nargs="+",
         metavar="modality=column",
-        help="or modality=a,b for numbers; a name that contains a comma stands in double quotes",
+        help="or modality=a,b for numbers and tables; a name that contains a comma stands in double quotes",
     )
     parser.add_argument("--encoding", default="utf-8", help="encoding of a csv, tsv, json or jsonl input")
     parser.add_argument("--top_k", type=int, default=1, help="number of best classes or labels to write for each row")
@@ -74,6 +74,10 @@ def main() -> None:
     unknown = [name for name in columns if name not in pipe.model.config.modalities]
     if unknown:
         parser.error(f"expected --columns of the modalities {pipe.model.config.modalities}, got {unknown}")
+    try:
+        columns = {name: pipe.processor.kind(name).arrange(column) for name, column in columns.items()}
+    except ValueError as error:
+        parser.error(str(error))
     numbers = [name for name in columns if pipe.processor.kind(name).medium == "numbers"]
     table = with_numbers(table, number_columns(columns, numbers))
     lock = args.output.with_name(f".{args.output.name}.lock")
@@ -169,8 +173,9 @@ def row_of(
     """The values of a row, by modality. A relative path starts from the table's folder."""
     values = {}
     for name, column in columns.items():
-        value = row[column] if isinstance(column, str) else [row[part] for part in column]
-        is_path = isinstance(value, (str, list)) and pipe.processor.kind(name).strings_are_paths
+        kind = pipe.processor.kind(name)
+        value = kind.value_in(row, column)
+        is_path = isinstance(value, (str, list)) and kind.strings_are_paths
         values[name] = absolute_path(value, folder) if is_path else value
     return values
 

@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .data.collator import MultimodalCollator
+from .data.infer_columns import InferredColumns, infer_columns
 from .inference.export import ExportableModel
 from .inference.pipeline import MultimodalPipeline
 from .methods import METHODS
@@ -23,6 +24,8 @@ from .model.numeric_encoder import NumericConfig, NumericModel
 from .model.numeric_processor import NumericProcessor
 from .model.prototypes import Prototypes, attach_prototypes, load_prototypes
 from .model.spectrogram_processor import SpectrogramFeatureExtractor
+from .model.tabular_encoder import TabularConfig, TabularModel
+from .model.tabular_processor import TabularProcessor
 from .training.arguments import MultimodalTrainingArguments, PrototypeTrainingArguments
 from .training.metrics import Accuracy, MacroF1
 from .training.multimodal_trainer import MultimodalTrainer
@@ -50,6 +53,7 @@ __all__ = [
     "GradientBlendingArguments",
     "GradientBlendingTrainer",
     "GradientBoostTrainer",
+    "InferredColumns",
     "MMParetoTrainer",
     "MacroF1",
     "MediaLimits",
@@ -72,9 +76,13 @@ __all__ = [
     "PrototypeTrainingArguments",
     "Prototypes",
     "SpectrogramFeatureExtractor",
+    "TabularConfig",
+    "TabularModel",
+    "TabularProcessor",
     "UnimodalHeadsTrainer",
     "__version__",
     "attach_prototypes",
+    "infer_columns",
     "load_prototypes",
     "register_fusion",
 ]

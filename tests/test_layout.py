@@ -53,6 +53,9 @@ TRAVELS = {
     "prototypes.py",
     "sound.py",
     "spectrogram_processor.py",
+    "tabular_encoder.py",
+    "tabular_kind.py",
+    "tabular_processor.py",
     "targets.py",
     "video.py",
 }

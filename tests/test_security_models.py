@@ -22,7 +22,13 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from pmr_hf import MultimodalModel, MultimodalProcessor, NumericProcessor, SpectrogramFeatureExtractor
+from pmr_hf import (
+    MultimodalModel,
+    MultimodalProcessor,
+    NumericProcessor,
+    SpectrogramFeatureExtractor,
+    TabularProcessor,
+)
 from pmr_hf.model.backbones import new_backbone
 from pmr_hf.model.hub_card import push_card
 
@@ -139,6 +145,7 @@ def write_processor(folder, modality, file, **changes):
             "sound": ASTFeatureExtractor(num_mel_bins=8, max_length=16),
             "spectrum": SpectrogramFeatureExtractor(),
             "numbers": NumericProcessor([0.0], [1.0]),
+            "table": TabularProcessor({"age": (0.0, 1.0)}, {"city": ["a"]}),
             "timm": TimmWrapperImageProcessor({"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}),
         }
     )
@@ -173,6 +180,8 @@ SETTINGS = [
     ("numbers", {"mean": "a"}),
     ("numbers", {"mean": [], "std": []}),
     ("numbers", {"std": [float("inf")]}),
+    ("table", {"numbers": [{"name": "age", "mean": 0.0, "std": 0.0}]}),
+    ("table", {"categories": [{"name": "city", "values": "a"}]}),
     ("timm", {"pretrained_cfg": {"input_size": [3, LARGE, LARGE], "mean": [0.5] * 3, "std": [0.5] * 3}}),
     ("timm", {"pretrained_cfg": {"input_size": [3, 8, 8], "crop_pct": 1e-6, "mean": [0.5] * 3, "std": [0.5] * 3}}),
 ]

@@ -30,7 +30,8 @@ class MultimodalCollator:
 
     Args:
         processor (`MultimodalProcessor`): processes each modality.
-        columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers.
+        columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers and
+            tables. Their order does not count if the processor knows their names.
         label (`str`, *optional*, defaults to `"label"`): the column of labels; `None` for unlabelled data. It has
             integer classes; or, by `problem_type`, lists of class names or of K zeros and ones, or numbers or lists of
             R of them.
@@ -54,9 +55,10 @@ class MultimodalCollator:
             `"random"` takes a random frame of each of as many equal segments, drawn anew in each epoch.
 
     Raises:
-        ValueError: if `columns` and `processor` name different modalities, for `augment` of a modality that there is
-            not, and for random frames without `num_frames`. When called, if rows lack a column, if labels are not
-            what the problem type needs, if a value cannot be read, or if a transform returns another type.
+        ValueError: if `columns` and `processor` name different modalities, or different columns of a modality, for
+            `augment` of a modality that there is not, and for random frames without `num_frames`. When called, if rows
+            lack a column, if labels are not what the problem type needs, if a value cannot be read, or if a transform
+            returns another type.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class MultimodalCollator:
         check_augmentation(processor, self.augment, frames)
         self.frames = frames
         self.processor = processor
-        self.columns = dict(columns)
+        self.columns = {name: processor.kind(name).arrange(column) for name, column in columns.items()}
         self.label = label
         self.num_labels = num_labels
         self.on_error = on_error
@@ -125,7 +127,7 @@ class MultimodalCollator:
 
     def _read(self, name: str, i: int, row: dict[str, Any]) -> Any:
         column = self.columns[name]
-        value = row[column] if isinstance(column, str) else [row[part] for part in column]
+        value = self.processor.kind(name).value_in(row, column)
         try:
             return self._varied_value(name, value, row[DRAW]) if DRAW in row else self.processor.read(name, value)
         except UnreadableError as error:

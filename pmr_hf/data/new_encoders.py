@@ -50,6 +50,8 @@ def numbers(source: EncoderInput) -> NewEncoder:
         places = whole_column(source.train, ROW).to_pylist()
         rows = [_row_of_numbers(source, *row) for row in zip(places, cells, strict=True)]
     processor = NumericProcessor.fit([row for row in rows if row is not None])
+    if isinstance(source.column, list) and len(source.column) == len(processor.mean):  # not columns of sequences
+        processor.columns = source.column
     return NumericConfig(num_features=len(processor.mean)), processor
 
 

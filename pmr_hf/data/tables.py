@@ -1,40 +1,22 @@
 """Load tables from files, folders or the Hub as labelled train, validation and test splits."""
 
-import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import datasets
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
-from datasets.packaged_modules.csv.csv import CsvConfig
 from transformers.utils import logging
 
 from ..model.targets import SINGLE_LABEL
 from .columns import ROW, as_list, holds_strings, number_columns, undecoded, whole_column, with_numbers
 from .labels import encode_labels, stratified_cut
-from .table_files import TABLE_TYPES, read_table
+from .table_sources import SPLITS, Source, Table, read_tables
 from .target_columns import DEFAULT_SEPARATOR, encode_targets, random_cut
 
 
 logger = logging.get_logger(__name__)
-
-SPLITS = {
-    "train": ("train",),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test",),
-    "prototypes": ("prototypes",),  # rows that prototypes are taken from, in place of training rows
-}
-
-
-class Table(NamedTuple):
-    """One split as it was read."""
-
-    rows: Dataset
-    name: str  # name of the file or of the split, for messages
-    folder: Path  # where relative paths start
 
 
 def load_table(
@@ -42,7 +24,7 @@ def load_table(
     label: str = "label",
     dataset_name: str | None = None,
     config_name: str | None = None,
-    files: dict[str, str] | None = None,
+    files: Mapping[str, Source] | None = None,
     files_in: Sequence[str] = (),
     check_files: bool = True,
     validation_size: float = 0.1,
@@ -69,7 +51,9 @@ def load_table(
         dataset_name (`str`, *optional*): a Hub name, a folder with `train.csv` (or .tsv, .jsonl, .parquet; and
             `validation`, `test`), a folder that `datasets` saved, or anything else that `datasets.load_dataset` takes.
         config_name (`str`, *optional*): the configuration of a dataset on the Hub.
-        files (`dict[str, str]`, *optional*): the table of each split, in place of `dataset_name`.
+        files (`dict[str, str | Path | Dataset | DataFrame]`, *optional*): the table of each split, in place of
+            `dataset_name`: a file, a folder as above, a `datasets.Dataset`, a pandas DataFrame or a list of dicts.
+            Relative paths in the last three start at the working directory.
         files_in (`Sequence[str]`, *optional*): modalities whose strings are paths of files.
         check_files (`bool`, *optional*, defaults to `True`): whether to check now that all of these files exist.
         validation_size (`float`, *optional*, defaults to 0.1): share of each class to take out for validation, in
@@ -93,7 +77,7 @@ def load_table(
             f"Expected columns of other names than {ROW!r}, which is the name of the column that says where a row "
             "comes from; rename the column in the table."
         )
-    tables = _read_tables(dataset_name, config_name, files, used | {label}, encoding)
+    tables = read_tables(dataset_name, config_name, files, used | {label}, encoding)
     if "test" in tables and label not in tables["test"].rows.column_names:
         logger.warning(f"The test split has no column {label!r}: it is left out.")
         del tables["test"]
@@ -118,76 +102,6 @@ def draw_rows(rows: Dataset, count: int | None, seed: int) -> Dataset:
     if count is None:
         return rows
     return rows.shuffle(seed=seed).select(range(min(count, len(rows))))
-
-
-# ---- Reading ----
-
-
-def _read_tables(
-    dataset_name: str | None, config_name: str | None, files: dict[str, str] | None, used: set[str], encoding: str
-) -> dict[str, Table]:
-    """Read the table of each split, under the names `train`, `validation`, `test` and `prototypes`."""
-    if dataset_name is not None and files:
-        raise ValueError(f"Expected a dataset name or files, got {dataset_name} and {files}; give one of them.")
-    folder = Path(dataset_name) if dataset_name is not None and os.path.isdir(dataset_name) else None
-    files = files or (_tables_in(folder) if folder is not None else {})
-    if files:
-        tables = {
-            name: Table(read_table(Path(file), used, encoding), Path(file).name, Path(file).parent)
-            for name, file in files.items()
-        }
-    else:
-        loaded = _load_dataset(dataset_name, config_name, folder)
-        tables = {name: Table(rows, f"split {name!r}", folder or Path()) for name, rows in loaded.items()}
-    tables = {name: tables[given] for name, names in SPLITS.items() for given in names if given in tables}
-    if "train" not in tables:
-        raise ValueError(f"Expected a training split, got {list(tables)}; name one 'train', or give --train_file.")
-    return tables
-
-
-def _tables_in(folder: Path) -> dict[str, str]:
-    """The files of a folder that are named as splits, such as train.csv."""
-    names = {name for group in SPLITS.values() for name in group}
-    files: dict[str, str] = {}
-    for path in sorted(folder.iterdir()):
-        if path.stem.lower() in names and path.suffix.lower() in TABLE_TYPES and path.is_file():
-            split = path.stem.lower()
-            if split in files:
-                raise ValueError(
-                    f"Expected one table of the split {split!r} in {folder}, got {Path(files[split]).name} and "
-                    f"{path.name}; remove one of them, or name the files, as with --train_file."
-                )
-            files[split] = str(path)
-    return files
-
-
-def _load_dataset(dataset_name: str | None, config_name: str | None, folder: Path | None) -> dict[str, Dataset]:
-    """Load the splits of a dataset on the Hub, or in a folder without tables named as splits."""
-    if dataset_name is None:
-        raise ValueError("Expected a dataset name or files, got neither; give --dataset_name or --train_file.")
-    if folder is not None and any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        loaded = datasets.load_from_disk(dataset_name)
-    else:
-        loaded = datasets.load_dataset(dataset_name, config_name, **_csv_options(dataset_name, config_name))
-    splits = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
-    for name, rows in splits.items():
-        if len(rows) == 0:
-            raise ValueError(f"Expected rows in split {name!r} of {dataset_name}, found none; add rows or remove it.")
-    return splits
-
-
-def _csv_options(dataset_name: str, config_name: str | None) -> dict[str, Any]:
-    """Options that keep the cells of csv and tsv files strings, where pandas would guess their types."""
-    builder = datasets.load_dataset_builder(dataset_name, config_name)
-    if not isinstance(builder.config, CsvConfig):
-        return {}
-    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
-    if builder.config.sep == "\t":
-        options["quoting"] = csv.QUOTE_NONE
-    if builder.info.features is None:  # otherwise, the card of the dataset declares the types
-        stream = next(iter(builder.as_streaming_dataset().values()))
-        options["features"] = datasets.Features({name: datasets.Value("string") for name in next(iter(stream))})
-    return options
 
 
 # ---- Columns ----

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..model.media_limits import MediaLimits
-from ..model.media_values import is_missing, is_series
+from ..model.media_values import is_frame, is_series, rows_of
 from ..model.missing_modalities import all_present, stack_masks
 from ..model.modeling import MultimodalModel, MultimodalOutput
 from ..model.multimodal_processor import MultimodalProcessor
@@ -21,9 +21,10 @@ from .shapley import shapley_values
 
 class MultimodalPipeline:
     """
-    Classifies raw values with a trained model. The values are pictures, sound, video, texts and numbers, given as
-    files, bytes, arrays or PIL images, and as addresses with `limits=MediaLimits(allow_urls=True)` (see
-    [`MultimodalProcessor`]). A sample may lack some of the modalities, but not all.
+    Classifies raw values with a trained model. The values are pictures, sound, video, texts, numbers and rows of a
+    table, given as files, bytes, arrays, PIL images or dicts, and as addresses with
+    `limits=MediaLimits(allow_urls=True)` (see [`MultimodalProcessor`]). A sample may lack some of the modalities, but
+    not all.
 
     ```python
     pipe = MultimodalPipeline("me/my-model")
@@ -101,7 +102,8 @@ class MultimodalPipeline:
             explain (`bool`, *optional*, defaults to `False`): also return the answer and the share of each modality.
             modalities: the value of each modality, by name; or a list, tuple, dataset column or pandas Series of
                 values, of the same length for each modality. A list of numbers is one value, a Series of numbers has
-                one number per sample. A modality that is left out or `None` is missing.
+                one number per sample. A row of a table is a dict of its columns in any order; a pandas DataFrame has
+                one row per sample. A modality that is left out or `None` is missing.
 
         Returns:
             For one sample, a list of `{"label", "score"}`, the best class first. For lists, a list of these lists. With
@@ -138,7 +140,9 @@ class MultimodalPipeline:
                 "lists of all modalities or of none."
             )
         # A Series counts its rows from any number, or by names.
-        modalities = {name: list(values) if is_series(values) else values for name, values in modalities.items()}
+        modalities = {
+            name: list(values) if is_series(values) else rows_of(values) for name, values in modalities.items()
+        }
         lengths = {name: len(values) for name, values in modalities.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(
@@ -168,7 +172,7 @@ class MultimodalPipeline:
             first += len(batch)
 
     def _is_list(self, name: str, value: Any) -> bool:
-        if is_series(value):
+        if is_series(value) or is_frame(value):
             return True
         if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
             return False
@@ -188,7 +192,7 @@ class MultimodalPipeline:
         names, model = self.model.config.modalities, self.model
         for row in rows:
             self._check_names(row)
-            if all(is_missing(value) for value in row.values()):
+            if all(self.processor.kind(name).is_missing(value) for name, value in row.items()):
                 raise ValueError(
                     f"Expected a sample with some of the modalities {names}, got {row!r:.80}; give at least one value."
                 )

@@ -14,6 +14,7 @@ from .cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .initialization import INITIALIZATIONS
 from .lora import check_lora
 from .numeric_encoder import NumericConfig, NumericModel
+from .tabular_encoder import TabularConfig, TabularModel
 from .targets import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 
 
@@ -22,6 +23,8 @@ AutoConfig.register(CGMNISTConfig.model_type, CGMNISTConfig, exist_ok=True)
 AutoModel.register(CGMNISTConfig, CGMNISTModel, exist_ok=True)
 AutoConfig.register(NumericConfig.model_type, NumericConfig, exist_ok=True)
 AutoModel.register(NumericConfig, NumericModel, exist_ok=True)
+AutoConfig.register(TabularConfig.model_type, TabularConfig, exist_ok=True)
+AutoModel.register(TabularConfig, TabularModel, exist_ok=True)
 
 # Names in use by the batch, the model's outputs, `Trainer`, or the log keys that are built from modality names
 RESERVED_NAMES = {

@@ -5,7 +5,7 @@ A new kind needs only one class with the decorator [`register_kind`].
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .media_limits import DEFAULT_LIMITS
+from .media_values import is_missing
 from .processor_checks import check_settings
 
 
@@ -23,7 +24,7 @@ Features = dict[str, torch.Tensor]  # an encoder's inputs for one sample, withou
 class Kind:
     """
     Base class of the kinds of modality. A kind reads, extracts and collates the values of a modality, and saves and
-    loads its processor. Its methods never receive a missing value.
+    loads its processor. Only `is_missing` receives missing values.
 
     Args:
         name (`str`): the modality, for messages.
@@ -39,7 +40,7 @@ class Kind:
     loader: Any
     #: Not inherited: the `main_input_name` of the encoders that this kind is for
     encoder_inputs: tuple[str, ...] = ()
-    #: What a user gives as a value: "text", "numbers", "sound", "picture" or "video"
+    #: What a user gives as a value: "text", "numbers", "table", "sound", "picture" or "video"
     medium: str
     #: Whether a string is the path of a file, not the value itself
     strings_are_paths = True
@@ -62,6 +63,21 @@ class Kind:
 
     def match_encoder(self, config: PreTrainedConfig) -> None:
         """Adapt the processor to the config of its encoder."""
+
+    def is_missing(self, value: Any) -> bool:
+        """Whether a value stands for an absent modality, see [`~pmr_hf.model.media_values.is_missing`]."""
+        return is_missing(value)
+
+    def arrange(self, column: str | list[str]) -> str | list[str]:
+        """
+        The columns of this modality in a dataset, in the order that the processor knows. Raises `ValueError` for other
+        columns than those that it knows.
+        """
+        return column
+
+    def value_in(self, row: Mapping[str, Any], column: str | list[str]) -> Any:
+        """The value of this modality in a row of a dataset: that of its column, or a list of those of its columns."""
+        return row[column] if isinstance(column, str) else [row[part] for part in column]
 
     def is_one_value(self, values: Sequence[Any]) -> bool:
         """Whether a list is one value of this modality rather than a list of values."""
@@ -157,6 +173,8 @@ def _what_instead(found: Any) -> str:
         return f"{str(found)!r}; call `MultimodalProcessor.from_backbones`, which loads processors by name"
     if isinstance(found, PreTrainedConfig) and found.model_type == "pmr_numeric":
         return f"{name}, which is for the model; pass NumericProcessor(mean, std) or NumericProcessor.fit(rows)"
+    if isinstance(found, PreTrainedConfig) and found.model_type == "pmr_tabular":
+        return f"{name}, which is for the model; pass TabularProcessor.fit(rows, numbers, categories)"
     if isinstance(found, (PreTrainedConfig, PreTrainedModel)):
         return f"{name}, which is for the model; pass the processor that belongs to it"
     return f"{name}; pass that part of it, for instance AutoImageProcessor.from_pretrained(...)"
@@ -171,6 +189,20 @@ def kind_for_encoder(name: str, encoder_input: str) -> type[Kind]:
             "its processor yourself and pass it."
         )
     return kinds[encoder_input]
+
+
+def in_order(name: str, found: str | list[str], known: list[str]) -> list[str]:
+    """
+    The columns `known` to the processor of the modality `name`. Raises `ValueError` unless `found` are the same ones,
+    in any order.
+    """
+    found = [found] if isinstance(found, str) else list(found)
+    if sorted(found) != sorted(known):
+        raise ValueError(
+            f"Expected the columns {known!r:.300} of {name!r}, from which its processor was made, in any order, got "
+            f"{found!r:.300}; give these, or rename those of the data."
+        )
+    return list(known)
 
 
 def split_rows(batch: Any) -> list[Features]:

@@ -26,16 +26,19 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .kind_registry import Features, Kind, register_kind, split_rows
+from .kind_registry import Features, Kind, in_order, register_kind, split_rows
 from .media import UnreadableError, read_audio, read_frames, read_image
 from .media_values import as_array, describe, is_null, is_numbers
 from .numeric_processor import NumericProcessor
 from .spectrogram_processor import SpectrogramFeatureExtractor
+from .tabular_processor import TabularProcessor
 
 
 logger = logging.get_logger(__name__)
 
-ModalityProcessor = BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTokenizerBase | NumericProcessor
+ModalityProcessor = (
+    BaseImageProcessor | SequenceFeatureExtractor | PreTrainedTokenizerBase | NumericProcessor | TabularProcessor
+)
 
 
 @register_kind
@@ -123,6 +126,10 @@ class Numbers(Kind):
     encoder_inputs = ("values",)
     medium = "numbers"
     strings_are_paths = False
+
+    def arrange(self, column: str | list[str]) -> str | list[str]:
+        known = self.processor.columns
+        return column if known is None else in_order(self.name, column, known)
 
     def is_one_value(self, values: Sequence[Any]) -> bool:
         known = [part for part in values if not is_null(part)]

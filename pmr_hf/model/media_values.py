@@ -59,6 +59,17 @@ def is_series(value: Any) -> bool:
     return pandas is not None and isinstance(value, (pandas.Series, pandas.Index, pandas.api.extensions.ExtensionArray))
 
 
+def rows_of(values: Any) -> Any:
+    """The rows of a pandas DataFrame as a list of dicts. Anything else is returned unchanged."""
+    return values.to_dict("records") if is_frame(values) else values
+
+
+def is_frame(value: Any) -> bool:
+    """Whether a value is a pandas DataFrame."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(value, pandas.DataFrame)
+
+
 def is_decoder(value: Any, name: str) -> bool:
     """Whether a value is torchcodec's decoder of this name: "AudioDecoder" or "VideoDecoder"."""
     # torchcodec is not a dependency. `datasets` has imported it already if the value is a decoder.

@@ -23,8 +23,11 @@ from .initialization import initialize
 from .label_prototypes import LabelPrototypes
 from .lora import add_lora, train_lora_only
 from .missing_modalities import AbsentVectors, all_present, drop_modalities, spread_rows
+from .multimodal_processor import MultimodalProcessor
 from .pooling import encode
 from .prototypes import Prototypes
+from .tabular_kind import with_configs
+from .tabular_processor import TabularProcessor
 from .targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TargetScale, check_labels, target_loss
 
 
@@ -151,7 +154,11 @@ class MultimodalModel(PreTrainedModel):
 
     @classmethod
     def from_backbones(
-        cls, backbones: dict[str, str | os.PathLike | PreTrainedConfig | PreTrainedModel], num_labels: int, **kwargs
+        cls,
+        backbones: dict[str, str | os.PathLike | PreTrainedConfig | PreTrainedModel | TabularProcessor],
+        num_labels: int,
+        processor: MultimodalProcessor | None = None,
+        **kwargs,
     ) -> "MultimodalModel":
         """
         Build a model around pretrained encoders. Only this method and `from_pretrained` load weights.
@@ -159,16 +166,21 @@ class MultimodalModel(PreTrainedModel):
         Args:
             backbones (`dict[str, str | os.PathLike | PreTrainedConfig | PreTrainedModel]`): the encoder of each
                 modality: a Hub name or local folder to load weights from, a config for new weights, or a loaded model.
-                Task heads and decoders are dropped. For a timm model, give its Hub name or a `TimmWrapperConfig`.
+                Task heads and decoders are dropped. For a timm model, give its Hub name or a `TimmWrapperConfig`. A
+                table has no pretrained encoder: give its fitted [`TabularProcessor`], or the word "tabular" together
+                with `processor`.
             num_labels (`int`): number of classes, of labels, or of targets.
+            processor (`MultimodalProcessor`, *optional*): the processor of the model, which tells the columns and the
+                categories of each modality that is given as "tabular". Nothing else is read from it.
             kwargs: further fields of [`MultimodalConfig`], such as `fusion` or `problem_type`.
 
         Raises:
             TypeError: for a backbone of another type, such as a bare `timm.create_model(...)`.
             ValueError: for a modality name that is already taken, a backbone that `AutoModel` could not build again, or
                 a backbone whose config does not state the width of its embedding; for an `initialization` other than
-                `"default"` if no encoder has new weights.
+                `"default"` if no encoder has new weights; for "tabular" without its processor.
         """
+        backbones = with_configs(backbones, processor)
         initialization = kwargs.get("initialization", "default")
         check_fields({"initialization": initialization})
         if initialization != "default" and not any(isinstance(part, PreTrainedConfig) for part in backbones.values()):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from .configuration import MOST_MODALITIES, check_modality_name
 from .kind_registry import KINDS, Features, Kind, kind_for_encoder, kind_of
 from .kinds import ModalityProcessor
 from .media_limits import DEFAULT_LIMITS, MediaLimits
-from .media_values import is_missing, is_series
+from .media_values import is_series, rows_of
 from .missing_modalities import spread_rows
 from .processor_checks import check_processor_settings
+from .tabular_kind import Table, fit_table
 
 
 MOST_FRAMES = 4096  # of one video
@@ -37,8 +38,8 @@ class MultimodalProcessor(PushToHubMixin):
     ```
 
     Args:
-        processors (`dict[str, ModalityProcessor]`): an image or video processor, feature extractor, tokenizer or
-            [`NumericProcessor`] per modality.
+        processors (`dict[str, ModalityProcessor]`): an image or video processor, feature extractor, tokenizer,
+            [`NumericProcessor`] or [`TabularProcessor`] per modality.
         num_frames (`dict[str, int]`, *optional*): number of evenly spaced frames to take from each video, by modality.
             An image modality that is named here takes videos or lists of pictures. By default, all pictures of a list
             are taken.
@@ -109,27 +110,47 @@ class MultimodalProcessor(PushToHubMixin):
 
     @classmethod
     def from_backbones(
-        cls, backbones: dict[str, str | os.PathLike | ModalityProcessor], num_frames: dict[str, int] | None = None
+        cls,
+        backbones: dict[str, str | os.PathLike | ModalityProcessor],
+        num_frames: dict[str, int] | None = None,
+        rows: Iterable[Mapping[str, Any]] | None = None,
+        columns: Mapping[str, Mapping[str, list[str]]] | None = None,
     ) -> "MultimodalProcessor":
         """
         Load the processors of pretrained encoders.
 
         The input of the encoder determines whether a tokenizer, a feature extractor or an image processor is loaded. A
         tokenizer is limited to the number of tokens that its encoder can read. A video encoder gets the number of
-        frames that it was built for.
+        frames that it was built for. A table has no pretrained encoder: its word "tabular" stands for a
+        [`TabularProcessor`] that is fitted here. The same `backbones` then make the model, see
+        [`MultimodalModel.from_backbones`].
 
         Args:
-            backbones (`dict[str, str | os.PathLike | ModalityProcessor]`): a Hub name, a local folder, or a loaded
-                processor, by modality.
+            backbones (`dict[str, str | os.PathLike | ModalityProcessor]`): a Hub name, a local folder, a loaded
+                processor, or "tabular", by modality.
             num_frames (`dict[str, int]`, *optional*): see the class. It overrides the encoders' own numbers.
+            rows (`Iterable[Mapping[str, Any]]`, *optional*): the training rows to which tables are fitted, see
+                [`TabularProcessor.fit`].
+            columns (`Mapping[str, Mapping[str, list[str]]]`, *optional*): the columns of each modality that is
+                "tabular", such as `{"stats": {"numbers": ["age"], "categories": ["city"]}}`.
 
         Raises:
-            ValueError: for an encoder that reads an input of no known kind.
+            ValueError: for an encoder that reads an input of no known kind, for "tabular" without its rows and columns,
+                and for columns of another modality.
         """
+        tables = [name for name, backbone in backbones.items() if backbone == Table.word]
+        if not (columns or {}).keys() <= set(tables):
+            raise ValueError(
+                f"Expected `columns` of the modalities {tables}, which are {Table.word!r}, got {columns!r:.200}; "
+                "remove the others."
+            )
         processors, frames = {}, {}
         for name, backbone in backbones.items():
             if not isinstance(backbone, (str, os.PathLike)):
                 processors[name] = backbone
+                continue
+            if name in tables:
+                processors[name] = fit_table(name, rows, (columns or {}).get(name))
                 continue
             require_folder(name, backbone)
             if os.path.isdir(backbone) and not os.path.isfile(os.path.join(backbone, "config.json")):
@@ -146,9 +167,10 @@ class MultimodalProcessor(PushToHubMixin):
 
     def __call__(self, **modalities: Sequence[Any]) -> dict[str, Features]:
         """
-        Process a list of raw values for each modality: texts, vectors of numbers, or anything that `media.py` reads as
-        a picture, sound or video; or a pandas Series of them. `None`, or anything else that
-        [`~pmr_hf.model.media_values.is_missing`] names, stands for a modality that a sample lacks.
+        Process a list of raw values for each modality: texts, vectors of numbers, rows of a table as dicts, or anything
+        that `media.py` reads as a picture, sound or video; or a pandas Series of them, or a DataFrame of rows. `None`,
+        or anything else that [`~pmr_hf.model.media_values.is_missing`] names, or a row without any value, stands for a
+        modality that a sample lacks.
 
         Returns:
             `dict[str, dict[str, torch.Tensor]]`: each modality's encoder inputs, with one row per value, and `present`
@@ -164,7 +186,9 @@ class MultimodalProcessor(PushToHubMixin):
                 f"Expected modalities among {list(self.processors)}, got {sorted(unknown)} too; give the processor and "
                 "the data the same names."
             )
-        modalities = {name: list(values) if is_series(values) else values for name, values in modalities.items()}
+        modalities = {
+            name: list(values) if is_series(values) else rows_of(values) for name, values in modalities.items()
+        }
         for name, values in modalities.items():
             if isinstance(values, (str, bytes)) or not isinstance(values, Sequence | np.ndarray):
                 raise ValueError(
@@ -183,15 +207,16 @@ class MultimodalProcessor(PushToHubMixin):
     def read(self, name: str, value: Any, random_frames: bool = False) -> Any:
         """
         Read one value of a modality. Returns a text, a PIL image, a list of PIL images, a waveform (samples,) at the
-        sampling rate of the feature extractor, or an array of numbers; or `None` if the value is missing. With
-        `random_frames`, the `num_frames` of a video are random ones of equal segments, not evenly spaced.
+        sampling rate of the feature extractor, an array of numbers, or the numbers and ids of a row; or `None` if the
+        value is missing. With `random_frames`, the `num_frames` of a video are random ones of equal segments, not
+        evenly spaced.
 
         Raises:
             UnreadableError: if the value cannot be read.
         """
-        if is_missing(value):
-            return None
         kind = self.kind(name)
+        if kind.is_missing(value):
+            return None
         kind.random_frames = random_frames
         return kind.read(value)
 

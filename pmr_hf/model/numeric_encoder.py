@@ -45,11 +45,7 @@ class NumericModel(PreTrainedModel):
 
     def __init__(self, config: NumericConfig):
         super().__init__(config)
-        widths = [config.num_features] + [config.hidden_size] * config.num_hidden_layers
-        layers: list[nn.Module] = []
-        for width, next_width in pairwise(widths):
-            layers += [nn.Linear(width, next_width), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.layers = nn.Sequential(*layers[:-2])
+        self.layers = perceptron(config.num_features, config)
         self.post_init()
 
     @torch.no_grad()
@@ -74,3 +70,14 @@ class NumericModel(PreTrainedModel):
                 "`num_features` of the NumericConfig."
             )
         return BaseModelOutput(last_hidden_state=self.layers(values.to(self.dtype)))
+
+
+def perceptron(width: int, config: PreTrainedConfig) -> nn.Sequential:
+    """
+    The layers of a multi-layer perceptron from `width` features to `config.hidden_size`: `config.num_hidden_layers`
+    linear layers, with a ReLU and `config.dropout` between two of them.
+    """
+    layers: list[nn.Module] = []
+    for before, after in pairwise([width] + [config.hidden_size] * config.num_hidden_layers):
+        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+    return nn.Sequential(*layers[:-2])

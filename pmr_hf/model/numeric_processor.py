@@ -23,14 +23,23 @@ class NumericProcessor(FeatureExtractionMixin):
     Args:
         mean (`list[float]`): mean of each of the D features.
         std (`list[float]`): standard deviation of each feature; 1 for a feature that never varies.
+        columns (`list[str]`, *optional*): the column of a dataset that each feature is in, if they are columns of their
+            own. Another order of these columns then gives the same values, and other columns are refused.
 
     Raises:
-        ValueError: for a mean or deviation that is no list of numbers, or of different lengths.
+        ValueError: for a mean or deviation that is no list of numbers, or of different lengths, and for columns that
+            are not one name for each feature.
     """
 
     model_input_names = ["values"]
 
-    def __init__(self, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), **kwargs):
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        columns: Sequence[str] | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         try:
             self.mean, self.std = [float(value) for value in mean], [float(value) for value in std]
@@ -41,12 +50,22 @@ class NumericProcessor(FeatureExtractionMixin):
                 f"Expected a list of means and one of as many deviations, a number for each feature, got {mean!r:.80} "
                 f"and {std!r:.80}; take them from the training data with `NumericProcessor.fit`."
             )
+        if columns is not None and (
+            not isinstance(columns, (list, tuple))
+            or not all(isinstance(name, str) for name in columns)
+            or not len(set(columns)) == len(columns) == len(self.mean)
+        ):
+            raise ValueError(
+                f"Expected a name for each of {len(self.mean)} columns, or None, got {columns!r:.200}; give each "
+                "feature the name of its column."
+            )
+        self.columns = None if columns is None else list(columns)
 
     @classmethod
-    def fit(cls, values: Iterable[Any]) -> "NumericProcessor":
+    def fit(cls, values: Iterable[Any], columns: Sequence[str] | None = None) -> "NumericProcessor":
         """
         Create a processor with the statistics of the training values: vectors (D,), or sequences (T, D) of varying T.
-        Numbers that are `None` or NaN do not count.
+        Numbers that are `None` or NaN do not count. `columns` are those of the class.
 
         Raises:
             UnreadableError: for a value that is not numbers.
@@ -65,7 +84,7 @@ class NumericProcessor(FeatureExtractionMixin):
             raise ValueError(f"Expected vectors of one width to fit, got widths {sorted(widths)}; correct the data.")
         known = np.ma.masked_invalid(np.concatenate(rows))
         mean, std = known.mean(0).filled(0.0), known.std(0).filled(1.0)
-        return cls(mean.tolist(), np.where(std > 1e-12 * np.abs(mean).clip(1), std, 1.0).tolist())
+        return cls(mean.tolist(), np.where(std > 1e-12 * np.abs(mean).clip(1), std, 1.0).tolist(), columns)
 
     def __call__(self, values: Sequence[Any]) -> BatchFeature:
         """

@@ -403,7 +403,8 @@ class MultimodalTrainer(Trainer):
             )
         if self.problem_type != SINGLE_LABEL:
             raise ValueError(
-                f"Expected `problem_type={SINGLE_LABEL!r}` for `class_weights`, got {self.problem_type!r}; leave them out."
+                f"Expected `problem_type={SINGLE_LABEL!r}` for `class_weights`, got {self.problem_type!r}; leave them "
+                "out."
             )
         if self.num_labels is None:
             raise ValueError(

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from helpers.strategies import EXTREME, JUNK, LABELS
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
-from pmr_hf import MultimodalCollator, MultimodalProcessor, NumericProcessor
+from pmr_hf import MultimodalCollator, MultimodalProcessor, NumericProcessor, TabularProcessor
+from pmr_hf.data.missing_values import present_rows
 from pmr_hf.model.media import UnreadableError
 
 
@@ -163,3 +165,25 @@ def test_a_column_with_the_name_of_features(processor, digits):
     collator = MultimodalCollator(processor, {"image": "picture", "text": "text_features"})
     rows = [{**row, "text_features": row["caption"]} for row in digits.select(range(3))]
     assert collator(rows)["text"]["input_ids"].shape[0] == 3
+
+
+def test_a_table_is_read_by_the_names_of_its_columns():
+    rows = [{"city": "a", "age": 1.0, "label": 0}, {"city": None, "age": None, "label": 1}]
+    rows += [{"city": "b", "age": 3.0, "label": 1}, {"city": "b", "age": None, "label": 0}]
+    processor = MultimodalProcessor({"stats": TabularProcessor.fit(rows, ["age"], ["city"])})
+    collator = MultimodalCollator(processor, {"stats": ["city", "age"]})
+    assert collator.columns == {"stats": ["age", "city"]}
+    batch = collator(rows)["stats"]
+    assert batch["values"].tolist() == [[-1.0], [0.0], [1.0], [0.0]]
+    assert batch["categories"].tolist() == [[2], [0], [3], [3]]
+    assert batch["present"].tolist() == present_rows(rows, collator.columns)["stats"].tolist() == [1, 0, 1, 1]
+    cached = collator.cache(Dataset.from_list(rows))
+    assert cached.column_names == ["label", "__features__stats"]
+    for key, value in collator([cached[i] for i in range(4)])["stats"].items():
+        assert torch.equal(value, batch[key])
+    with pytest.raises(ValueError, match=r"Expected the columns \['age', 'city'\] of 'stats', .* \['age', 'town'\]"):
+        MultimodalCollator(processor, {"stats": ["age", "town"]})
+    with pytest.raises(UnreadableError, match=r"Expected 'stats' in row 0 .*'old' in column 'age' is not a number"):
+        collator([rows[0] | {"age": "old"}])
+    one = MultimodalProcessor({"stats": TabularProcessor.fit(rows, ["age"])})
+    assert MultimodalCollator(one, {"stats": "age"})(rows[:1])["stats"]["values"].tolist() == [[-1.0]]

@@ -217,3 +217,61 @@ def test_addresses_in_place_of_paths(table, tmp_path):
     file = write(table.assign(img="https://example.org/a.png"), tmp_path / "a.csv")
     with pytest.raises(ValueError, match=r"got the address 'https://.*; download the files first"):
         load_table(COLUMNS, label="kind", files={"train": file}, files_in=["image"])
+
+
+IN_MEMORY = {
+    "frame": lambda rows: rows,
+    "dataset": lambda rows: Dataset.from_pandas(rows, preserve_index=False),
+    "shuffled": lambda rows: Dataset.from_pandas(rows, preserve_index=False).shuffle(seed=0).with_format("torch"),
+    "list": lambda rows: rows.to_dict("records"),
+    "folder of one table": lambda rows: rows.to_csv("one/train.csv", index=False) or "one",
+    "saved by datasets": lambda rows: (
+        Dataset.from_pandas(rows, preserve_index=False).save_to_disk("one/all") or "one/all"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", IN_MEMORY)
+def test_tables_that_are_no_single_file(table, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one").mkdir()
+    rows = table[table["kind"] != "eel"].set_index(np.arange(39) * 7)  # an index that is no column
+    rows = rows.assign(img=[str(tmp_path / path) for path in rows["img"]])
+    splits = load_table(COLUMNS, label="kind", files={"train": IN_MEMORY[kind](rows)}, files_in=["image"])
+    both = [row for split in splits.values() for row in split]
+    assert {row["caption"] for row in both} == set(rows["caption"]) and len(both) == 39
+    assert all(row["img"].endswith(f"/{row['caption'].split()[1]}.png") for row in both)
+
+
+def test_a_frame_keeps_texts_and_its_gaps():
+    frame = pd.DataFrame({"text": ["007", np.nan, "NA", None], "age": [1.5, np.nan, 2, 3], "label": [*"abab"]})
+    rows = load_table({"text": "text", "n": "age"}, files={"train": frame, "validation": frame})["train"]
+    assert rows["text"][:] == ["007", None, "NA", None] and rows["age"][:] == [1.5, None, 2, 3]
+    assert rows["source_row"][0] == "table 'train', row 1"
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (
+            pd.DataFrame({"text": ["a", 3], "label": [*"ab"]}),
+            r"one type in each column, got {'text': \['int', 'str'\]}",
+        ),
+        (pd.DataFrame([["a", "b"]], columns=["text", 3]), r"texts as names of columns, each once, got \[3\]"),
+        (pd.DataFrame([["a", "b"]], columns=["label", "label"]), r"got \['label', 'label'\]; rename"),
+        (pd.DataFrame({"text": [], "label": []}), "Expected rows in the table of the split 'train', got none"),
+    ],
+)
+def test_a_frame_that_is_no_table_of_columns(frame, said):
+    with pytest.raises(ValueError, match=said):
+        load_table({"text": "text"}, files={"train": frame})
+
+
+def test_a_folder_of_several_splits_gives_the_one_that_is_asked_for(table, tmp_path):
+    write(table[:30], tmp_path / "train.csv")
+    write(table[30:], tmp_path / "test.csv")
+    files = {"train": str(tmp_path), "test": tmp_path}
+    splits = load_table(COLUMNS, label="kind", files=files)
+    assert len(splits["test"]) == 10 and len(splits["train"]) + len(splits["validation"]) == 30
+    with pytest.raises(ValueError, match=r"the split 'prototypes', got \['test', 'train'\]"):
+        load_table(COLUMNS, label="kind", files={"train": str(tmp_path), "prototypes": str(tmp_path)})

@@ -21,6 +21,7 @@ from pmr_hf import (
     NumericConfig,
     NumericProcessor,
     SpectrogramFeatureExtractor,
+    TabularProcessor,
 )
 
 
@@ -119,6 +120,22 @@ def test_numbers_and_a_model_without_prototypes(app, make_model):
     assert html.count("not given") == 0 and classify("1, 2", "")[1].count("not given") == 1
     with pytest.raises(gr.Error, match=r"Expected numbers with commas between them for a, got 'one'"):
         classify("one", "0, 1")
+
+
+def test_a_row_of_a_table(app, make_model):
+    table = TabularProcessor({"age": (2.0, 1.0)}, {"city": ["a", "b"]})
+    pipe = MultimodalPipeline(
+        make_model(backbones={"stats": table}), MultimodalProcessor({"stats": table}), missing="fused"
+    )
+    field = app.component_of(pipe, "stats")
+    assert isinstance(field, gr.Dataframe) and field.headers == ["age", "city"]
+    (classify,) = [each.fn for each in app.build(pipe, "table").fns.values()]
+    scores, _ = classify([["3", "b"]])
+    assert scores == {entry["label"]: entry["score"] for entry in pipe(stats={"city": "b", "age": 3})}
+    with pytest.raises(gr.Error, match=r"Give at least one of stats"):
+        classify([["", ""]])
+    with pytest.raises(gr.Error, match=r"Expected one row of \['age', 'city'\] for stats, got \[\['3'\]\]"):
+        classify([["3"]])
 
 
 def test_sound_and_video_by_their_files(app, make_model, tmp_path):

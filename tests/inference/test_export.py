@@ -13,7 +13,7 @@ from transformers import (
     WhisperConfig,
 )
 
-from pmr_hf import CGMNISTConfig, ExportableModel, MultimodalModel, NumericConfig
+from pmr_hf import CGMNISTConfig, ExportableModel, MultimodalModel, NumericConfig, TabularConfig
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -60,6 +60,9 @@ ENCODERS = {
     "speech_group": (wav2vec2("group"), {"input_values": (400,)}),
     "gray": (CGMNISTConfig(num_channels=1, hidden_size=8), {"pixel_values": (1, 28, 28)}),
     "numbers": (NumericConfig(num_features=3, hidden_size=8), {"values": (3,)}),
+    "table": (TabularConfig(1, [4, 3], hidden_size=8), {"values": (1,), "categories": (2,)}),
+    "table_of_numbers": (TabularConfig(2, hidden_size=8), {"values": (2,), "categories": (0,)}),
+    "table_of_categories": (TabularConfig(0, [5], hidden_size=8), {"values": (0,), "categories": (1,)}),
 }
 
 
@@ -69,6 +72,7 @@ def batch(modalities, size):
         inputs[name] = {}
         for key, shape in ENCODERS[name][1].items():
             whole = {"input_ids": torch.randint(16, (size, *shape)), "attention_mask": torch.ones(size, *shape).long()}
+            whole["categories"] = torch.randint(3, (size, *shape))
             inputs[name][key] = whole[key] if key in whole else torch.randn(size, *shape)
         if "attention_mask" in inputs[name]:
             inputs[name]["attention_mask"][0, -2:] = 0
@@ -80,6 +84,7 @@ def batch(modalities, size):
     [
         (("vit", "bert"), "concat"),
         (("whisper", "speech", "speech_group"), "sum"),
+        (("table", "table_of_numbers", "table_of_categories"), "concat"),
         *(pytest.param(("vit", "bert"), fusion, marks=pytest.mark.slow) for fusion in ("sum", "film", "gated")),
         pytest.param(("numbers", "gray"), "concat", marks=pytest.mark.slow),
         pytest.param(("ast", "resnet"), "sum", marks=pytest.mark.slow),
@@ -117,3 +122,13 @@ def test_inputs_that_cannot_be_exported_are_refused():
         ExportableModel(model, {"speech": batch(["speech"], 2)["speech"]})
     with pytest.raises(ValueError, match=r"two samples or more that have all.*got {'video': {'pixel_values': \(1, 3"):
         ExportableModel(model, {"video": {"pixel_values": torch.randn(1, 3, 8, 8)}})
+
+
+def test_an_id_of_another_column_is_not_read_by_an_exported_table():
+    model, inputs = MultimodalModel.from_backbones({"table": ENCODERS["table"][0]}, 2), batch(["table"], 2)
+    flat = ExportableModel(model, inputs)
+    with torch.no_grad():
+        program = torch.export.export(flat, flat.arguments(inputs), dynamic_shapes=flat.dynamic_shapes).module()
+    inputs["table"]["categories"][0, 0] = 4  # the first column has 0..3, and the embeddings of the second follow
+    with pytest.raises(IndexError):
+        program(*flat.arguments(inputs))

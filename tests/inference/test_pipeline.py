@@ -8,13 +8,21 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import torch
 from helpers.digits import take_prototypes
 from PIL import Image as PILImage
 
-from pmr_hf import MediaLimits, MultimodalPipeline, MultimodalProcessor, NumericConfig, NumericProcessor
+from pmr_hf import (
+    MediaLimits,
+    MultimodalPipeline,
+    MultimodalProcessor,
+    NumericConfig,
+    NumericProcessor,
+    TabularProcessor,
+)
 from pmr_hf.model.media import UnreadableError
 
 
@@ -234,3 +242,21 @@ def test_numbers_of_any_kind_and_lists_of_missing_ones(make_model):
     one = scores_of(pipe(a=[1.0, 2.0]))
     assert scores_of(pipe(a=list(np.array([1.0, 2.0], np.float32)))) == pytest.approx(one)
     assert scores_of(pipe(a=[[1.0, 2.0], [0.0, 0.0]], b=[None, None])[0]) == pytest.approx(one)
+
+
+def test_rows_of_a_table_as_dicts_and_as_a_frame(make_model):
+    rows = [{"city": "a", "age": 1}, {"city": "b", "age": 4}, {"city": None, "age": 2.5}]
+    table = TabularProcessor.fit(rows, ["age"], ["city"])
+    pipe = MultimodalPipeline(
+        make_model(backbones={"stats": table}), MultimodalProcessor({"stats": table}), missing="fused"
+    )
+    several = [scores_of(result) for result in pipe(stats=rows)]
+    assert len(several) == 3 and several[0] != several[1]
+    assert scores_of(pipe(stats={"age": "1.0", "city": " a"})) == pytest.approx(several[0])
+    frame = pd.DataFrame(rows, index=[7, 8, 9])[["age", "city"]]
+    for found, expected in zip(pipe(stats=frame), several, strict=True):
+        assert scores_of(found) == pytest.approx(expected)
+    with pytest.raises(UnreadableError, match=r"lacks the columns \['age'\]"):
+        pipe(stats={"city": "a"})
+    with pytest.raises(ValueError, match=r"Expected a sample with some of the modalities \['stats'\]"):
+        pipe(stats={"city": "", "age": None})

@@ -11,7 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, ViTImageProcessor
 
-from pmr_hf import CGMNISTConfig, MultimodalModel, MultimodalProcessor, NumericConfig, NumericProcessor
+from pmr_hf import (
+    CGMNISTConfig,
+    MultimodalModel,
+    MultimodalProcessor,
+    NumericConfig,
+    NumericProcessor,
+    TabularProcessor,
+)
 
 
 # Run without pmr_hf: for each folder, the model's outputs for what its processor makes of the raw values.
@@ -25,9 +32,10 @@ from transformers import AutoModel, AutoProcessor
 for folder in sys.argv[1:]:
     model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    values = dict(np.load(folder + "/values.npz"))
+    values = {name: list(value) for name, value in np.load(folder + "/values.npz").items()}
+    values["stats"] = [{"city": "b", "age": age} for age in values["stats"]]
     with torch.no_grad():
-        output = model(**processor(**{name: list(value) for name, value in values.items()}))
+        output = model(**processor(**values))
         logits = model.prototypes(output.embeddings)
     save_file({"fused": output.logits, **logits}, folder + "/found.safetensors")
     model.save_pretrained(folder + "/again")  # with the code
@@ -36,11 +44,15 @@ for folder in sys.argv[1:]:
 """
 
 
+TABLE = TabularProcessor({"age": (1.0, 2.0)}, {"city": ["a", "b"]})
+
+
 def small_model(fusion):
     backbones = {
         "gray": CGMNISTConfig(num_channels=1, hidden_size=8),
         "colored": CGMNISTConfig(num_channels=3, hidden_size=8),
         "vitals": NumericConfig(num_features=3, hidden_size=8),
+        "stats": TABLE.encoder_config(hidden_size=8),
     }
     return MultimodalModel.from_backbones(backbones, num_labels=4, fusion=fusion).eval()
 
@@ -51,7 +63,7 @@ def raw_values(count):
         "gray": random.integers(0, 255, (count, 8, 8), dtype=np.uint8),
         "colored": random.integers(0, 255, (count, 8, 8, 3), dtype=np.uint8),
     }
-    return {**pictures, "vitals": random.normal(size=(count, 3))}
+    return {**pictures, "vitals": random.normal(size=(count, 3)), "stats": random.normal(size=count)}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +74,7 @@ def saved(tmp_path_factory):
             "gray": ViTImageProcessor(do_resize=False, image_mean=[0.3], image_std=[0.35]),
             "colored": ViTImageProcessor(do_resize=False),
             "vitals": NumericProcessor([1.0, 2.0, 3.0], [1.0, 2.0, 1.0]),
+            "stats": TABLE,
         }
     )
     folders = []
@@ -69,7 +82,8 @@ def saved(tmp_path_factory):
         folder = tmp_path_factory.mktemp(fusion)
         model, values = small_model(fusion), raw_values(5)
         with torch.no_grad():
-            inputs = processor(**{name: list(value) for name, value in values.items()})
+            rows = {"stats": [{"age": age, "city": "b"} for age in values["stats"]]}
+            inputs = processor(**{name: list(value) for name, value in values.items()} | rows)
             sums = model.prototypes.class_sums(model(**inputs).embeddings, torch.tensor([0, 1, 2, 3, 3]))
             model.prototypes.momentum_update(sums, 0.0)
             output = model(**inputs)
@@ -89,7 +103,7 @@ def saved(tmp_path_factory):
 def test_a_saved_model_loads_without_the_package_and_gives_equal_logits(saved):
     for folder in saved:
         expected, found = load_file(folder / "expected.safetensors"), load_file(folder / "found.safetensors")
-        assert expected.keys() == found.keys() == {"fused", "gray", "colored", "vitals"}
+        assert expected.keys() == found.keys() == {"fused", "gray", "colored", "vitals", "stats"}
         assert all(torch.equal(expected[key], found[key]) for key in expected), folder
         assert expected["fused"].std() > 0.01
 

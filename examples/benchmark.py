@@ -30,8 +30,9 @@ import psutil  # installed with accelerate
 from pmr_hf import MultimodalModel, MultimodalProcessor
 from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, groups_of, known_to, mistake_in
 from pmr_hf.command_line.build import build_collator
+from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.options import Options, flat, options_of
-from pmr_hf.command_line.parse_arguments import parse_arguments
+from pmr_hf.command_line.parse_arguments import lengthen_training, parse_arguments
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
 from pmr_hf.inference.modality_report import modality_report
@@ -105,7 +106,11 @@ def main() -> None:
 
 def parsed(cell: Cell, shared: Options) -> ScriptArguments:
     """Parse the arguments of a cell, to check them before it runs."""
-    return parse_arguments([*cell.arguments(shared), "--output_dir", "unused"])[0]
+    script_args, _ = parse_arguments([*cell.arguments(shared), "--output_dir", "unused"])
+    inferred = inferred_columns(script_args)
+    if inferred is not None:
+        script_args.complete(inferred)
+    return script_args
 
 
 # ---- Running the cells ----
@@ -263,7 +268,11 @@ def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, 
     script_args, training_args = parse_arguments([*cell.arguments(runs.shared), "--output_dir", str(out)])
     model = MultimodalModel.from_pretrained(out).to(training_args.device).eval()
     processor = MultimodalProcessor.from_pretrained(out)
+    inferred = inferred_columns(script_args)
+    if inferred is not None:
+        script_args.complete(inferred)
     splits = load_splits(script_args, processor, cell.seed)
+    lengthen_training(script_args, training_args, len(splits["train"]))
     history = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     result = {
         "name": cell.name,

@@ -4,10 +4,14 @@ Train PMR, or a method that it is compared with, on any dataset of several modal
     accelerate launch examples/run_pmr.py                                # digits of scikit-learn, beside joint training
     accelerate launch examples/run_pmr.py --dataset cg_mnist --data_dir mnist            # raw MNIST files
     accelerate launch examples/run_pmr.py --dataset crema_d --data_dir CREMA-D           # or ave: the raw downloads
-    accelerate launch examples/run_pmr.py --dataset_name user/posts \\
-        --columns image=picture text=title --label_column topic \\
-        --backbones image=google/vit-base-patch16-224 text=bert-base-uncased             # your own data
+    accelerate launch examples/run_pmr.py --train_file posts.csv --label_column topic    # your own data
+    accelerate launch examples/run_pmr.py --dataset_name user/posts --label_column topic \\
+        --columns image=picture text=title \\
+        --backbones image=google/vit-base-patch16-224 text=bert-base-uncased             # with encoders that you choose
     accelerate launch examples/run_pmr.py --search 20                    # the best of 20 trials, by validation
+
+Of your own data, the script prints what it takes each column for, and why. `--columns` and `--backbones` replace a part
+of that. If they name the same modalities, these are all.
 
 The script also takes every argument of the method's trainer. For PMR, these are the arguments of
 `PMRTrainingArguments`, which include all of `TrainingArguments`.
@@ -26,13 +30,17 @@ from transformers import set_seed
 from pmr_hf import METHODS, MultimodalModel, PrototypeTrainer, PrototypeTrainingArguments, UnimodalHeadsTrainer
 from pmr_hf.command_line.build import add_new_encoders, build_collator, build_model, class_names, pretrained_processor
 from pmr_hf.command_line.comparison import joint_arguments
+from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.output_folder import take_folder
-from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
+from pmr_hf.command_line.parse_arguments import lengthen_training, lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
 from pmr_hf.data.tables import draw_rows
 from pmr_hf.model.targets import MODALITY_METRIC
 from pmr_hf.training.search import best_of_results, require_optuna, shown
+
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -43,6 +51,12 @@ def main() -> None:
         runs.insert(0, parse_arguments(joint_arguments(sys.argv[1:], training_args.output_dir, resume)))
     if script_args.search is not None:
         require_optuna()
+    inferred = inferred_columns(script_args)
+    if inferred is not None:
+        if training_args.process_index == 0:
+            print(f"{inferred.without(script_args.columns)}\n", flush=True)
+        for args, _ in runs:
+            args.complete(inferred)
     for args, others in runs:
         take_folder(others, args.overwrite_output_dir)
     rows = {args.method: train_and_test(args, others) for args, others in runs}
@@ -56,11 +70,14 @@ def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainin
     lower_pretrained_rates(script_args, training_args)
     logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING)
     set_seed(training_args.seed)
+    if len(script_args.columns) == 1:
+        logger.info(f"One modality, {next(iter(script_args.columns))!r}: there is nothing to rebalance.")
 
     # Data and processor
     pretrained = pretrained_processor(script_args)
     dataset = load_splits(script_args, pretrained, training_args.seed)
     dataset["validation"] = draw_rows(dataset["validation"], script_args.max_eval_samples, training_args.seed)
+    lengthen_training(script_args, training_args, len(dataset["train"]))
     backbones, processor = add_new_encoders(script_args, pretrained, dataset["train"])
     collator = build_collator(script_args, processor)
     classes = class_names(script_args, dataset["train"])

@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig
 
 from ..data.augmentation import AUGMENTATIONS
 from ..data.collator import MultimodalCollator
+from ..data.default_encoders import VIDEO_FRAMES
 from ..data.new_encoders import NEW_ENCODERS, EncoderInput, NewEncoder
 from ..data.paper_sets import PAPER_SETS
 from ..data.target_columns import names_of
@@ -29,6 +30,7 @@ def new_encoder(name: str, args: ScriptArguments, train: Dataset) -> NewEncoder:
         column=args.columns[name],
         on_error=args.on_error,
         clip_seconds=args.clip_seconds or PAPER_SETS[args.dataset].clip_seconds,
+        kinds=args.cell_kinds,
     )
     return NEW_ENCODERS[args.backbones[name]](source)
 
@@ -54,7 +56,8 @@ def add_new_encoders(
         if backbone in NEW_ENCODERS:
             backbones[name], processors[name] = new_encoder(name, args, train)
     in_order = {name: processors[name] for name in backbones}
-    return backbones, MultimodalProcessor(in_order, num_frames=pretrained.num_frames | args.num_frames)
+    frames = dict.fromkeys(args.inferred_videos, VIDEO_FRAMES) | pretrained.num_frames | args.num_frames
+    return backbones, MultimodalProcessor(in_order, num_frames=frames)
 
 
 def build_collator(args: ScriptArguments, processor: MultimodalProcessor) -> MultimodalCollator:

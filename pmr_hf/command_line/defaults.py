@@ -8,6 +8,9 @@ OWN_DATA_DEFAULTS = {
     "warmup_steps": 0.1,
     "num_train_epochs": 5,
 }
+# Five epochs of a small table are too few steps for a new head. More epochs than these only repeat its rows.
+LEAST_STEPS = 500
+MOST_EPOCHS = 40
 # Of `--method pmr`, by `--recipe`. The recommended one was found on validation of seeds that docs/results.md does not
 # report.
 RECIPES = {

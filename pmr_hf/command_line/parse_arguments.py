@@ -1,17 +1,24 @@
 """Parse a command line into the arguments of the script and the training arguments of the method."""
 
+import math
+import sys
+
 import torch
 from transformers import HfArgumentParser
+from transformers.utils import logging
 
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION, PAPER_MAX_GRAD_NORM, PAPER_SETS
 from ..methods import METHODS
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
-from .defaults import OWN_DATA_DEFAULTS, RECIPES
+from .defaults import LEAST_STEPS, MOST_EPOCHS, OWN_DATA_DEFAULTS, RECIPES
+from .options import name_of, options_of
 from .output_folder import default_folder, seed_of
 from .script_arguments import ScriptArguments
 
+
+logger = logging.get_logger(__name__)
 
 # For every script: the best epoch is chosen by validation accuracy, and a stopped run can resume.
 DEFAULTS = {
@@ -67,10 +74,35 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
     if unknown:
         raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")
     script_args, training_args = parsed
+    script_args.default_length = script_args.own_data and not _gives_length(arguments)
     metric = MODALITY_METRIC[script_args.problem_type]
     if training_args.answer == BEST_ANSWER and training_args.metric_for_best_model == metric:
         training_args.metric_for_best_model = f"best_answer_{metric}"
     return script_args, training_args
+
+
+def _gives_length(arguments: list[str] | None) -> bool:
+    """Whether a command says how long to train. An option may be shortened, as argparse allows."""
+    given = [name_of(option) for option in options_of(sys.argv[1:] if arguments is None else arguments)]
+    return any(name and full.startswith(name) for name in given for full in ("num_train_epochs", "max_steps"))
+
+
+def lengthen_training(script_args: ScriptArguments, training_args: PrototypeTrainingArguments, rows: int) -> None:
+    """
+    On a small table of a user's own, train for as many epochs as make 500 steps, up to 40, unless the command says how
+    long to train. `rows` is the number of training rows.
+    """
+    if not script_args.default_length:
+        return
+    batch = training_args.train_batch_size * training_args.world_size * training_args.gradient_accumulation_steps
+    steps = math.ceil(rows / batch)  # of one epoch
+    epochs = min(math.ceil(LEAST_STEPS / steps), MOST_EPOCHS)
+    if epochs > training_args.num_train_epochs:
+        logger.warning(
+            f"{rows} training rows make {steps} steps in an epoch: training takes {epochs} epochs, {epochs * steps} "
+            "steps. --num_train_epochs or --max_steps sets another length."
+        )
+        training_args.num_train_epochs = epochs
 
 
 def lower_pretrained_rates(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> None:

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from ..data.augmentation import AUGMENTATIONS
 from ..data.columns import parse_column
+from ..data.default_encoders import DEFAULT_ENCODERS
+from ..data.infer_columns import CELLS, TABULAR, InferredColumns
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_SETS
 from ..data.table_files import check_encoding
@@ -19,6 +22,16 @@ from .defaults import RECIPES
 # Arguments that are given as modality=value and become a dict by modality
 BY_MODALITY = ("columns", "backbones", "augment", "pooling", "num_frames", "lora")
 PAIRS = {"metavar": "modality=..."}
+# Options of a user's own data alone, which have no meaning without --train_file or --dataset_name
+OF_OWN_DATA = (
+    "dataset_config_name",
+    "validation_file",
+    "test_file",
+    "prototype_file",
+    "columns",
+    "encoding",
+    "label_column",
+)
 # The lowest and the highest value of each number
 RANGES = {
     "preprocess_workers": (1, 1024),
@@ -37,8 +50,16 @@ class ScriptArguments:
     Arguments for the method, the data and the model. Lists of modality=value become dicts by modality.
 
     Raises:
-        ValueError: for a value outside its range, or modalities that do not match.
+        ValueError: for a value outside its range, modalities that do not match, or options of a user's own data
+            without its table.
     """
+
+    #: Of own data, "number" or "category" of each column of cells that was inferred
+    cell_kinds = MappingProxyType({})
+    #: Of own data, the modalities of videos that were inferred
+    inferred_videos = ()
+    #: Whether the length of training is a default, which depends on the number of training rows
+    default_length = False
 
     method: str = field(
         default="pmr",
@@ -88,7 +109,7 @@ class ScriptArguments:
     )
     train_file: str | None = field(
         default=None,
-        metadata={"help": "Your own data in a csv, tsv, jsonl or parquet file, in place of --dataset_name."},
+        metadata={"help": "Your own data: a csv, tsv, jsonl or parquet file, or a folder, in place of --dataset_name."},
     )
     validation_file: str | None = field(
         default=None, metadata={"help": "Validation table. By default, a tenth of the training rows is taken out."}
@@ -102,15 +123,20 @@ class ScriptArguments:
         default=None,
         metadata={
             "help": "Column of each modality, as in image=picture text=title vitals=age,weight. A name that contains a "
-            "comma stands in double quotes.",
+            "comma stands in double quotes. Columns that are not named here are inferred from the training table, "
+            "unless --columns and --backbones name the same modalities, which are then all.",
             **PAIRS,
         },
     )
-    encoding: str = field(
-        default="utf-8",
-        metadata={"help": "Encoding of csv, tsv, json and jsonl tables, such as cp1252 for Excel on Windows."},
+    encoding: str | None = field(
+        default=None,
+        metadata={
+            "help": "Encoding of csv, tsv, json and jsonl tables, such as cp1252 for Excel on Windows. Default: utf-8."
+        },
     )
-    label_column: str = field(default="label", metadata={"help": "Column of the classes, labels or numbers."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of the classes, labels or numbers. Default: label."}
+    )
     problem_type: str = field(
         default=SINGLE_LABEL,
         metadata={
@@ -183,7 +209,9 @@ class ScriptArguments:
     backbones: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"Encoder of each modality: Hub name, folder, or new weights as {', '.join(NEW_ENCODERS)}.",
+            "help": f"Encoder of each modality: Hub name, folder, or new weights as {', '.join(NEW_ENCODERS)}. On your "
+            "own data, those that are not named here are "
+            f"{', '.join(f'{kind}: {encoder.name}' for kind, encoder in DEFAULT_ENCODERS.items())}.",
             **PAIRS,
         },
     )
@@ -226,6 +254,10 @@ class ScriptArguments:
 
     def __post_init__(self):
         self._check_ranges()
+        if not self.own_data:
+            self._check_no_table_is_forgotten()
+        self.encoding = "utf-8" if self.encoding is None else self.encoding
+        self.label_column = "label" if self.label_column is None else self.label_column
         for name in BY_MODALITY:
             setattr(self, name, _by_modality(name, getattr(self, name) or []))
         self.columns = {name: parse_column(column) for name, column in self.columns.items()}
@@ -235,15 +267,48 @@ class ScriptArguments:
         if not self.own_data:
             self._take_paper_set()
         self._check_problem_type()
-        self._check_modalities()
-        if self.modalities:
-            self._keep_modalities()
-        self._check_augmentation()
+        if not self.infers:
+            self._check_modalities()
 
     @property
     def varies(self) -> bool:
         """Whether the training data differ from epoch to epoch."""
         return bool(self.augment) or self.frames == "random"
+
+    @property
+    def infers(self) -> bool:
+        """Whether modalities are still to be inferred from the training table, see [`ScriptArguments.complete`]."""
+        return self.own_data and (not self.columns or self.columns.keys() != self.backbones.keys())
+
+    def complete(self, inferred: InferredColumns) -> None:
+        """
+        Take the modalities that were inferred beside those of --columns, and the default encoder of each modality
+        for which --backbones has none.
+
+        Raises:
+            ValueError: for a table without a column to use, an encoder of an unknown modality, or a modality of
+                --columns whose encoder cannot be told.
+        """
+        kinds = {name: _kind_of_named(name, column, inferred) for name, column in self.columns.items()}
+        rest = inferred.without(self.columns)
+        self.columns = self.columns | rest.columns
+        if not self.columns:
+            reasons = "; ".join(f"{column.name!r}: {column.reason}" for column in inferred.found)
+            raise ValueError(f"Expected columns to train on, but all are left out ({reasons}); name some in --columns.")
+        kinds |= rest.modality_kinds
+        untold = [name for name, kind in kinds.items() if kind is None and name not in self.backbones]
+        if untold:
+            raise ValueError(
+                f"Expected --backbones for {untold}, since their columns do not tell which encoder they need; give one "
+                "for each."
+            )
+        for name in [name for name in self.columns if name not in self.backbones]:
+            encoder = DEFAULT_ENCODERS[kinds[name]]
+            self.backbones[name] = encoder.name
+            self.pooling.setdefault(name, encoder.pooling)
+        self.cell_kinds = {column.name: column.kind for column in inferred.found if column.kind in CELLS}
+        self._check_modalities()
+        self.inferred_videos = [name for name in self.columns if kinds[name] == "video"]
 
     @property
     def own_data(self) -> bool:
@@ -287,14 +352,30 @@ class ScriptArguments:
             raise ValueError("Expected --label_separator to be a character or more, got none; give one, such as '|'.")
 
     def _check_modalities(self) -> None:
+        """Check that each modality has a column and an encoder, and keep those that --modalities names."""
         if not self.backbones or self.columns.keys() != self.backbones.keys():
+            unknown = [name for name in self.backbones if name not in self.columns]
             raise ValueError(
-                f"Expected --columns and --backbones for the same modalities, got columns for {list(self.columns)} and "
-                f"backbones for {list(self.backbones)}; give both for each modality."
+                f"Expected --backbones for the modalities {list(self.columns)}, got {unknown} too; correct these "
+                "names, or name their columns with --columns."
             )
         unknown = [name for name in self.modalities or [] if name not in self.columns]
         if unknown:
             raise ValueError(f"Expected --modalities among {list(self.columns)}, got {unknown}; correct it.")
+        if self.modalities:
+            self._keep_modalities()
+        self._check_augmentation()
+
+    def _check_no_table_is_forgotten(self) -> None:
+        """Raise `ValueError` for options of a user's own data without a table, which would train on another one."""
+        given = [f"--{name}" for name in OF_OWN_DATA if getattr(self, name) not in (None, [])]
+        known = PAPER_SETS[self.dataset].encoders
+        given += ["--backbones" for pair in self.backbones or [] if pair.partition("=")[0] not in known and "=" in pair]
+        if given:
+            raise ValueError(
+                f"Expected --train_file or --dataset_name with {', '.join(dict.fromkeys(given))}, got neither, so that "
+                f"{self.dataset} would be trained on; name the table of your own data, or leave these options out."
+            )
 
     def _check_augmentation(self) -> None:
         wrong = {name: word for name, word in self.augment.items() if word not in AUGMENTATIONS}
@@ -315,6 +396,14 @@ class ScriptArguments:
         for name in BY_MODALITY:
             kept = {modality: value for modality, value in getattr(self, name).items() if modality in self.modalities}
             setattr(self, name, kept)
+
+
+def _kind_of_named(name: str, column: str | list[str], inferred: InferredColumns) -> str | None:
+    """The kind of a modality that --columns names: that of its name if it is a kind, else of its column."""
+    if name in DEFAULT_ENCODERS or isinstance(column, list):
+        return name if name in DEFAULT_ENCODERS else TABULAR
+    kind = next((found.kind for found in inferred.found if found.name == column), None)
+    return TABULAR if kind in CELLS else kind if kind in DEFAULT_ENCODERS else None
 
 
 def _by_modality(name: str, pairs: list[str]) -> dict[str, str]:

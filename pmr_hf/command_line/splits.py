@@ -9,6 +9,9 @@ from ..model.multimodal_processor import MultimodalProcessor
 from .script_arguments import ScriptArguments
 
 
+CELLS = ("numbers", "tabular")  # new encoders that read the cells of a table
+
+
 def load_splits(args: ScriptArguments, processor: MultimodalProcessor, seed: int) -> DatasetDict:
     """
     Load the splits `train`, `validation` and, where there is one, `test`.
@@ -72,7 +75,7 @@ def _strings_are_paths(name: str, args: ScriptArguments, processor: MultimodalPr
     """Whether a string in a modality's column is the path of a file, as for all modalities but texts and numbers."""
     if name in processor.processors:
         return processor.kind(name).strings_are_paths
-    return args.backbones[name] != "numbers"
+    return args.backbones[name] not in CELLS
 
 
 def _reads_numbers(name: str, args: ScriptArguments, processor: MultimodalProcessor) -> bool:

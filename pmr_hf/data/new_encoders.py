@@ -1,6 +1,7 @@
 """Encoders with new weights. `--backbones` takes their names in place of the name of a pretrained model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..model.media_values import UnreadableError, is_missing
 from ..model.numeric_encoder import NumericConfig
 from ..model.numeric_processor import NumericProcessor, as_numbers
 from ..model.spectrogram_processor import SpectrogramFeatureExtractor
+from ..model.tabular_processor import TabularProcessor
+from .column_kinds import are_numbers
 from .columns import ROW, as_list, whole_column
 
 
@@ -23,10 +26,11 @@ RESNET18 = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths"
 class EncoderInput(NamedTuple):
     """The data that a new encoder will read."""
 
-    train: Dataset  # from `load_table`; only `numbers` reads its values
+    train: Dataset  # from `load_table`; only `numbers` and `tabular` read its values
     column: str | list[str]
     on_error: str = "raise"  # or "missing", see `MultimodalCollator`
     clip_seconds: float = 3  # length of every spectrogram, in seconds
+    kinds: Mapping[str, str] = MappingProxyType({})  # "number" or "category" of columns, as `infer_columns` found them
 
 
 NewEncoder = tuple[PreTrainedConfig, ModalityProcessor]
@@ -70,6 +74,30 @@ def _row_of_numbers(source: EncoderInput, place: str, value: Any) -> Any:
         ) from error
 
 
+def tabular(source: EncoderInput) -> NewEncoder:
+    """
+    Embeddings of categories and a multi-layer perceptron, and a processor with the statistics and categories of the
+    training rows. A column that `kinds` does not name holds numbers if all of its cells are numbers, else categories.
+
+    Raises:
+        UnreadableError: for a cell that is no number in a column of numbers, unless `on_error` is `"missing"`.
+    """
+    columns = as_list(source.column)
+    kinds = {name: source.kinds.get(name) or _kind_of_cells(whole_column(source.train, name)) for name in columns}
+    processor = TabularProcessor.fit(
+        source.train,
+        numbers=[name for name in columns if kinds[name] == "number"],
+        categories=[name for name in columns if kinds[name] == "category"],
+        on_error=source.on_error,
+    )
+    return processor.encoder_config(), processor
+
+
+def _kind_of_cells(column: pa.ChunkedArray) -> str:
+    cells = [cell.strip() if isinstance(cell, str) else cell for cell in column.to_pylist() if not is_missing(cell)]
+    return "number" if are_numbers(cells) else "category"
+
+
 def resnet18(source: EncoderInput) -> NewEncoder:
     """ResNet-18 for pictures or frames of 224 x 224 pixels."""
     return ResNetConfig(**RESNET18), ViTImageProcessor()
@@ -106,6 +134,7 @@ def digit_processor(channels: int) -> ViTImageProcessor:
 
 NEW_ENCODERS: dict[str, Callable[[EncoderInput], NewEncoder]] = {
     "numbers": numbers,
+    "tabular": tabular,
     "resnet18": resnet18,
     "spectrogram": spectrogram,
     "spectrogram_small": spectrogram_small,

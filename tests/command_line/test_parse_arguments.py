@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pmr_hf.command_line.comparison import joint_arguments
-from pmr_hf.command_line.parse_arguments import parse_arguments
+from pmr_hf.command_line.parse_arguments import lengthen_training, parse_arguments
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_any_command_line_is_parsed_or_stops_with_a_sentence(parse, options):
     assert args.num_train_epochs >= 0 and args.learning_rate >= 0 and args.per_device_train_batch_size > 0
     assert all(rate > 0 for rate in (args.modality_learning_rates or {}).values())
     assert 0 <= script_args.modality_dropout < 1 and 0 <= script_args.test_correlation <= 1
-    assert script_args.columns.keys() == script_args.backbones.keys()
+    assert script_args.infers or script_args.columns.keys() == script_args.backbones.keys()
     ranks = [layers["r"] for layers in script_args.lora.values()]
     assert all(0 < count <= 10**6 for count in [*script_args.num_frames.values(), *ranks])
 
@@ -119,3 +119,49 @@ def test_the_joint_run_has_every_option_that_joint_training_has():
     assert joint_arguments(given.split(), "out/", resume=False) == kept
     given += " --resume_from_checkpoint out/checkpoint-3"
     assert joint_arguments(given.split(), "out", resume=True) == [*kept, "--resume_from_checkpoint", "True"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "epochs"),
+    [
+        (500, [], 32),  # of 16 steps, the last of them not full
+        (3200, [], 5),
+        (60, [], 40),  # the most
+        (500, ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2"], 16),
+        (500, ["--num_train_epochs", "5"], 5),
+        (500, ["--num-train-epochs=2"], 2),
+        (500, ["--max_steps", "10"], 5),
+    ],
+)
+def test_a_small_table_is_trained_by_steps_unless_the_command_sets_the_length(parse, rows, more, epochs, caplog):
+    script_args, args = parse(["--train_file", "a.csv", *more])
+    lengthen_training(script_args, args, rows)
+    assert args.num_train_epochs == epochs
+    assert ("training takes" in caplog.text) == (epochs > 5)
+
+
+def test_the_digits_keep_their_epochs(parse):
+    script_args, args = parse([])
+    lengthen_training(script_args, args, 10)
+    assert args.num_train_epochs == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--label_column", "label"], "--label_column"),
+        (["--columns", "image=scan", "--backbones", "image=a"], "--columns, --backbones"),
+        (["--backbones", "gray=cg_mnist_gray", "text=a"], "--backbones"),
+        (["--validation_file", "a.csv", "--encoding", "utf-8"], "--validation_file, --encoding"),
+        (["--test_file", "a.csv"], "--test_file"),
+        (["--prototype_file", "a.csv", "--dataset", "ave"], "--prototype_file"),
+        (["--dataset", "cg_mnist", "--dataset_name", "mnist", "--label_column", "digit"], "--label_column"),
+    ],
+)
+def test_a_forgotten_table_is_not_replaced_by_the_digits(parse, options, named):
+    with pytest.raises(ValueError, match=f"^Expected --train_file or --dataset_name with {named}, got neither"):
+        parse(options)
+
+
+def test_a_paper_set_may_have_another_encoder(parse):
+    assert parse(["--backbones", "gray=a"])[0].backbones == {"gray": "a", "colored": "cg_mnist"}

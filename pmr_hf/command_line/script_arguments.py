@@ -306,6 +306,7 @@ class ScriptArguments:
             encoder = DEFAULT_ENCODERS[kinds[name]]
             self.backbones[name] = encoder.name
             self.pooling.setdefault(name, encoder.pooling)
+        self.backbones = {name: self.backbones[name] for name in [*self.columns, *self.backbones]}  # in this order
         self.cell_kinds = {column.name: column.kind for column in inferred.found if column.kind in CELLS}
         self._check_modalities()
         self.inferred_videos = [name for name in self.columns if kinds[name] == "video"]

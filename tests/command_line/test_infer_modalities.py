@@ -59,8 +59,8 @@ def test_every_modality_gets_a_default_encoder(complete):
 
 
 def test_named_encoders_replace_the_default_ones(complete):
-    args = complete(backbones=["image=resnet18", "text=/folder"])
-    assert args.columns == ALL
+    args = complete(backbones=["text=/folder", "image=resnet18"])
+    assert args.columns == ALL and list(args.backbones) == list(ALL)
     assert args.backbones["image"] == "resnet18" and args.backbones["text"] == "/folder"
     assert "text" not in args.pooling  # the pooling of MiniLM is not that of another encoder
 

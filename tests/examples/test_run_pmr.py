@@ -205,12 +205,66 @@ def test_a_dataset_of_ones_own_cached_and_on_the_fly(own_data, tmp_path):
     assert processor.processors["stats"].mean[0] == pytest.approx(mean, rel=0.02)  # from the training rows only
 
 
+INFERRED = {"image": "vit", "text": "bert", "audio": "wav2vec2"}
+
+
+def test_only_a_table_its_label_and_encoders(own_data, tmp_path):
+    """The columns are inferred. Their modalities, kinds and encoders are those of the saved model."""
+    tables = []
+    for name in ("train", "test"):
+        rows = [json.loads(line) for line in (own_data / f"{name}.jsonl").read_text().splitlines()]
+        frame = pd.DataFrame(rows)
+        frame["id"], frame["style"] = range(len(rows)), [["thin", "bold", "old"][i % 3] for i in range(len(rows))]
+        frame["note"] = [f"scan {i} of the digit {row['what']}" for i, row in enumerate(rows)]
+        tables += [f"--{name}_file", str(own_data / f"all_{name}.csv")]
+        frame.to_csv(tables[-1], index=False)
+    printed = run_pmr(
+        tmp_path,
+        *(*tables, "--label_column", "what", "--use_cpu", "--output_dir", "out", "--learning_rate", "1e-2"),
+        *("--backbones", *(f"{kind}={own_data / 'encoders' / encoder}" for kind, encoder in INFERRED.items())),
+        *("--per_device_train_batch_size", "8", "--num_train_epochs", "1"),
+    )
+    lines = {line.split()[0]: line.split()[1:3] for line in printed[printed.index("column") :].splitlines()[1:9]}
+    assert lines == {
+        "scan": ["image", "image"],
+        "title": ["left", "out"],  # it names the label
+        "speech": ["audio", "audio"],
+        "ink": ["number", "tabular"],
+        "top": ["number", "tabular"],
+        "id": ["left", "out"],
+        "style": ["category", "tabular"],
+        "note": ["text", "text"],
+    }
+    processor = MultimodalProcessor.from_pretrained(tmp_path / "out")
+    assert list(processor.processors) == ["image", "audio", "tabular", "text"]
+    assert processor.processors["tabular"].columns == ["ink", "top", "style"]
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert "test_tabular_prototype_accuracy" in results and printed.count("left out") == 2
+
+
+def test_a_table_of_one_modality_is_trained(tmp_path):
+    """With the method's own terms, of which PMR's are 0."""
+    lines = [f"{i % 3 + i % 2 / 4},{i % 5},{'abc'[i % 3]}" for i in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["x,y,label", *lines]), encoding="utf-8")
+    command = [sys.executable, str(EXAMPLES / "run_pmr.py"), "--train_file", "a.csv", "--output_dir", "out"]
+    command += ["--use_cpu", "--save_strategy", "no", "--load_best_model_at_end", "False", "--eval_strategy", "no"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "One modality, 'tabular': there is nothing to rebalance." in run.stderr
+    assert "54 training rows make 2 steps in an epoch: training takes 40 epochs, 80 steps." in run.stderr
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert results["epoch"] == 40 and results["eval_accuracy"] == 1
+
+
 @pytest.mark.slow
 def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path):
     script = [sys.executable, str(EXAMPLES / "run_pmr.py"), "--dataset_name", str(own_data)]
     for arguments, message in [
         (["--columns", "image"], "Expected --columns as modality=value, got ['image']"),
-        (["--columns", "image=scan", "--backbones", "text=x"], "Expected --columns and --backbones for the same"),
+        (
+            ["--columns", "image=scan", "--backbones", "sound=x", "--label_column", "what"],
+            "got ['sound'] too; correct these names, or name their columns with --columns.",
+        ),
         (
             ["--columns", "stats=title", "--backbones", "stats=numbers", "--label_column", "what"],
             "Expected numbers in train.jsonl, row 2, column 'title', but 'the digit",

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from pmr_hf import MultimodalProcessor
-from pmr_hf.command_line.build import new_encoder, pretrained_processor
+from pmr_hf.command_line.build import add_new_encoders, new_encoder, pretrained_processor
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
@@ -104,6 +104,13 @@ def test_a_table_without_a_column_to_use(tmp_path):
     args = ScriptArguments(dataset_name=str(tmp_path), label_column="kind")
     with pytest.raises(ValueError, match=r"all are left out \('id': ids: whole numbers that count the rows, from 0"):
         args.complete(inferred_columns(args))
+
+
+@pytest.mark.parametrize(("given", "frames"), [([], 8), (["video=3"], 3)])
+def test_an_encoder_of_pictures_gets_eight_frames_of_each_video(complete, given, frames):
+    args = complete(backbones=["image=resnet18", "video=resnet18"], modalities=["image", "video"], num_frames=given)
+    processor = add_new_encoders(args, pretrained_processor(args), None)[1]
+    assert processor.num_frames == {"video": frames}
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -167,6 +167,7 @@ def test_a_jpeg_of_several_scans_is_not_decoded_smaller(options):
         read_image(bytes(content), MediaLimits(pixels=6399))
 
 
+@pytest.mark.slow
 def test_files_that_are_too_large_cost_little(tmp_path):
     command = [sys.executable, str(HELPERS / "attack_media.py"), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -242,6 +242,7 @@ def test_only_a_table_its_label_and_encoders(own_data, tmp_path):
     assert "test_tabular_prototype_accuracy" in results and printed.count("left out") == 2
 
 
+@pytest.mark.slow
 def test_a_table_of_one_modality_is_trained(tmp_path):
     """With the method's own terms, of which PMR's are 0."""
     lines = [f"{i % 3 + i % 2 / 4},{i % 5},{'abc'[i % 3]}" for i in range(60)]

@@ -45,6 +45,7 @@ def job(folder, method, problem_type, column):
     return printed, results, [json.loads(line) for line in (folder / "new.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_several_labels(tmp_path):
     table = write_table(tmp_path)
     printed, results, predictions = job(tmp_path, "pmr", "multi_label_classification", "tags")

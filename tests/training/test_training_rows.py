@@ -87,6 +87,7 @@ def test_workers_draw_as_the_training_process_does(varying):
     assert_equal_tensors(workers, alone)
 
 
+@pytest.mark.slow
 def test_a_list_of_rows_is_varied_like_a_dataset(varying, digits):
     found = []
     for rows in (digits, list(digits)):

@@ -30,6 +30,7 @@ TRAVELS = {
     "configuration.py",
     "distance.py",
     "exact_sums.py",
+    "fp32_buffers.py",
     "fusion.py",
     "hub_card.py",
     "initialization.py",

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from .distance import MIN_DISTANCE
 from .missing_modalities import Masks, stack_masks
-from .prototypes import SHARPNESS, Prototypes, Sums
+from .prototypes import SHARPNESS, Prototypes, Sums, in_every_modality
 
 
 class LabelPrototypes(Prototypes):
@@ -42,8 +42,7 @@ class LabelPrototypes(Prototypes):
 
     def common_labels(self) -> torch.Tensor:
         """The labels that have both prototypes in every modality, (K,) bool. A modality without any is left out."""
-        known = self.known()
-        return (known | ~known.any(1, keepdim=True)).all(0)
+        return in_every_modality(self.known())
 
     def answer(self, embeddings: Mapping[str, torch.Tensor], present: Masks | None = None) -> torch.Tensor:
         """

@@ -13,6 +13,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from .configuration import check_modality_name
 from .distance import MIN_DISTANCE, prototype_logits
 from .exact_sums import add_rows, from_file, to_file, value_of, zero_sum
+from .fp32_buffers import Fp32Buffers
 from .missing_modalities import Masks, stack_masks
 
 
@@ -27,7 +28,7 @@ STACKED = 2**21
 SHARPNESS = 10.0  # of `Prototypes.answer`: the logits of distances that are divided by the distance of the prototypes
 
 
-class Prototypes(nn.Module):
+class Prototypes(Fp32Buffers):
     """
     Class means of each modality's embeddings (Eq. 6), and their momentum update (Eq. 12).
 
@@ -136,8 +137,7 @@ class Prototypes(nn.Module):
         """
         The classes that have a prototype of every modality, (K,) bool. A modality without any prototype is left out.
         """
-        seen = self.stacked_seen()
-        return (seen | ~seen.any(1, keepdim=True)).all(0)
+        return in_every_modality(self.stacked_seen())
 
     def zero_sums(self) -> Sums:
         """Sums (K, D_m) and counts (K,) of zero in fp64, by modality, to which batches can be added."""
@@ -211,15 +211,6 @@ class Prototypes(nn.Module):
             mean.copy_(torch.where(count[:, None] > 0, new, mean))
             self.count(name).copy_(count)
             self.get_buffer(f"{name}_seen").copy_(seen | (count > 0))
-
-    def _apply(self, fn, recurse: bool = True) -> "Prototypes":
-        # `model.half()` or `model.to(torch.bfloat16)` moves the prototypes, but leaves them in fp32.
-        kept = dict(self.named_buffers())
-        super()._apply(fn, recurse)
-        for name, buffer in kept.items():
-            moved = self.get_buffer(name)
-            self._buffers[name] = moved.to(buffer.dtype) if buffer.is_meta else buffer.to(moved.device)
-        return self
 
     def check(self, embeddings: Mapping[str, torch.Tensor], segments: bool = False) -> None:
         """
@@ -320,3 +311,8 @@ def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
             f"Expected finite prototypes in {file}, got NaN or infinity in {wrong}; train the model again."
         )
     prototypes.load_state_dict(state)
+
+
+def in_every_modality(known: torch.Tensor) -> torch.Tensor:
+    """What every modality has, (K,) bool, of what each has, (M, K) bool. A modality that has nothing is left out."""
+    return (known | ~known.any(1, keepdim=True)).all(0)

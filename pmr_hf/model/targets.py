@@ -1,8 +1,9 @@
 """What a model predicts (one class, any number of labels, or numbers), the loss of each, and the scale of numbers."""
 
 import torch
-from torch import nn
 from torch.nn import functional as F
+
+from .fp32_buffers import Fp32Buffers
 
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -12,7 +13,7 @@ PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 MODALITY_METRIC = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "mae"}
 
 
-class TargetScale(nn.Module):
+class TargetScale(Fp32Buffers):
     """
     The mean and the standard deviation of the targets of a regression. They are saved with the weights, so that a model
     trains on standardised targets and predicts in the user's units.
@@ -60,15 +61,6 @@ class TargetScale(nn.Module):
     def standardise(self, values: torch.Tensor) -> torch.Tensor:
         """Values (B, R) in the user's units, minus the mean and over the standard deviation, in fp32."""
         return (values.float() - self.mean) / self.std
-
-    def _apply(self, fn, recurse: bool = True) -> "TargetScale":
-        # `model.half()` moves the scale, but leaves it in fp32.
-        kept = dict(self.named_buffers())
-        super()._apply(fn, recurse)
-        for name, buffer in kept.items():
-            moved = self.get_buffer(name)
-            self._buffers[name] = moved.to(buffer.dtype) if buffer.is_meta else buffer.to(moved.device)
-        return self
 
 
 def target_loss(problem_type: str, logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ DRAW = "__draw__"
 CPU = torch.device("cpu")
 
 
+@dataclass
 class CropAndFlip:
     """
     Crops a random part of a picture and flips half of the pictures: `RandomResizedCrop` and `RandomHorizontalFlip` of
@@ -29,8 +31,7 @@ class CropAndFlip:
         size (`tuple[int, int]`, *optional*): height and width of the result. By default, a picture keeps its size.
     """
 
-    def __init__(self, size: tuple[int, int] | None = None):
-        self.size = size
+    size: tuple[int, int] | None = None
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         size = self.size or (picture.height, picture.width)

@@ -1,5 +1,6 @@
 """The collator, which turns the rows of a dataset into a batch of the model."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -33,8 +34,8 @@ class MultimodalCollator:
         columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers and
             tables. Their order does not count if the processor knows their names.
         label (`str`, *optional*, defaults to `"label"`): the column of labels; `None` for unlabelled data. It has
-            integer classes; or, by `problem_type`, lists of class names or of K zeros and ones, or numbers or lists of
-            R of them.
+            classes, as integers or by name; or, by `problem_type`, lists of class names or of K zeros and ones, or
+            numbers or lists of R of them.
         num_labels (`int`, *optional*): number of classes K, to check the labels of each batch. The trainer sets it.
         on_error (`str`, *optional*, defaults to `"raise"`): what to do with a value that cannot be read. `"missing"`
             logs a warning and treats the modality as missing in that row. It needs a dataset that leaves files
@@ -44,7 +45,7 @@ class MultimodalCollator:
             [`MultimodalModel`].
         problem_type (`str`, *optional*, defaults to `"single_label_classification"`): what the labels are, see
             [`MultimodalConfig`]. The trainer sets it, and `class_names`.
-        class_names (`Sequence[str]`, *optional*): the names of the K labels of a multi-label problem.
+        class_names (`Sequence[str]`, *optional*): the names of the K classes or labels.
         augment (`dict[str, Callable]`, *optional*): a random transform of a modality's values, by modality, which the
             trainer applies to training rows only. It gets a value after reading and before the processor, and returns
             one of the same type: a PIL image (each picture of a list or video in turn, drawn alike), a waveform
@@ -144,6 +145,12 @@ class MultimodalCollator:
         """The modalities whose training values differ from epoch to epoch."""
         random_frames = self.processor.num_frames if self.frames == "random" else {}
         return [name for name in self.columns if name in self.augment or name in random_frames]
+
+    @property
+    def variation(self) -> dict[str, Any]:
+        """The transforms and the frames that training draws from, by name, as JSON has them."""
+        transforms = {name: re.sub(r" at 0x[0-9a-f]+", "", repr(each)) for name, each in self.augment.items()}
+        return {"augment": transforms, "frames": self.frames}
 
     def _varied_value(self, name: str, value: Any, draw: tuple[int, int, int]) -> Any:
         if name not in self.varied:

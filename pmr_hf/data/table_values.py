@@ -51,6 +51,13 @@ def as_dataset(table: AnyTable) -> Dataset:
         ) from error
 
 
+def frames_as_datasets(data: Any) -> Any:
+    """A pandas DataFrame, or each of a dict of them, as a `datasets.Dataset`. Anything else is returned unchanged."""
+    if isinstance(data, dict):
+        return {name: frames_as_datasets(rows) for name, rows in data.items()}
+    return as_dataset(data) if isinstance(data, pd.DataFrame) else data
+
+
 def _check_names(names: list[Any]) -> None:
     wrong = [name for name in names if not isinstance(name, str) or names.count(name) > 1]
     if wrong:

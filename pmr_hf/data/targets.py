@@ -30,7 +30,7 @@ def labels_tensor(
         problem_type (`str`): one of [`~pmr_hf.model.targets.PROBLEM_TYPES`].
         labels (`Sequence`): one label per row.
         num_labels (`int`, *optional*): the number of classes, labels or targets, to check the labels.
-        class_names (`Sequence[str]`, *optional*): the names of several labels, in the order of their ids.
+        class_names (`Sequence[str]`, *optional*): the names of the classes or labels, in the order of their ids.
         segments (`bool`, *optional*, defaults to `False`): see [`~pmr_hf.data.labels.integer_labels`].
         place (`Callable`, *optional*): where the label with an index comes from, for messages.
 
@@ -42,11 +42,25 @@ def labels_tensor(
         ValueError: see the function of the problem type.
     """
     if problem_type == SINGLE_LABEL:
-        return integer_labels(labels, num_labels, segments)
+        return integer_labels(class_ids(labels, class_names, place), num_labels, segments)
     rows = [label.tolist() if isinstance(label, np.ndarray | torch.Tensor) else label for label in labels]
     if problem_type == MULTI_LABEL:
         return multi_hot(rows, num_labels, class_names, place)
     return numeric_targets(rows, num_labels, place)
+
+
+def class_ids(labels: Sequence[Any], class_names: Sequence[str] | None, place: Place) -> Sequence[Any]:
+    """The ids of class names. Other labels are returned unchanged. Raises `ValueError` for an unknown name."""
+    if not class_names or isinstance(labels, np.ndarray) or not any(isinstance(label, str) for label in labels):
+        return labels
+    ids = {name: k for k, name in enumerate(class_names)}
+    for i, label in enumerate(labels):
+        if label not in ids:
+            raise ValueError(
+                f"Expected a class among {shortened(list(ids))} in {place(i)}, got {label!r:.80}; set the model's "
+                "`id2label` to the names of all classes, or correct the label."
+            )
+    return [ids[label] for label in labels]
 
 
 def multi_hot(

@@ -22,6 +22,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
 from ..data.collator import MultimodalCollator
+from ..data.table_values import frames_as_datasets
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -83,7 +84,8 @@ class MultimodalTrainer(Trainer):
         model (`MultimodalModel | torch.nn.Module`): the model.
         args (`MultimodalTrainingArguments`): the arguments.
         kwargs: all other arguments of `Trainer`. `processing_class` is a [`MultimodalProcessor`] and `data_collator` a
-            [`MultimodalCollator`], or your own. `processing_class` defaults to the processor of the collator.
+            [`MultimodalCollator`], or your own. `processing_class` defaults to the processor of the collator. A dataset
+            may be a pandas DataFrame.
 
     Raises:
         TypeError: for `args` of another class.
@@ -110,6 +112,8 @@ class MultimodalTrainer(Trainer):
         if args.should_save and kwargs.get("train_dataset") is not None:
             check_writable(args.output_dir)
         model = model if model is None else compiled_in_place(model)
+        for name in ("train_dataset", "eval_dataset"):
+            kwargs[name] = frames_as_datasets(kwargs.get(name))
         collator = kwargs.get("data_collator")
         if kwargs.get("processing_class") is None and isinstance(collator, MultimodalCollator):
             kwargs["processing_class"] = collator.processor  # saved with the model, which is of no use without it
@@ -341,8 +345,11 @@ class MultimodalTrainer(Trainer):
         config = json.loads(model.config.to_json_string()) if isinstance(model, MultimodalModel) else {}
         facts = facts_of_config(config) | self.run_facts()
         facts["rows"] = len(data) if has_length(data) else None
-        labels = fingerprint_of(labels_of(data, self.data_collator))
-        return RunRecord(facts, arguments_that_matter(self.args) | {"fingerprint of the training labels": labels})
+        arguments = arguments_that_matter(self.args)
+        arguments["fingerprint of the training labels"] = fingerprint_of(labels_of(data, self.data_collator))
+        if isinstance(self.data_collator, MultimodalCollator):
+            arguments |= self.data_collator.variation
+        return RunRecord(facts, arguments)
 
     def run_facts(self) -> dict[str, Any]:
         """What must be the same to resume, by name, as JSON has it. The model's config and the rows are added."""
@@ -428,8 +435,8 @@ class MultimodalTrainer(Trainer):
             self.data_collator.num_labels = self.num_labels
             self.data_collator.segments = not isinstance(model, MultimodalModel)
             self.data_collator.problem_type = self.problem_type
-            if self.problem_type == MULTI_LABEL:
-                self.data_collator.class_names = list(model.config.id2label.values())
+            if self.problem_type != REGRESSION:
+                self.data_collator.class_names = list(self.class_names.values())
             processors.append(self.data_collator.processor)
         for processor in processors:
             if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):
@@ -647,9 +654,14 @@ class MultimodalTrainer(Trainer):
         """
         if eval_dataset is None or isinstance(eval_dataset, str):
             return super().get_eval_dataloader(eval_dataset)
+        eval_dataset = frames_as_datasets(eval_dataset)
         check_rows(None, {"evaluation": eval_dataset})
         check_full_batch(self.args, eval_dataset, "eval")
         return self.get_test_dataloader(eval_dataset)  # the same dataloader, which is not cached
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """The test dataloader of `Trainer`, which also takes a pandas DataFrame."""
+        return super().get_test_dataloader(frames_as_datasets(test_dataset))
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
         """

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..data.collator import MultimodalCollator
 from ..data.columns import labels_in
-from ..model.targets import MULTI_LABEL, SINGLE_LABEL
+from ..model.targets import MULTI_LABEL
 from .setup_checks import check_rows, is_stream
 
 
@@ -72,8 +72,6 @@ def labels_of(dataset: Any, collator: Any) -> np.ndarray | None:
         labels = [row[collator.label] for row in dataset]
     else:
         return None
-    if collator.problem_type == SINGLE_LABEL:
-        return np.asarray(labels)
     values = collator.convert_labels(labels).numpy()
     return values.astype(np.int64) if collator.problem_type == MULTI_LABEL else values
 

@@ -12,6 +12,7 @@ from transformers import EvalPrediction
 from transformers.trainer_utils import TrainOutput, has_length
 from transformers.utils import logging
 
+from ..data.table_values import frames_as_datasets
 from ..equations import ratio_of_two, rebalance_weights
 from ..model.hub_card import card_on_hub
 from ..model.missing_modalities import stack_masks
@@ -95,7 +96,7 @@ class PrototypeTrainer(MultimodalTrainer):
         prototype_dataset: Dataset | None = None,
         **kwargs,
     ):
-        self.prototype_dataset = prototype_dataset
+        self.prototype_dataset = frames_as_datasets(prototype_dataset)
         super().__init__(model=model, args=args, **kwargs)
         self.embeddings_fn = embeddings_fn or output_embeddings
         if prototype_dataset is not None:
@@ -391,7 +392,8 @@ class PrototypeTrainer(MultimodalTrainer):
         return config.answer
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Like `Trainer.get_test_dataloader`; raises `ValueError` for the rows that the prototypes are taken from."""
+        """Like that of [`MultimodalTrainer`]; raises `ValueError` for the rows that the prototypes are taken from."""
+        test_dataset = frames_as_datasets(test_dataset)
         if self.prototype_dataset is not None and is_same(self.prototype_dataset, test_dataset):
             raise ValueError(
                 "Expected a dataset that the prototypes were not taken from to evaluate, got the `prototype_dataset`, "

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import re
 
 import pytest
 import torch
@@ -107,6 +108,15 @@ def test_a_resumed_run_draws_as_the_uninterrupted_one(varying, workers):
         resumed = varying(CROP, seed=99, **settings)
         resumed.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
         assert_equal_tensors(snapshot(resumed.model), snapshot(uninterrupted.model))
+
+
+def test_resuming_with_another_transform_warns(varying, caplog):
+    settings = {"save_strategy": "steps", "save_steps": 4, "max_steps": 4}
+    varying(CROP, **settings).train()
+    varying(CROP, **settings).train(resume_from_checkpoint=True)
+    assert "with other arguments" not in caplog.text
+    varying({"image": v2.RandomResizedCrop(8, scale=(0.5, 1))}, **settings).train(resume_from_checkpoint=True)
+    assert re.search(r"Resuming from .* with other arguments \(augment: {'image': 'RandomResizedCrop\(", caplog.text)
 
 
 def test_what_cannot_be_varied_is_refused(make_trainer, processor, collator, digits):

@@ -1,0 +1,66 @@
+"""Trainers of pandas DataFrames with pictures as files and classes by name, against the same rows as a dataset."""
+
+import pandas as pd
+import pytest
+from helpers.digits import NUM_LABELS, WORDS
+from helpers.snapshots import assert_equal_tensors, snapshot
+
+
+NAMES = dict(enumerate(WORDS[:NUM_LABELS]))
+
+
+@pytest.fixture
+def frame(digits, tmp_path):
+    """The digits as a user's DataFrame, with an index of its own and a missing caption."""
+    files = []
+    for i, picture in enumerate(digits["picture"]):
+        files.append(str(tmp_path / f"{i}.png"))
+        picture.save(files[-1])
+    captions = [None, *digits["caption"][1:]]
+    names = [NAMES[label] for label in digits["label"]]
+    return pd.DataFrame({"picture": files, "caption": captions, "label": names}, index=range(100, 164))
+
+
+@pytest.fixture
+def named(make_model):
+    return lambda: make_model(id2label=NAMES, label2id={name: k for k, name in NAMES.items()})
+
+
+def test_a_data_frame_trains_and_evaluates_as_a_dataset(frame, digits, named, make_trainer):
+    digits = digits.map(lambda row, i: {"caption": row["caption"] if i else None}, with_indices=True)
+    expected = make_trainer(named(), train_dataset=digits, eval_dataset=digits, class_weights="balanced")
+    trainer = make_trainer(named(), train_dataset=frame, eval_dataset=frame, class_weights="balanced")
+    for each in (expected, trainer):
+        each.train()
+    assert_equal_tensors(snapshot(trainer.model), snapshot(expected.model))
+    assert trainer.class_weights.tolist() == expected.class_weights.tolist()
+    loss = expected.evaluate()["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == trainer.evaluate(frame)["eval_loss"] == loss
+    assert (trainer.predict(frame).predictions == expected.predict(digits).predictions).all()
+
+
+def test_prototypes_of_a_data_frame(frame, named, make_trainer):
+    half, rest = frame[::2], frame[1::2]
+    trainer = make_trainer(named(), train_dataset=half, eval_dataset=None, trainer_kwargs={"prototype_dataset": rest})
+    trainer.train()
+    assert trainer.prototypes.count("image").sum() == 32
+    with pytest.raises(ValueError, match="Expected a dataset that the prototypes were not taken from to evaluate"):
+        trainer.evaluate(rest)
+
+
+def test_several_evaluation_frames(frame, named, make_trainer):
+    trainer = make_trainer(named(), train_dataset=frame, eval_dataset={"first": frame[:32], "last": frame[32:]})
+    assert {"eval_first_accuracy", "eval_last_accuracy"} <= trainer.evaluate().keys()
+
+
+@pytest.mark.parametrize("name", ["four", "", " zero"])
+def test_a_class_that_the_model_does_not_know(frame, named, make_trainer, name):
+    frame.loc[163, "label"] = name
+    with pytest.raises(ValueError, match=rf"Expected a class among \['zero', .*\] in row 63, got '{name}'; set the mod"):
+        make_trainer(named(), train_dataset=frame)
+
+
+def test_a_row_without_a_class(frame, named, make_trainer):
+    frame.loc[120, "label"] = None
+    with pytest.raises(ValueError, match=r"Expected a class among .* in row 20, got None"):
+        make_trainer(named(), train_dataset=frame)

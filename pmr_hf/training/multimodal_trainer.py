@@ -25,7 +25,7 @@ from ..data.collator import MultimodalCollator
 from ..data.table_values import frames_as_datasets
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
-from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..model.targets import MODALITY_METRIC, REGRESSION, SINGLE_LABEL
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import foreign_optimizer_state
 from .checksums import write_checksums

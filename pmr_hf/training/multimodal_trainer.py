@@ -435,8 +435,8 @@ class MultimodalTrainer(Trainer):
             self.data_collator.num_labels = self.num_labels
             self.data_collator.segments = not isinstance(model, MultimodalModel)
             self.data_collator.problem_type = self.problem_type
-            if self.problem_type != REGRESSION:
-                self.data_collator.class_names = list(self.class_names.values())
+            if isinstance(model, MultimodalModel) and self.problem_type != REGRESSION:
+                self.data_collator.class_names = list(model.config.id2label.values())
             processors.append(self.data_collator.processor)
         for processor in processors:
             if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):

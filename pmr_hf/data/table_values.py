@@ -53,7 +53,7 @@ def as_dataset(table: AnyTable) -> Dataset:
 
 def frames_as_datasets(data: Any) -> Any:
     """A pandas DataFrame, or each of a dict of them, as a `datasets.Dataset`. Anything else is returned unchanged."""
-    if isinstance(data, dict):
+    if type(data) is dict:  # not a DatasetDict
         return {name: frames_as_datasets(rows) for name, rows in data.items()}
     return as_dataset(data) if isinstance(data, pd.DataFrame) else data
 

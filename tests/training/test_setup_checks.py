@@ -99,9 +99,8 @@ def test_labels_outside_the_classes(make_trainer, digits, bad):
     assert trainer.state.global_step == 0
 
 
-@pytest.mark.parametrize("feature", ["float32", "string"])
-def test_labels_that_are_not_integers(make_trainer, digits, feature):
-    data = digits.cast_column("label", Value("int64")).cast_column("label", Value(feature))
+def test_labels_that_are_not_integers(make_trainer, digits):
+    data = digits.cast_column("label", Value("int64")).cast_column("label", Value("float32"))
     with pytest.raises(ValueError, match=r"Expected integer labels 0..K-1, got .*class_encode_column"):
         make_trainer(train_dataset=data)
 

@@ -10,7 +10,7 @@ from transformers.utils import logging
 from ..model.kind_registry import Features
 from ..model.media_values import UnreadableError
 from ..model.multimodal_processor import MultimodalProcessor
-from ..model.targets import REGRESSION, SINGLE_LABEL
+from ..model.targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .augmentation import CPU, DRAW, augmented, check_augmentation, draw_seed
 from .columns import ROW, as_list, decodes, labels_in, undecoded
 from .feature_cache import CACHED, cache_features, cached_features, feature_fingerprint
@@ -199,6 +199,12 @@ class MultimodalCollator:
                 "Expected a training set without cached features for `augment` or frames='random', got those of "
                 f"{cached}, which are the same in each epoch; train on the dataset itself, or leave the two out."
             )
+
+    def match_labels(self, num_labels: int | None, problem_type: str, names: Mapping[int, str]) -> None:
+        """Convert labels as a model of K classes or labels needs them. `names` are those of its `id2label`."""
+        self.num_labels, self.problem_type = num_labels, problem_type
+        if problem_type == MULTI_LABEL:
+            self.class_names = list(names.values())
 
     def check_dataset(self, dataset: Any) -> list[str] | None:
         """

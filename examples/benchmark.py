@@ -8,8 +8,9 @@ Compare PMR with other methods under one protocol, for every method, fusion head
 
 Each run is a run of `examples/run_pmr.py`. An argument that --help does not list goes to the runs of every method that
 has it. For each method, the learning rate is chosen from the grid by validation accuracy on the first seed. The best
-epoch is chosen by validation accuracy. Only the runs at the chosen rate are tested, once. A finished run is not
-repeated, and the same command resumes a run that was stopped.
+epoch is chosen by validation accuracy. With --problem_type, both are chosen by micro F1, or by RMSE in a regression.
+Only the runs at the chosen rate are tested, once. A finished run is not repeated, and the same command resumes a run
+that was stopped.
 
 The script writes to the output folder: `results.jsonl` with a line for each reported run, including the runs of earlier
 commands, the table `results.md`, and plots.
@@ -30,12 +31,14 @@ import psutil  # installed with accelerate
 from pmr_hf import MultimodalModel, MultimodalProcessor
 from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, groups_of, known_to, mistake_in
 from pmr_hf.command_line.build import build_collator
+from pmr_hf.command_line.defaults import SELECTED_BY
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.options import Options, flat, options_of
 from pmr_hf.command_line.parse_arguments import lengthen_training, parse_arguments
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
 from pmr_hf.inference.modality_report import modality_report
+from pmr_hf.model.targets import REGRESSION, SINGLE_LABEL
 from pmr_hf.reporting.benchmark_plots import plot_curves, plot_varied
 from pmr_hf.reporting.benchmark_table import table_of
 from pmr_hf.training.whole_files import write_json, write_whole
@@ -53,6 +56,7 @@ class Runs(NamedTuple):
     rates: list[str | None]
     seeds: list[int]
     only_report: bool
+    problem_type: str
 
 
 def main() -> None:
@@ -84,7 +88,7 @@ def main() -> None:
         for rate in rates:
             parsed(group._replace(rate=rate), shared)
     folder = args.output_dir or Path("outputs") / f"benchmark-{script_args.data_name.replace('/', '-')}"
-    runs = Runs(folder, shared, rates, args.seeds, args.only_report)
+    runs = Runs(folder, shared, rates, args.seeds, args.only_report, script_args.problem_type)
 
     try:
         reported(runs)  # results of other arguments must show before the first run, too
@@ -119,19 +123,19 @@ def parsed(cell: Cell, shared: Options) -> ScriptArguments:
 def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
     """
     Run the missing cells of a group, and yield the result of each seed at the learning rate with the best validation
-    accuracy on the first seed.
+    accuracy on the first seed, or micro F1, or RMSE.
 
     Raises:
         RunError: if training fails, or diverges at a seed.
     """
     first = group._replace(seed=runs.seeds[0])
     found = {rate: trained(first._replace(rate=rate), runs) for rate in runs.rates}
-    grid = {
-        rate: train.get("eval_accuracy") for rate, train in found.items() if train
-    }  # `None` where training diverged
-    rates = [rate for rate, accuracy in grid.items() if accuracy is not None]
+    selected_by = f"eval_{SELECTED_BY[runs.problem_type]}"
+    grid = {rate: train.get(selected_by) for rate, train in found.items() if train}  # `None` where training diverged
+    rates = [rate for rate, metric in grid.items() if metric is not None]
     if rates:
-        best = first._replace(rate=max(rates, key=grid.__getitem__))  # the first of equally good rates
+        best_of = min if runs.problem_type == REGRESSION else max
+        best = first._replace(rate=best_of(rates, key=grid.__getitem__))  # the first of equally good rates
         missing = beyond_grid(best.rate, runs.rates)
         if missing is not None:
             print(f"{best.name}: the best rate is at the end of the grid; add a {missing} one.", flush=True)
@@ -274,6 +278,7 @@ def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, 
     splits = load_splits(script_args, processor, cell.seed)
     lengthen_training(script_args, training_args, len(splits["train"]))
     history = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    selected_by = f"eval_{SELECTED_BY[runs.problem_type]}"
     result = {
         "name": cell.name,
         "data": script_args.data_name,
@@ -285,10 +290,13 @@ def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, 
         "train_samples": len(splits["train"]),
         "train_seconds": train["train_seconds"] if train["train_resumed"] == 0 else None,
         "peak_memory_mib": train["train_peak_memory_mib"],
-        "eval_accuracy": train["eval_accuracy"],
+        selected_by: train[selected_by],
         "rho": next((entry["rho"] for entry in reversed(history) if "rho" in entry), None),
     }
+    if runs.problem_type != SINGLE_LABEL:
+        result["problem_type"] = runs.problem_type
     collator = build_collator(script_args, processor)
+    collator.match_labels(model.config.num_labels, model.config.problem, model.config.id2label)
     result |= modality_report(model, collator, splits, training_args.per_device_eval_batch_size, cell.seed)
     write_json(file, result)
     return result

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "training": {"model", "data", "reporting"},
     "methods": {"model", "data", "training", "inference"},
     "reporting": {"model"},
-    "inference": {"model"},
+    "inference": {"model", "training"},
     "command_line": {"model", "data", "training", "methods", "inference", "reporting"},
 }
 TRAVELS = {

@@ -3,6 +3,8 @@
 import argparse
 from typing import NamedTuple
 
+from ..methods import METHODS
+from ..model.targets import REGRESSION
 from . import options
 from .options import Options, flat, name_of, options_of
 
@@ -31,7 +33,6 @@ DECIDED = {
     "seed": "by --seeds",
     "modalities": "by --methods unimodal",
     "compare_with": "by --methods",
-    "problem_type": "to one class, since the benchmark compares accuracies",
     "do_predict": "by the protocol",
     "resume_from_checkpoint": "by the protocol",
 }
@@ -96,7 +97,7 @@ def known_to(method: str, shared: Options) -> Options:
 
 
 def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
-    """A message if an argument is unknown or set in two places, else `None`."""
+    """A message if an argument is unknown or set in two places, or if a method needs classes, else `None`."""
     if len(args.vary) == 1:
         return f"Expected an argument and at least one value in --vary, got {args.vary}; add values."
     decided = DECIDED | {"learning_rate": "by --learning_rates"} if args.learning_rates else DECIDED
@@ -113,4 +114,19 @@ def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
             )
     if varied and name_of(varied[0]) in map(name_of, shared):
         return f"Expected {varied[0][0]} only in --vary, got it twice; remove one."
-    return None
+    return lack_of_classes(args.methods, shared)
+
+
+def lack_of_classes(methods: list[str], shared: Options) -> str | None:
+    """A message if the problem is a regression and a method needs classes, else `None`."""
+    given = [option for option in shared if name_of(option) == "problem_type"]
+    if not given or not given[-1][-1].endswith(REGRESSION):
+        return None
+    able = [name for name, arguments in BENCHMARK_METHODS.items() if not METHODS[arguments[1]].needs_classes]
+    unable = [name for name in methods if name not in able]
+    if not unable:
+        return None
+    return (
+        f"Expected --methods among {', '.join(able)} with --problem_type {REGRESSION}, got {', '.join(unable)} too; "
+        "leave out what needs class prototypes."
+    )

@@ -10,9 +10,9 @@ from transformers.utils import logging
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION, PAPER_MAX_GRAD_NORM, PAPER_SETS
 from ..methods import METHODS
-from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION
+from ..model.targets import MODALITY_METRIC, REGRESSION
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
-from .defaults import LEAST_STEPS, MOST_EPOCHS, OWN_DATA_DEFAULTS, RECIPES
+from .defaults import LEAST_STEPS, MOST_EPOCHS, OWN_DATA_DEFAULTS, RECIPES, SELECTED_BY
 from .options import name_of, options_of
 from .output_folder import default_folder, seed_of
 from .script_arguments import ScriptArguments
@@ -20,13 +20,12 @@ from .script_arguments import ScriptArguments
 
 logger = logging.get_logger(__name__)
 
-# For every script: the best epoch is chosen by validation accuracy, and a stopped run can resume.
+# For every script: the best epoch is chosen on validation, and a stopped run can resume.
 DEFAULTS = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "save_total_limit": 1,
     "load_best_model_at_end": True,
-    "metric_for_best_model": "accuracy",
     "logging_steps": 20,
     "dataloader_pin_memory": torch.cuda.is_available(),
     "report_to": "none",
@@ -66,10 +65,9 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
             parser.set_defaults(compare_with="joint" if script_args.dataset == "digits" else "none")
     if script_args.method == "pmr":
         parser.set_defaults(**RECIPES[script_args.recipe])
-    if script_args.problem_type == MULTI_LABEL:
-        parser.set_defaults(metric_for_best_model="micro_f1")
-    elif script_args.problem_type == REGRESSION:
-        parser.set_defaults(metric_for_best_model="rmse", greater_is_better=False)
+    parser.set_defaults(metric_for_best_model=SELECTED_BY[script_args.problem_type])
+    if script_args.problem_type == REGRESSION:
+        parser.set_defaults(greater_is_better=False)
     *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")

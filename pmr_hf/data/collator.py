@@ -207,6 +207,11 @@ class MultimodalCollator:
                 f"{cached}, which are the same in each epoch; train on the dataset itself, or leave the two out."
             )
 
+    def match_labels(self, num_labels: int | None, problem_type: str, names: Mapping[int, str]) -> None:
+        """Convert labels as a model of K classes or labels needs them. `names` are those of its `id2label`."""
+        self.num_labels, self.problem_type = num_labels, problem_type
+        self.class_names = list(names.values())
+
     def check_dataset(self, dataset: Any) -> list[str] | None:
         """
         Check the columns and labels of a whole `datasets.Dataset` or list of rows. Any other dataset, and a

@@ -1,17 +1,20 @@
-"""Linear probes: how well a linear classifier reads the classes from the embeddings of one modality."""
+"""Linear probes: how well a linear model reads the classes, labels or targets from the embeddings of one modality."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from datasets import Dataset
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..model.modeling import MultimodalModel
+from ..model.targets import MULTI_LABEL, REGRESSION
+from ..training.target_metrics import mean_absolute_error, micro_f1
 
 
 PROBE_ROWS = 10_000  # a linear probe is fitted to at most this many training rows
@@ -24,7 +27,7 @@ class Embedded(NamedTuple):
 
     embeddings: dict[str, torch.Tensor]  # (N, D_m), by modality
     present: dict[str, torch.Tensor]  # (N,) bool, by modality
-    labels: torch.Tensor  # (N,)
+    labels: torch.Tensor  # (N,), or (N, K) of several labels or targets
 
 
 def embed(model: MultimodalModel, rows: Dataset, collator: Collator, batch_size: int, description: str) -> Embedded:
@@ -35,7 +38,7 @@ def embed(model: MultimodalModel, rows: Dataset, collator: Collator, batch_size:
     for batch in tqdm(DataLoader(rows, batch_size, collate_fn=collator), desc=description, leave=False):
         labels.append(batch.pop("labels").to(model.device))
         output = model(**{name: {key: v.to(model.device) for key, v in part.items()} for name, part in batch.items()})
-        full = torch.ones_like(labels[-1], dtype=torch.bool)
+        full = torch.ones(len(labels[-1]), dtype=torch.bool, device=model.device)
         for name, embedding in output.embeddings.items():
             embeddings[name].append(embedding)
             present[name].append(full if output.present is None else output.present[name])
@@ -46,12 +49,39 @@ def embed(model: MultimodalModel, rows: Dataset, collator: Collator, batch_size:
     )
 
 
-def probe_accuracy(name: str, fitted: Embedded, tested: Embedded) -> float:
-    """The accuracy of logistic regression on the standardised embeddings of one modality, where it is present."""
+def probe_metric(problem_type: str, name: str, fitted: Embedded, tested: Embedded) -> float | None:
+    """
+    The metric of a linear probe on the standardised embeddings of one modality, over the rows that have it.
 
-    def rows(data: Embedded) -> tuple[Any, Any]:
+    Args:
+        problem_type (`str`): one of [`~pmr_hf.model.targets.PROBLEM_TYPES`].
+        name (`str`): the modality.
+        fitted (`Embedded`): the rows that the probe is fitted to.
+        tested (`Embedded`): the rows to measure it on.
+
+    Returns:
+        `float | None`: the accuracy of logistic regression; the micro F1 of one logistic regression for each label,
+        where a label that all rows or none have stays as it is; or the mean absolute error of ridge regression, in the
+        user's units. `None` if all rows to fit have the same labels.
+    """
+
+    def rows(data: Embedded) -> tuple[np.ndarray, np.ndarray]:
         present = data.present[name]
         return data.embeddings[name][present].float().cpu().numpy(), data.labels[present].cpu().numpy()
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return probe.fit(*rows(fitted)).score(*rows(tested))
+    (x, y), (x_test, y_test) = rows(fitted), rows(tested)
+    if len(y) == 0 or (y == y[:1]).all():
+        return None
+    if problem_type == REGRESSION:
+        probe = make_pipeline(StandardScaler(), Ridge()).fit(x, y)
+        return mean_absolute_error(probe.predict(x_test), y_test)
+    if problem_type == MULTI_LABEL:
+        return micro_f1(np.stack([_classified(x, of_label, x_test) for of_label in y.T], 1), y_test)
+    return float((_classified(x, y, x_test) == y_test).mean())
+
+
+def _classified(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
+    """The classes of other rows by logistic regression."""
+    if (y == y[0]).all():
+        return np.full(len(x_test), y[0])
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x, y).predict(x_test)

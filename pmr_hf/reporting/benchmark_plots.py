@@ -1,4 +1,4 @@
-"""The plots of `examples/benchmark.py`: curves over training, and accuracies over the values of a varied argument."""
+"""The plots of `examples/benchmark.py`: curves over training, and metrics over the values of a varied argument."""
 
 import json
 import statistics
@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .benchmark_table import Result, Rows, modalities_of, rows_of
+from ..model.targets import MODALITY_METRIC, REGRESSION
+from .benchmark_table import Result, Rows, modalities_of, problem_of, rows_of
 from .dynamics import scale_for_ratio
 
 
@@ -27,9 +28,10 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
     Write `curves-<fusion>.png`, with a panel for each value that the runs logged and a line for each method.
 
     The panels show the validation accuracy of the fused logits and of each prototype classifier, and for two modalities
-    the imbalance ratio (Figs. 2a and 4a to 4c of the paper). If `gradient_cosine_steps` was set, they also show the
-    cosine between the unimodal and the fused gradients (Fig. 2c). A line is the mean over the seeds, and a band is
-    their range.
+    the imbalance ratio (Figs. 2a and 4a to 4c of the paper). With several labels, micro F1 takes the place of accuracy.
+    In a regression, the mean absolute error of the fused model is the only panel. If `gradient_cosine_steps` was set,
+    they also show the cosine between the unimodal and the fused gradients (Fig. 2c). A line is the mean over the seeds,
+    and a band is their range.
     """
     groups = {method: group for (head, method), group in rows_of(results).items() if head in (fusion, "none")}
     panels = _panels_of_curves(folder, [result for group in groups.values() for result in group])
@@ -47,6 +49,8 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
         axes.grid(alpha=0.3)
         if key == "rho":
             scale_for_ratio(axes)
+        elif problem_of(results) == REGRESSION:
+            axes.set_ylim(bottom=0)
         else:
             axes.set_ylim(-1.02 if key.endswith("cosine") else 0, 1.02)
     _add_legend(figure, max_columns=6)
@@ -56,7 +60,9 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
 def _panels_of_curves(folder: Path, results: list[Result]) -> list[Panel]:
     """The panels for which at least one of the runs logged values."""
     names = modalities_of(results)
-    panels = [("eval_accuracy", "fused"), *((f"eval_{name}_prototype_accuracy", f"{name} alone") for name in names)]
+    metric = MODALITY_METRIC[problem_of(results)]
+    panels = [(f"eval_{metric}", "fused")]
+    panels += [(f"eval_{name}_prototype_{metric}", f"{name} alone") for name in names]
     panels += [("rho", f"ratio ρ = {names[0]} / {names[1]}")] if len(names) == 2 else []
     panels += [(f"{name}_gradient_cosine", f"{name}: cosine to the fused gradient") for name in names]
     runs = [folder / result["name"] for result in results]
@@ -85,17 +91,19 @@ def curve_of(run: Path, key: str) -> Curve:
     return {epoch: statistics.mean(values) for epoch, values in points.items()}
 
 
-# ---- Accuracies by the values of an argument ----
+# ---- Metrics by the values of an argument ----
 
 
 def plot_varied(folder: Path, fusion: str, argument: str, results: list[Result]) -> None:
     """
     Write `<argument>-<fusion>.png`, which shows the test accuracy over the values of a varied argument, for the fused
-    logits and for each modality, as mean and standard deviation over the seeds. A method without the argument is a
-    horizontal line.
+    logits and for each modality, as mean and standard deviation over the seeds; or the micro F1 of several labels, or
+    the mean absolute error of a regression, of the fused model alone. A method without the argument is a horizontal
+    line.
     """
-    names = modalities_of(results)
-    panels = [("test_accuracy", "fused"), *((f"{name}_prototype_accuracy", f"{name} alone") for name in names)]
+    metric, is_regression = MODALITY_METRIC[problem_of(results)], problem_of(results) == REGRESSION
+    names = [] if is_regression else modalities_of(results)
+    panels = [(f"test_{metric}", "fused"), *((f"{name}_prototype_{metric}", f"{name} alone") for name in names)]
     rows = {row: group for row, group in rows_of(results).items() if row[0] == fusion}
     values = [value for _, method in rows for value in method.partition(f", {argument}=")[2:] if value]
     values = list(dict.fromkeys(values))
@@ -104,7 +112,7 @@ def plot_varied(folder: Path, fusion: str, argument: str, results: list[Result])
         for method in dict.fromkeys(method.partition(",")[0] for _, method in rows):
             settings = [f"{method}, {argument}={value}" for value in values]
             _plot_settings(axes, method, settings, fusion, key, rows)
-        axes.set(title=title, xlabel=argument, ylim=(0, 1.02))
+        axes.set(title=title, xlabel=argument, ylim=(0, None if is_regression else 1.02))
         axes.set_xticks(range(len(values)), values)
         axes.grid(alpha=0.3)
     _add_legend(figure)

@@ -432,11 +432,9 @@ class MultimodalTrainer(Trainer):
         """Pass the settings of the model to the collator and the tokenizers."""
         model, processors = self.unwrapped_model, [self.processing_class]
         if isinstance(self.data_collator, MultimodalCollator):
-            self.data_collator.num_labels = self.num_labels
+            names = model.config.id2label if isinstance(model, MultimodalModel) else {}
+            self.data_collator.match_labels(self.num_labels, self.problem_type, names)
             self.data_collator.segments = not isinstance(model, MultimodalModel)
-            self.data_collator.problem_type = self.problem_type
-            if isinstance(model, MultimodalModel) and self.problem_type != REGRESSION:
-                self.data_collator.class_names = list(model.config.id2label.values())
             processors.append(self.data_collator.processor)
         for processor in processors:
             if isinstance(model, MultimodalModel) and isinstance(processor, MultimodalProcessor):

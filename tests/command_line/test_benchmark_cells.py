@@ -2,6 +2,8 @@
 
 from argparse import Namespace
 
+import pytest
+
 from pmr_hf.command_line.benchmark_cells import Cell, mistake_in
 from pmr_hf.command_line.options import options_of
 
@@ -16,9 +18,14 @@ def test_arguments_go_to_the_methods_that_know_them():
     assert own["ogm_ge"][4:] == rest
 
 
-def test_problems_without_accuracies_are_refused():
-    args = Namespace(methods=["joint"], vary=[], learning_rates=[])
-    shared = options_of(["--problem_type", "regression"])
-    assert mistake_in(args, shared) == (
-        "Expected no --problem_type here: it is set to one class, since the benchmark compares accuracies."
+@pytest.mark.parametrize("option", [["--problem_type", "regression"], ["--problem-type=regression"]])
+def test_a_regression_refuses_methods_that_need_classes(option):
+    args = Namespace(methods=["joint", "pmr", "ogm_ge"], vary=[], learning_rates=[])
+    assert mistake_in(args, options_of(option)) == (
+        "Expected --methods among unimodal, joint, dropout, gblend, mmpareto with --problem_type regression, got pmr, "
+        "ogm_ge too; leave out what needs class prototypes."
     )
+    args.methods = ["unimodal", "joint", "dropout", "gblend", "mmpareto"]
+    assert mistake_in(args, options_of(option)) is None
+    args.methods = ["pmr"]
+    assert mistake_in(args, options_of(["--problem_type", "multi_label_classification"])) is None

@@ -1,11 +1,13 @@
 """The comparison of methods, run as a user runs it."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -24,11 +26,19 @@ def benchmark(folder, *arguments):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("benchmark") / "runs"
-    run = benchmark(folder, "--methods", "pmr", "--seeds", "3", "--learning_rates", "1e-6", "3e-2")
-    assert run.returncode == 0, run.stderr
-    (folder / "printed.txt").write_text(run.stdout)
+def script():
+    return load_example("benchmark")
+
+
+@pytest.fixture(scope="module")
+def finished(script, tmp_path_factory):
+    """The folder of two runs, each in a process of its own."""
+    folder, printed = tmp_path_factory.mktemp("benchmark") / "runs", io.StringIO()
+    arguments = ["--methods", "pmr", "--seeds", "3", "--learning_rates", "1e-6", "3e-2"]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(sys, "argv", ["benchmark.py", "--output_dir", str(folder), *SHORT, *arguments])
+        script.main()
+    (folder / "printed.txt").write_text(printed.getvalue())
     return folder
 
 
@@ -167,11 +177,6 @@ def test_numbers_of_three_modalities_without_a_test_and_with_a_rate_that_diverge
     assert run.returncode == 0, run.stderr
     lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["method"] for line in lines] == [*results, "acc"]
-
-
-@pytest.fixture(scope="module")
-def script():
-    return load_example("benchmark")
 
 
 @pytest.mark.parametrize(

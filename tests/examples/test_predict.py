@@ -6,7 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
-from helpers.examples import EXAMPLES
+from helpers.examples import EXAMPLES, load_example
 
 from pmr_hf import (
     MultimodalModel,
@@ -83,7 +83,8 @@ def test_a_missing_column_is_named(job):
     assert run.returncode == 2 and "of the modalities ['image', 'text'], got ['caption']" in run.stderr
 
 
-def test_the_order_of_columns_does_not_count_and_other_columns_are_refused(tmp_path):
+def test_the_order_of_columns_does_not_count_and_other_columns_are_refused(tmp_path, monkeypatch, capsys):
+    script = load_example("predict")
     rows = [{"age": 1, "city": "a", "price": 5.0}, {"age": 3, "city": "1", "price": 9.0}]
     table = TabularProcessor.fit(rows, ["age"], ["city"])
     numbers = NumericProcessor.fit([[1.0, 5.0], [3.0, 9.0]], columns=["age", "price"])
@@ -93,14 +94,18 @@ def test_the_order_of_columns_does_not_count_and_other_columns_are_refused(tmp_p
     pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
     arguments = ["--model", tmp_path / "model", "--input", tmp_path / "rows.csv", "--top_k", 3, "--columns"]
     for name, columns in [("a", ["stats=age,city", "costs=age,price"]), ("b", ["costs=price,age", "stats=city,age"])]:
-        run = predict(*arguments, *columns, "--output", tmp_path / f"{name}.jsonl")
-        assert run.returncode == 0, run.stderr
+        command = ["predict.py", *arguments, *columns, "--output", tmp_path / f"{name}.jsonl"]
+        monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+        script.main()
     found = (tmp_path / "a.jsonl").read_text()
     assert found == (tmp_path / "b.jsonl").read_text()
     pipe = MultimodalPipeline(tmp_path / "model")
     for line, row in zip(found.splitlines(), rows, strict=True):
         expected = pipe(stats=row, costs=[row["age"], row["price"]])
         assert json.loads(line)["labels"][0]["score"] == pytest.approx(expected[0]["score"], abs=1e-6)
-    run = predict(*arguments, "stats=age,price", "--output", tmp_path / "c.jsonl")
-    assert run.returncode == 2 and "Expected the columns ['age', 'city'] of 'stats'" in run.stderr
+    command = ["predict.py", *arguments, "stats=age,price", "--output", tmp_path / "c.jsonl"]
+    monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+    with pytest.raises(SystemExit) as stopped:
+        script.main()
+    assert stopped.value.code == 2 and "Expected the columns ['age', 'city'] of 'stats'" in capsys.readouterr().err
     assert not (tmp_path / "c.jsonl").exists()

@@ -31,8 +31,8 @@ from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
 
 
-def run_pmr(folder, *arguments):
-    command = ["-m", "accelerate.commands.launch", str(EXAMPLES / "run_pmr.py"), *arguments]
+def run_pmr(folder, *arguments, launcher=()):
+    command = [*launcher, str(EXAMPLES / "run_pmr.py"), *arguments]
     run = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout
@@ -42,7 +42,8 @@ def run_pmr(folder, *arguments):
 def main_job(tmp_path_factory):
     """The first command with two epochs instead of forty. Every other option has its default."""
     folder = tmp_path_factory.mktemp("main_job")
-    return run_pmr(folder, "--num_train_epochs", "2"), folder / "outputs" / "digits-concat-pmr"
+    launcher = ("-m", "accelerate.commands.launch")
+    return run_pmr(folder, "--num_train_epochs", "2", launcher=launcher), folder / "outputs" / "digits-concat-pmr"
 
 
 def test_run_pmr_prints_a_line_for_joint_training_and_one_for_pmr(main_job):

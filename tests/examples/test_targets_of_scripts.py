@@ -70,6 +70,53 @@ def test_a_regression(tmp_path):
     assert state["best_metric"] == min(errors)
 
 
+def compare(folder, problem_type, column, *arguments):
+    """The lines of results of `benchmark.py`, its tables, and the metrics of the runs by rate."""
+    rates = ["1e-9", "0.05"]
+    command = ["--train_file", "train.csv", "--label_column", column, *DATA, "--problem_type", problem_type, *arguments]
+    command += ["--seeds", "0", "--learning_rates", *rates, "--num_train_epochs", "20", "--output_dir", "compared"]
+    run("benchmark.py", folder, *command)
+    lines = [json.loads(line) for line in (folder / "compared" / "results.jsonl").read_text().splitlines()]
+    trained = {
+        rate: json.loads((folder / "compared" / f"concat-joint-lr{rate}-seed0" / "trained.json").read_text())
+        for rate in rates
+    }
+    return lines, (folder / "compared" / "results.md").read_text(), trained
+
+
+@pytest.mark.slow
+def test_methods_are_compared_on_a_regression(tmp_path):
+    write_table(tmp_path)
+    lines, tables, trained = compare(tmp_path, "regression", "price", "--methods", "joint", "unimodal")
+    assert [line["method"] for line in lines] == ["joint", "unimodal: left", "unimodal: right"]
+    joint, left, right = lines
+    errors = {rate: metrics["eval_rmse"] for rate, metrics in trained.items()}
+    assert errors["0.05"] < errors["1e-9"] and joint["grid"] == errors and joint["eval_rmse"] == errors["0.05"]
+    assert joint["test_mae"] == pytest.approx(trained["0.05"]["eval_mae"], rel=1e-5)  # there is no test split
+    assert joint["learning_rate"] == 0.05 and joint["problem_type"] == "regression" and joint["test_r2"] > 0.3
+    assert joint["left_share"] > joint["right_share"] > 0  # of 300 and 100 per unit
+    assert joint["left_label_shares"]["price"] > joint["right_label_shares"]["price"]
+    assert joint["left_probe_mae"] < joint["right_probe_mae"] and "left_share" not in left
+    assert "| validation MAE, selected by | over joint | RMSE | R² |" in tables and right["test_mae"] > left["test_mae"]
+
+
+@pytest.mark.slow
+def test_methods_are_compared_on_several_labels(tmp_path):
+    table = write_table(tmp_path)
+    table["tags"] = table["tags"].str.replace("|", ";")
+    table.to_csv(tmp_path / "train.csv", index=False)
+    arguments = ["--label_separator", ";", "--methods", "joint", "recipe"]
+    (joint, recipe), tables, trained = compare(tmp_path, "multi_label_classification", "tags", *arguments)
+    scores = {rate: metrics["eval_micro_f1"] for rate, metrics in trained.items()}
+    assert scores["0.05"] > scores["1e-9"] and joint["grid"] == scores and joint["learning_rate"] == 0.05
+    for name in ("micro_f1", "macro_f1", "mAP", "subset_accuracy"):
+        assert joint[f"test_{name}"] == pytest.approx(trained["0.05"][f"eval_{name}"], abs=1e-6), name
+    assert joint["left_prototype_micro_f1"] == pytest.approx(trained["0.05"]["eval_left_prototype_micro_f1"])
+    assert joint["left_label_shares"]["big"] > joint["right_label_shares"]["big"]
+    assert recipe["test_micro_f1"] > 0.5 and recipe["answer"] in ("head", "prototypes")
+    assert "| validation micro F1, selected by | over joint | macro F1 | mAP | subset accuracy |" in tables
+
+
 def test_arguments_that_are_refused(tmp_path):
     table = ["--train_file", "train.csv", *DATA, "--problem_type"]
     with pytest.raises(

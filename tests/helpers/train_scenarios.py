@@ -1,14 +1,17 @@
 """
-Train several scenarios, one after the other, in one process or in several. test_distributed.py launches this script.
+Train several scenarios, one after the other, in two processes and then in one. test_distributed.py starts this script.
 
-    train_scenarios.py FOLDER OUTPUT [NAME ...]
+    train_scenarios.py FOLDER
 
-FOLDER holds the model, the processor, the datasets and `scenarios.json`, which maps names to the arguments of `run`.
-OUTPUT gets a folder for each scenario, or for each NAME.
+FOLDER holds the models, the processor, the datasets and `scenarios.json`, which maps names to the arguments of `run`.
+`FOLDER/two` and `FOLDER/one` get a folder for each scenario. The two processes are forks, so that everything is
+imported once.
 """
 
+import gc
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from datasets import load_from_disk
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing import ProcessExitedException, start_processes
 from transformers.distributed import DistributedConfig
 
 import pmr_hf
@@ -53,6 +57,7 @@ def run(
     model: str = "model",
     reference: str | None = None,
     augment: bool = False,
+    eval_rows: int | None = None,
 ) -> None:
     """Train with the same global batch for any number of processes. Save model, state and metrics."""
     trainer_class = getattr(pmr_hf, method)
@@ -74,7 +79,7 @@ def run(
         model=MultimodalModel.from_pretrained(folder / model, **(by_transformers if shard == "transformers" else {})),
         args=args,
         train_dataset=dataset.to_iterable_dataset() if stream else dataset,
-        eval_dataset=dataset,
+        eval_dataset=dataset if eval_rows is None else dataset.select(range(eval_rows)),
         prototype_dataset=None if reference is None else load_from_disk(folder / reference),
         processing_class=processor,
         data_collator=MultimodalCollator(
@@ -91,10 +96,39 @@ def run(
         (output / "metrics.json").write_text(json.dumps(metrics))
 
 
-if __name__ == "__main__":
-    folder, output = map(Path, sys.argv[1:3])
+def run_all(folder: Path, output: Path, names: list[str]) -> None:
     scenarios = json.loads((folder / "scenarios.json").read_text())
-    for name in sys.argv[3:] or scenarios:
+    for name in names:
         run(folder, output / name, **scenarios[name])
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+
+
+def run_as_rank(rank: int, port: int, *arguments) -> None:
+    """Run all as one of two processes, with the environment variables of `torchrun`."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    run_all(*arguments)
+    torch.distributed.destroy_process_group()
+
+
+def run_in_two_processes(*arguments, attempts: int = 1) -> None:
+    for attempt in range(1, attempts + 1):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        try:
+            start_processes(run_as_rank, args=(port, *arguments), nprocs=2, start_method="fork")
+            return
+        except ProcessExitedException as error:
+            # torch's DTensors sometimes crash over gloo. Any other failure is ours.
+            if error.signal_name not in ("SIGSEGV", "SIGABRT") or attempt == attempts:
+                raise
+
+
+if __name__ == "__main__":
+    gc.freeze()  # `Trainer.train` collects garbage, which takes a third of a second with all that is imported
+    folder = Path(sys.argv[1])
+    names = list(json.loads((folder / "scenarios.json").read_text()))
+    sharded = [name for name in names if "sharded" in name]
+    run_in_two_processes(folder, folder / "two", [name for name in names if name not in sharded])
+    run_in_two_processes(folder, folder / "two", sharded, attempts=4)
+    run_all(folder, folder / "one", names)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from pmr_hf import ExportableModel, MultimodalPipeline
-from pmr_hf.inference.modality_report import modality_report
 
 
 NAMES = ["cat", "dog", "owl"]
@@ -83,12 +82,6 @@ def test_an_exported_model_has_the_logits_of_the_model(problem_type, make_model,
     program = torch.export.export(flat, flat.arguments(inputs), dynamic_shapes=flat.dynamic_shapes)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(*flat.arguments(inputs)), model(**inputs).logits)
-
-
-def test_a_report_of_accuracies_needs_one_class(make_model, processor, digits, collator):
-    model, _ = of_problem(make_model, processor, digits, "regression")
-    with pytest.raises(ValueError, match="Expected a model that predicts one class, to report its accuracies"):
-        modality_report(model, collator, {"train": digits, "test": digits}, batch_size=8)
 
 
 def test_a_scale_that_is_not_finite_is_refused(make_model, processor, digits):

@@ -36,3 +36,38 @@ def test_a_varied_setting_is_compared_with_joint_training_in_that_setting():
         "+10.0 (1 of 1 ahead)",
         "+10.0 (1 of 1 ahead)",
     ]
+
+
+def cells_of(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+
+
+def test_the_table_of_a_regression():
+    """An error that is lower than that of joint training is better. No part of a prediction answers alone."""
+    base = {"fusion": "concat", "setting": None, "rho": None, "peak_memory_mib": None, "learning_rate": 0.01}
+    base |= {"modalities": ["a"], "split": "test", "train_seconds": None, "problem_type": "regression"}
+    results = []
+    for method, errors in (("joint", (1200.0, 1300.0)), ("gblend", (1100.0, 1310.0))):
+        for seed, error in enumerate(errors):
+            own = {"a_probe_mae": 1500.0, "a_share": 250.5, "method": method, "seed": seed}
+            own |= {"test_mae": error, "test_rmse": 2 * error, "test_r2": 0.5}
+            results.append({**base, **own})
+    fused, alone = table_of(results).strip().split("\n\n")
+    header, _, joint, gblend = cells_of(fused)
+    assert header[3:8] == ["test MAE", "over joint", "RMSE", "R²", "time"]
+    assert joint[3:7] == ["1250 ± 70.71", "", "2500 ± 141.4", "0.5 ± 0"]
+    assert gblend[3:5] == ["1205 ± 148.5", "-45 ± 77.78 (1 of 2 ahead)"]
+    assert cells_of(alone)[0] == ["fusion", "method", "a, probe", "a, share"]
+    assert cells_of(alone)[2] == ["concat", "joint", "1500 ± 0", "250.5"]
+
+
+def test_the_table_of_several_labels():
+    result = {"fusion": "sum", "setting": None, "rho": 0.5, "peak_memory_mib": None, "learning_rate": 0.01, "seed": 0}
+    result |= {"modalities": ["a"], "split": "validation", "train_seconds": None, "method": "joint"}
+    result |= {"problem_type": "multi_label_classification", "test_micro_f1": 0.5, "test_macro_f1": 0.25}
+    result |= {"test_mAP": 0.125, "test_subset_accuracy": 0.1, "a_prototype_micro_f1": 0.75}
+    fused, alone = table_of([result]).strip().split("\n\n")
+    header, _, joint = cells_of(fused)
+    assert header[3:8] == ["validation micro F1, selected by", "over joint", "macro F1", "mAP", "subset accuracy"]
+    assert joint[3:8] == ["50.0", "", "25.0", "12.5", "10.0"]
+    assert cells_of(alone)[2][:3] == ["sum", "joint", "75.0"]

@@ -129,6 +129,7 @@ def test_prototypes_of_other_widths(make_trainer):
         trainer.refresh_prototypes()
 
 
+@pytest.mark.slow
 def test_processes_that_are_not_connected(tmp_path):
     """This happens with `accelerate launch` of two processes on a machine without GPUs, without `--use_cpu`."""
     command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "examples/run_pmr.py"]

@@ -2,22 +2,19 @@
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import EntryNotFoundError, HTTPError  # the HTTPError of the client's httpx
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, EvalLoopOutput, TrainOutput, has_length
+from transformers.trainer_utils import BestRun, EvalLoopOutput, TrainOutput, has_length
 from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
@@ -28,18 +25,17 @@ from ..model.multimodal_processor import MultimodalProcessor
 from ..model.targets import MODALITY_METRIC, REGRESSION, SINGLE_LABEL
 from .arguments import MultimodalTrainingArguments
 from .checkpoints import foreign_optimizer_state
-from .checksums import write_checksums
 from .class_weights import class_weights, weighted_cross_entropy
 from .compiled_models import compiled_in_place
 from .counted_samples import guesses_of
 from .failures import check_writable, failures_explained
 from .finite_checks import check_finite_terms, check_finite_weights
-from .folder_lock import TRAINING_LOCK, held
 from .learning_rates import fill_gradients, set_modality_learning_rates
 from .metrics import METRIC_NAMES, modality_metrics
 from .prototype_dataset import labels_of
 from .resuming import begin_run, decided_by_main, loading_explained
 from .run_identity import RunRecord, arguments_that_matter, facts_of_config, fingerprint_of
+from .saving_trainer import EndCheckpoint, SavingTrainer
 from .search import check_can_search, check_model_init, objective_of, search
 from .setup_checks import (
     check_best_metric,
@@ -60,16 +56,12 @@ from .setup_checks import (
 )
 from .term_sums import TermSums
 from .training_rows import CountEpochs, TrainingRows
-from .whole_files import saved_whole, write_json, write_whole
 
 
 logger = logging.get_logger(__name__)
 
-WEIGHT_FILES = r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
-
-class MultimodalTrainer(Trainer):
+class MultimodalTrainer(SavingTrainer):
     """
     `Trainer` for models of several modalities. It trains jointly with one loss, and reports metrics of each modality.
 
@@ -98,9 +90,7 @@ class MultimodalTrainer(Trainer):
     args_class = MultimodalTrainingArguments
     #: Whether `train` is a run of its own, and not a part of the run of another trainer
     is_whole_run = True
-    run_record: RunRecord | None = None  # set by `train`
     _training_model: nn.Module | None = None  # the unwrapped model, while training
-    _checkpoint: Path | None = None  # the checkpoint that was saved last
 
     def __init__(self, model: nn.Module | None = None, args: MultimodalTrainingArguments | None = None, **kwargs):
         args = self.args_class("tmp_trainer") if args is None else args
@@ -128,7 +118,7 @@ class MultimodalTrainer(Trainer):
         self._epochs = CountEpochs()
         self.add_callback(self._epochs)
         self.add_callback(_BeginTraining(self))
-        self.add_callback(_EndCheckpoint(self))
+        self.add_callback(EndCheckpoint(self))
         self._user_metrics = self.compute_metrics
         self.compute_metrics = self._compute_metrics
         if self.preprocess_logits_for_metrics is not None:
@@ -186,15 +176,9 @@ class MultimodalTrainer(Trainer):
             check_variable(self.data_collator, data)
             check_full_batch(self.args, data, "train")
 
-    def save_method_state(self, folder: str) -> None:
-        """
-        Save what the method needs to resume, beside the model in `folder`. The trainer calls this method in every
-        process after it has saved a checkpoint. Override it. Only the process with `self.args.should_save` may write.
-        """
-
     def load_method_state(self, checkpoint: str | None) -> None:
         """
-        Load what [`MultimodalTrainer.save_method_state`] has written to the folder `checkpoint`, or reset the state if
+        Load what [`SavingTrainer.save_method_state`] has written to the folder `checkpoint`, or reset the state if
         `checkpoint` is `None`. The trainer calls this method in every process when training begins. Override it.
         """
 
@@ -239,7 +223,7 @@ class MultimodalTrainer(Trainer):
         folder, processes = self.args.output_dir, self.args.world_size
 
         def begin() -> tuple[str | None, RunRecord, list[str]]:
-            locks.enter_context(self._folder_held())
+            locks.enter_context(self.folder_held())
             return begin_run(folder, resume_from_checkpoint, processes, self._new_record(), self.unwrapped_model)
 
         try:
@@ -301,7 +285,7 @@ class MultimodalTrainer(Trainer):
         check_model_init(self)
         check_can_search(self, n_trials)
         objective = objective_of(self.args, compute_objective, direction)
-        with self._folder_held():
+        with self.folder_held():
             return search(self, self.args.hp_space if hp_space is None else hp_space, objective, n_trials, sampler)
 
     def use_arguments(self, args: MultimodalTrainingArguments, trial: Any = None) -> None:
@@ -354,13 +338,6 @@ class MultimodalTrainer(Trainer):
     def run_facts(self) -> dict[str, Any]:
         """What must be the same to resume, by name, as JSON has it. The model's config and the rows are added."""
         return {"method": type(self).__name__, "optimizer": OptimizerNames(self.args.optim).value}
-
-    @contextmanager
-    def _folder_held(self) -> Iterator[None]:
-        """Lock the output folder. Raises `RuntimeError` if another process trains there."""
-        folder = Path(self.args.output_dir)
-        with held(folder / TRAINING_LOCK, str(folder), "choose another `output_dir`"):
-            yield
 
     @property
     def unwrapped_model(self) -> nn.Module:
@@ -541,11 +518,9 @@ class MultimodalTrainer(Trainer):
             "`class_weights`; for another loss, pass a `compute_loss_func` or override `method_loss`."
         )
 
-    # ---- Saving ----
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """
-        Save as `Trainer` does. If saving fails, the files that were there stay.
+        Save as [`SavingTrainer`] does.
 
         Raises:
             FloatingPointError: if a loss term or a weight is not finite.
@@ -553,95 +528,7 @@ class MultimodalTrainer(Trainer):
         """
         check_finite_terms(self.term_sums.totals(self.accelerator), self.state.global_step)
         check_finite_weights(self.unwrapped_model, self.accelerator, self.state.global_step)
-        if _internal_call and output_dir is not None:
-            self._save_checkpoint_files(Path(output_dir))
-            return
-        folder = Path(self.args.output_dir if output_dir is None else output_dir)
-        is_own = folder == Path(self.args.output_dir)
-        with self.saving_explained(), ExitStack() as stack:
-            if is_own and self.args.should_save:
-                stack.enter_context(self._folder_held())
-            staged = self.args.should_save and not self.is_deepspeed_enabled  # where all processes save
-            part = stack.enter_context(saved_whole(folder, WEIGHT_FILES)) if staged else folder
-            super().save_model(str(part), _internal_call=True)
-            if is_own and self.args.should_save:
-                # This file is a pickle, and would be pushed. The checkpoints keep their copies.
-                (part / "training_args.bin").unlink(missing_ok=True)
-                (folder / "training_args.bin").unlink(missing_ok=True)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def _save_checkpoint_files(self, folder: Path) -> None:
-        """Save the model and the state of the method. `Trainer` saves the rest of a checkpoint afterwards."""
-        if self.args.should_save:
-            for path in folder.rglob("*") if folder.name.startswith(PREFIX_CHECKPOINT_DIR) else ():
-                if path.is_file():  # of a run that was here before
-                    path.unlink()
-            if self.run_record is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                self.run_record.write(folder)
-        self.accelerator.wait_for_everyone()  # the other processes save their random states there
-        super().save_model(str(folder), _internal_call=True)
-        if self.args.should_save:
-            folder.mkdir(parents=True, exist_ok=True)  # FSDP has not written there yet
-        self.save_method_state(str(folder))
-        self._checkpoint = folder
-
-    def save_state(self) -> None:
-        """Save `trainer_state.json` as `Trainer` does, all of it or nothing."""
-        if self.is_world_process_zero():
-            with self.saving_explained():
-                content = json.dumps(asdict(self.state), indent=2, sort_keys=True) + "\n"
-                write_whole(Path(self.args.output_dir, "trainer_state.json"), content)
-
-    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
-        """Save the metrics of a split as `Trainer` does, all of them or nothing."""
-        if not self.is_world_process_zero():
-            return
-        folder = Path(self.args.output_dir)
-        with self.saving_explained():
-            write_json(folder / f"{split}_results.json", dict(sorted(metrics.items())))
-            if combined:
-                file = folder / "all_results.json"
-                try:
-                    known = json.loads(file.read_bytes()) if file.is_file() else {}
-                except ValueError:  # a full disk has cut it, before this method wrote all or nothing
-                    logger.warning(f"Cannot read {file}: writing it anew.")
-                    known = {}
-                write_json(file, dict(sorted((known | metrics).items())))
-
-    @contextmanager
-    def saving_explained(self) -> Iterator[None]:
-        """Explain a full or read-only disk."""
-        again = "save again, or resume with `resume_from_checkpoint=True`"
-        with failures_explained(self.args.output_dir, self.args.world_size, again):
-            yield
-
-    def push_to_hub(self, *args, **kwargs):
-        """
-        Push the model, as `Trainer.push_to_hub` does.
-
-        Raises:
-            ValueError: if `output_dir` holds pickles, which would be pushed too.
-            RuntimeError: if the upload fails. Everything is saved in `output_dir` by then.
-        """
-        folder = Path(self.args.output_dir)
-        (folder / "training_args.bin").unlink(missing_ok=True)  # as `save_model` does
-        names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix in PICKLES)
-        # `Trainer` pushes no checkpoints of its own, but those that lie deeper, in folders of other runs.
-        pickles = sorted(str(name) for name in names if not name.parts[0].startswith((PREFIX_CHECKPOINT_DIR, "_")))
-        if pickles:
-            raise ValueError(
-                f"Expected no pickles to push in {folder}, got {len(pickles)}, first {pickles[0]}; delete them, such "
-                "as the checkpoints of other runs, and push again."
-            )
-        try:
-            return super().push_to_hub(*args, **kwargs)
-        except (HTTPError, EntryNotFoundError, OSError, RuntimeError) as error:
-            raise RuntimeError(
-                f"Expected to push to {self.hub_model_id}, but the upload failed ({error}). The model is saved in "
-                f"{folder}: push again with `trainer.push_to_hub()`, or by `hf upload`."
-            ) from error
+        super().save_model(output_dir, _internal_call)
 
     # ---- Evaluation ----
 
@@ -736,19 +623,6 @@ class _BeginTraining(TrainerCallback):
         trainer.fit_targets()  # of a model that `model_init` has created
         trainer.load_method_state(trainer.resumed_from)
         trainer._training_model = trainer.accelerator.unwrap_model(trainer.model)
-
-
-class _EndCheckpoint(TrainerCallback):
-    """Writes the checksums of a checkpoint once all processes have written their files."""
-
-    def __init__(self, trainer: MultimodalTrainer):
-        self.trainer = trainer
-
-    def on_save(self, args, state, control, **kwargs):
-        self.trainer.accelerator.wait_for_everyone()
-        checkpoint = self.trainer._checkpoint
-        if args.should_save and checkpoint is not None and checkpoint.is_dir():
-            write_checksums(checkpoint)
 
 
 def takes_labels(model: nn.Module) -> bool:

@@ -1,5 +1,5 @@
 """
-The numbers of docs/results.md, recomputed from the lines of docs/results/.
+The numbers of docs/results.md and docs/tables.md, recomputed from the lines of docs/results/.
 
 A comment before a table says where its numbers come from:
 
@@ -23,11 +23,12 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"<!-- numbers: (.*?) -->\n+((?:\|[^\n]*\n)+)", re.DOTALL)
 NUMBER = re.compile(r"\d+\.\d")
+PAGES = ("results.md", "tables.md")
+IN_UNITS = ("mae", "rmse")  # other metrics are in percent
 
 
 def tables():
-    text = (DOCS / "results.md").read_text(encoding="utf-8")
-    return [(header, rows) for header, rows in BLOCK.findall(text)]
+    return [block for page in PAGES for block in BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))]
 
 
 def cells(line):
@@ -43,16 +44,17 @@ def runs(file, method, fusion="concat", setting=None):
 
 
 def expected(column, of_row, of_first):
-    """What the cell should show: the mean and the deviation over seeds, in percent."""
+    """What the cell should show: the mean and the deviation over seeds, in percent or in units of the target."""
     metric = column.removeprefix("+")
-    values = [100 * run[metric] for run in of_row.values()]
+    scale, digits = (1, 3) if metric.endswith(IN_UNITS) else (100, 1)
+    values = [scale * run[metric] for run in of_row.values()]
     if column.startswith("+"):
         if of_row is of_first:
             return ""
-        values = [100 * (run[metric] - of_first[seed][metric]) for seed, run in of_row.items() if seed in of_first]
+        values = [scale * (run[metric] - of_first[seed][metric]) for seed, run in of_row.items() if seed in of_first]
     sign = "+" if column.startswith("+") else ""
-    mean = f"{statistics.mean(values):{sign}.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+    mean = f"{statistics.mean(values):{sign}.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 @pytest.mark.parametrize("index", range(len(tables())))
@@ -78,8 +80,9 @@ def test_a_table_has_the_numbers_of_its_runs(index):
     assert checked == set(of_row)
 
 
-def test_each_table_of_accuracies_names_its_runs():
-    text = (DOCS / "results.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES)
+def test_each_table_of_metrics_names_its_runs(page):
+    text = (DOCS / page).read_text(encoding="utf-8")
     with_numbers = [table for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE) if "±" in table]
     assert with_numbers and set(with_numbers) <= {rows for _, rows in tables()}
 

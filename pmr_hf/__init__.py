@@ -10,6 +10,7 @@ from .methods import METHODS
 from .methods.acc import GradientBoostTrainer
 from .methods.agm import AGMTrainer, AGMTrainingArguments
 from .methods.gblend import GradientBlendingArguments, GradientBlendingTrainer
+from .methods.gradient_scaling import GradientScalingTrainingArguments
 from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
 from .methods.pmr import PMRTrainer, PMRTrainingArguments
@@ -53,6 +54,7 @@ __all__ = [
     "GradientBlendingArguments",
     "GradientBlendingTrainer",
     "GradientBoostTrainer",
+    "GradientScalingTrainingArguments",
     "InferredColumns",
     "MMParetoTrainer",
     "MacroF1",

@@ -10,18 +10,17 @@ from safetensors.torch import load_file, save_file
 from ..inference.shapley import shapley_values
 from ..model.missing_modalities import all_present
 from ..model.modeling import MultimodalOutput
-from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
-from .gradient_scaling import GradientScalingTrainer
+from .gradient_scaling import GradientScalingTrainer, GradientScalingTrainingArguments
 
 
 STATE_NAME = "agm_losses.safetensors"
 
 
 @dataclass
-class AGMTrainingArguments(PrototypeTrainingArguments):
+class AGMTrainingArguments(GradientScalingTrainingArguments):
     """
-    Arguments of [`AGMTrainer`]. The class adds `agm_alpha` to [`PrototypeTrainingArguments`].
+    Arguments of [`AGMTrainer`]. The class adds `agm_alpha` to [`GradientScalingTrainingArguments`].
 
     Args:
         agm_alpha (`float`, *optional*, defaults to `1.0`): alpha, the strength of the modulation; at least 0.

@@ -10,15 +10,15 @@ from transformers import TrainerCallback
 from ..equations import true_class_probability
 from ..model.modeling import MultimodalOutput
 from ..model.targets import MULTI_LABEL
-from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
-from .gradient_scaling import GradientScalingTrainer
+from .gradient_scaling import GradientScalingTrainer, GradientScalingTrainingArguments
 
 
 @dataclass
-class OGMTrainingArguments(PrototypeTrainingArguments):
+class OGMTrainingArguments(GradientScalingTrainingArguments):
     """
-    Arguments of [`OGMTrainer`]. The class adds `ogm_alpha` and `ogm_noise` to [`PrototypeTrainingArguments`].
+    Arguments of [`OGMTrainer`]. The class adds `ogm_alpha` and `ogm_noise` to
+    [`GradientScalingTrainingArguments`].
 
     Args:
         ogm_alpha (`float`, *optional*, defaults to `0.1`): alpha of Eq. 10, the strength of the modulation; at least
@@ -69,6 +69,8 @@ class OGMTrainer(GradientScalingTrainer):
       embeddings; the noise does not. The scale is at least 1e-6.
     * The noise is drawn once per optimizer step, after gradient clipping, and is the same in all processes. Each
       parameter has one standard deviation, as in the code.
+    * With `modulation="update"`, the factor multiplies the noise too. Under Adam, noise that is 1 / k^m times as large
+      as the scaled gradient would leave nothing of it.
     * The modulation lasts for the whole training; in the code it ends after 50 of 100 epochs.
 
     Peng, Wei, Deng, Wang, Hu, "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022.
@@ -90,24 +92,13 @@ class OGMTrainer(GradientScalingTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # Scales (M,) summed over the micro-batches since the last optimizer step, and the number of these
-        self.step_scales: torch.Tensor | float = 0.0
-        self.step_batches = 0
         if self.args.ogm_noise:
             self.add_callback(_AddNoise(self))
-
-    def load_method_state(self, checkpoint: str | None) -> None:
-        """Forget the micro-batches of an attempt that failed, as with `auto_find_batch_size`."""
-        super().load_method_state(checkpoint)
-        self.step_scales, self.step_batches = 0.0, 0
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         """The scales (M,) of [`ogm_scales`]."""
         scores, counts = self.scores(terms, outputs, labels)
-        scales = ogm_scales(scores, self.args.ogm_alpha, counts > 0)
-        if self.args.ogm_noise:
-            self.step_scales, self.step_batches = self.step_scales + scales, self.step_batches + 1
-        return scales
+        return ogm_scales(scores, self.args.ogm_alpha, counts > 0)
 
     def scores(
         self, terms: PrototypeTerms, outputs: MultimodalOutput, labels: torch.Tensor
@@ -155,8 +146,9 @@ class _AddNoise(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         trainer = self.trainer
-        scales = trainer.step_scales / trainer.step_batches
-        trainer.step_scales, trainer.step_batches = 0.0, 0
+        scales = trainer.step_scales.mean
+        if args.modulation == "update":  # the gradient is not scaled yet, and the noise is scaled with it
+            scales = torch.ones_like(scales)
         generator = torch.Generator(args.device).manual_seed(args.seed + state.global_step)
         for name, scale in zip(trainer.modalities, scales, strict=True):
             for parameter in trainer.unwrapped_model.backbones[name].parameters():

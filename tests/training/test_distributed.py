@@ -30,7 +30,7 @@ SAME = [
 RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "gblend"]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
-SHARDED = ["sharded", "sharded_saved"]
+SHARDED = ["sharded", "sharded_saved", "sharded_acc"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
 
@@ -109,7 +109,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
         "ogm_ge": {"data": "all", "options": once | {"ogm_noise": True, "learning_rate": 0.01}, "method": "OGMTrainer"},
         "acc_accumulated": {
             "data": "all",
-            "options": once | {"gradient_accumulation_steps": 2},
+            "options": once | {"gradient_accumulation_steps": 2, "modulation": "update"},
             "method": "GradientBoostTrainer",
         },
         "agm": {"data": "holes", "options": once, "method": "AGMTrainer"},
@@ -121,6 +121,12 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "model": "heads",
         },
         "sharded": {"data": "all", "options": {"max_grad_norm": 1.0}, "shard": "transformers"},
+        "sharded_acc": {
+            "data": "all",
+            "options": saving | once | {"prototype_source": "subset", "modulation": "update"},
+            "method": "GradientBoostTrainer",
+            "shard": "accelerate",
+        },
         "sharded_saved": {"data": "all", "options": saving, "shard": "accelerate"},
         "sharded_resumed": {
             "data": "all",

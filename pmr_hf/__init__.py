@@ -14,6 +14,7 @@ from .methods.gradient_scaling import GradientScalingTrainingArguments
 from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
 from .methods.pmr import PMRTrainer, PMRTrainingArguments
+from .methods.uniform import UniformTrainer
 from .methods.unimodal_heads import UnimodalHeadsTrainer
 from .model.cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .model.configuration import MultimodalConfig
@@ -81,6 +82,7 @@ __all__ = [
     "TabularConfig",
     "TabularModel",
     "TabularProcessor",
+    "UniformTrainer",
     "UnimodalHeadsTrainer",
     "__version__",
     "attach_prototypes",

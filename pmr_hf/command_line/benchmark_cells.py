@@ -21,6 +21,7 @@ BENCHMARK_METHODS = {
     "ogm": ["--method", "ogm"],
     "ogm_ge": ["--method", "ogm", "--ogm_noise", "True"],
     "agm": ["--method", "agm"],
+    "uniform": ["--method", "uniform"],
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],
 }

@@ -7,6 +7,7 @@ from .gblend import GradientBlendingTrainer
 from .mmpareto import MMParetoTrainer
 from .ogm import OGMTrainer
 from .pmr import PMRTrainer
+from .uniform import UniformTrainer
 
 
 METHODS: dict[str, type[PrototypeTrainer]] = {
@@ -15,6 +16,7 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
     "acc": GradientBoostTrainer,
     "agm": AGMTrainer,
     "ogm": OGMTrainer,  # OGM-GE with --ogm_noise True
+    "uniform": UniformTrainer,
     "gblend": GradientBlendingTrainer,
     "mmpareto": MMParetoTrainer,
 }

@@ -3,10 +3,17 @@
 import torch
 
 from helpers.digits import NUM_LABELS
-from pmr_hf import AGMTrainer, GradientBlendingTrainer, GradientBoostTrainer, MMParetoTrainer, OGMTrainer
+from pmr_hf import (
+    AGMTrainer,
+    GradientBlendingTrainer,
+    GradientBoostTrainer,
+    MMParetoTrainer,
+    OGMTrainer,
+    UniformTrainer,
+)
 
 
-WITH_HEADS = {GradientBlendingTrainer, MMParetoTrainer}
+WITH_HEADS = {GradientBlendingTrainer, MMParetoTrainer, UniformTrainer}
 BLEND_WEIGHTS = {"blend_weights": {"image": 0.2, "text": 0.5, "fused": 0.3}}
 GRADIENT = {"modulation": "gradient"}
 CASES = {
@@ -14,6 +21,7 @@ CASES = {
     "ogm": (OGMTrainer, GRADIENT),
     "ogm_ge": (OGMTrainer, GRADIENT | {"ogm_noise": True}),
     "ogm_ge_update": (OGMTrainer, {"modulation": "update", "ogm_noise": True}),
+    "uniform": (UniformTrainer, {}),
     "mmpareto": (MMParetoTrainer, {}),
     "gblend": (GradientBlendingTrainer, BLEND_WEIGHTS),
     "agm": (AGMTrainer, GRADIENT),

@@ -27,7 +27,7 @@ SAME = [
     "reference",
     "weighted",
 ]
-RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "gblend"]
+RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "uniform", "gblend"]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 SHARDED = ["sharded", "sharded_saved", "sharded_acc"]
@@ -114,6 +114,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
         },
         "agm": {"data": "holes", "options": once, "method": "AGMTrainer"},
         "mmpareto": {"data": "holes", "options": once, "method": "MMParetoTrainer", "model": "heads"},
+        "uniform": {"data": "holes", "options": once, "method": "UniformTrainer", "model": "heads"},
         "gblend": {
             "data": "all",
             "options": once | GBLEND,

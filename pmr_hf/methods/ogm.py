@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
@@ -11,6 +12,8 @@ from ..equations import true_class_probability
 from ..model.modeling import MultimodalOutput
 from ..model.targets import MULTI_LABEL
 from ..training.prototype_terms import PrototypeTerms
+from ..training.prototype_trainer import PrototypeTrainer
+from .fusion_head import require_fusion_head
 from .gradient_scaling import GradientScalingTrainer, GradientScalingTrainingArguments
 
 
@@ -95,24 +98,48 @@ class OGMTrainer(GradientScalingTrainer):
         if self.args.ogm_noise:
             self.add_callback(_AddNoise(self))
 
+    def on_new_model(self, model: nn.Module) -> None:
+        """Prepare the model. Raises `ValueError` if its fusion head cannot be run again."""
+        super().on_new_model(model)
+        require_fusion_head(self, model)
+
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         """The scales (M,) of [`ogm_scales`]."""
-        scores, counts = self.scores(terms, outputs, labels)
+        scores, counts = score_of_head(self, terms, outputs, labels)
         return ogm_scales(scores, self.args.ogm_alpha, counts > 0)
 
-    def scores(
-        self, terms: PrototypeTerms, outputs: MultimodalOutput, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        The mean true-class probability (M,) of each modality over the samples that count, of all processes, and the
-        number (M,) of these samples.
-        """
-        model = self.unwrapped_model
-        if not model.fusion.splits_by_modality or self.problem_type == MULTI_LABEL:
-            return terms.scores, terms.score_counts
-        logits = model.modality_logits(outputs.embeddings, outputs.present)
-        losses = [F.cross_entropy(logits[name].float(), labels, reduction="none") for name in self.modalities]
-        return self.global_means(true_class_probability(torch.stack(losses)), outputs, labels)
+
+def score_of_head(
+    trainer: PrototypeTrainer, terms: PrototypeTerms, outputs: MultimodalOutput, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The mean true-class probability (M,) of each modality over the samples that count, of all processes, and the number
+    (M,) of these samples. The probabilities are those of the modality's slice of the fusion head, or those of its
+    prototype classifier if the head does not split by modality, or for several labels.
+    """
+    model = trainer.unwrapped_model
+    if not model.fusion.splits_by_modality or trainer.problem_type == MULTI_LABEL:
+        return terms.scores, terms.score_counts
+    logits = model.modality_logits(outputs.embeddings, outputs.present)
+    losses = [F.cross_entropy(logits[name].float(), labels, reduction="none") for name in trainer.modalities]
+    return trainer.global_means(true_class_probability(torch.stack(losses)), outputs, labels)
+
+
+def ratios_to_others(scores: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    The discrepancy ratios rho^m (M,), at least 0: s^m over the mean score of the other modalities (Eq. 9).
+
+    Args:
+        scores (`torch.Tensor`): (M,), s^m.
+        present (`torch.Tensor`, *optional*): (M,) bool, the modalities that the batch has; all by default. The others
+            are left out of the means. Their ratio is 0, as is that of a modality that is alone.
+    """
+    tiny = torch.finfo(torch.float32).tiny
+    present = torch.ones_like(scores, dtype=torch.bool) if present is None else present
+    scores = torch.where(present, scores.float().clamp(min=tiny), 0)
+    off_diagonal = 1 - torch.eye(len(scores), device=scores.device)
+    mean_of_others = (off_diagonal * scores).sum(1) / (present.sum() - 1).clamp(min=1)
+    return torch.where(present & (mean_of_others > 0), scores / mean_of_others.clamp(min=tiny), 0)
 
 
 def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None = None) -> torch.Tensor:
@@ -129,13 +156,8 @@ def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None 
     Returns:
         `torch.Tensor`: (M,), in [1e-6, 1].
     """
-    tiny = torch.finfo(torch.float32).tiny
-    present = torch.ones_like(scores, dtype=torch.bool) if present is None else present
-    scores = torch.where(present, scores.float().clamp(min=tiny), 0)
-    off_diagonal = 1 - torch.eye(len(scores), device=scores.device)
-    mean_of_others = (off_diagonal * scores).sum(1) / (present.sum() - 1).clamp(min=1)
-    ratio = torch.where(mean_of_others > 0, scores / mean_of_others.clamp(min=tiny), 0)
-    return torch.where(present & (ratio > 1), (1 - (alpha * ratio).tanh()).clamp(min=1e-6), 1)
+    ratios = ratios_to_others(scores, present)
+    return torch.where(ratios > 1, (1 - (alpha * ratios).tanh()).clamp(min=1e-6), 1)
 
 
 class _AddNoise(TrainerCallback):

@@ -5,10 +5,12 @@ import torch
 from helpers.digits import NUM_LABELS
 from pmr_hf import (
     AGMTrainer,
+    DGLTrainer,
     GradientBlendingTrainer,
     GradientBoostTrainer,
     MMParetoTrainer,
     OGMTrainer,
+    OPMTrainer,
     UniformTrainer,
 )
 
@@ -21,6 +23,8 @@ CASES = {
     "ogm": (OGMTrainer, GRADIENT),
     "ogm_ge": (OGMTrainer, GRADIENT | {"ogm_noise": True}),
     "ogm_ge_update": (OGMTrainer, {"modulation": "update", "ogm_noise": True}),
+    "opm": (OPMTrainer, {"opm_base": 0.7}),
+    "dgl": (DGLTrainer, {}),
     "uniform": (UniformTrainer, {}),
     "mmpareto": (MMParetoTrainer, {}),
     "gblend": (GradientBlendingTrainer, BLEND_WEIGHTS),

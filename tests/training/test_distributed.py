@@ -27,7 +27,7 @@ SAME = [
     "reference",
     "weighted",
 ]
-RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "uniform", "gblend"]
+RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend"]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 SHARDED = ["sharded", "sharded_saved", "sharded_acc"]
@@ -114,6 +114,12 @@ def runs(tmp_path_factory, make_model, processor, digits):
         },
         "agm": {"data": "holes", "options": once, "method": "AGMTrainer"},
         "mmpareto": {"data": "holes", "options": once, "method": "MMParetoTrainer", "model": "heads"},
+        "opm": {
+            "data": "holes",
+            "options": once | {"gradient_accumulation_steps": 2, "opm_share": 1.0},
+            "method": "OPMTrainer",
+        },
+        "dgl": {"data": "holes", "options": once, "method": "DGLTrainer"},
         "uniform": {"data": "holes", "options": once, "method": "UniformTrainer", "model": "heads"},
         "gblend": {
             "data": "all",

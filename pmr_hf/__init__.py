@@ -9,10 +9,14 @@ from .inference.pipeline import MultimodalPipeline
 from .methods import METHODS
 from .methods.acc import GradientBoostTrainer
 from .methods.agm import AGMTrainer, AGMTrainingArguments
+from .methods.dgl import DGLTrainer, DGLTrainingArguments
 from .methods.gblend import GradientBlendingArguments, GradientBlendingTrainer
+from .methods.gradient_scaling import GradientScalingTrainingArguments
 from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
+from .methods.opm import OPMTrainer, OPMTrainingArguments
 from .methods.pmr import PMRTrainer, PMRTrainingArguments
+from .methods.uniform import UniformTrainer
 from .methods.unimodal_heads import UnimodalHeadsTrainer
 from .model.cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .model.configuration import MultimodalConfig
@@ -48,11 +52,14 @@ __all__ = [
     "Accuracy",
     "CGMNISTConfig",
     "CGMNISTModel",
+    "DGLTrainer",
+    "DGLTrainingArguments",
     "ExportableModel",
     "Fusion",
     "GradientBlendingArguments",
     "GradientBlendingTrainer",
     "GradientBoostTrainer",
+    "GradientScalingTrainingArguments",
     "InferredColumns",
     "MMParetoTrainer",
     "MacroF1",
@@ -70,6 +77,8 @@ __all__ = [
     "NumericProcessor",
     "OGMTrainer",
     "OGMTrainingArguments",
+    "OPMTrainer",
+    "OPMTrainingArguments",
     "PMRTrainer",
     "PMRTrainingArguments",
     "PrototypeTrainer",
@@ -79,6 +88,7 @@ __all__ = [
     "TabularConfig",
     "TabularModel",
     "TabularProcessor",
+    "UniformTrainer",
     "UnimodalHeadsTrainer",
     "__version__",
     "attach_prototypes",

@@ -23,6 +23,9 @@ BENCHMARK_METHODS = {
     "ogm": ["--method", "ogm"],
     "ogm_ge": ["--method", "ogm", "--ogm_noise", "True"],
     "agm": ["--method", "agm"],
+    "opm": ["--method", "opm"],
+    "dgl": ["--method", "dgl"],
+    "uniform": ["--method", "uniform"],
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],
 }

@@ -3,10 +3,13 @@
 from ..training.prototype_trainer import PrototypeTrainer
 from .acc import GradientBoostTrainer
 from .agm import AGMTrainer
+from .dgl import DGLTrainer
 from .gblend import GradientBlendingTrainer
 from .mmpareto import MMParetoTrainer
 from .ogm import OGMTrainer
+from .opm import OPMTrainer
 from .pmr import PMRTrainer
+from .uniform import UniformTrainer
 
 
 METHODS: dict[str, type[PrototypeTrainer]] = {
@@ -15,6 +18,9 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
     "acc": GradientBoostTrainer,
     "agm": AGMTrainer,
     "ogm": OGMTrainer,  # OGM-GE with --ogm_noise True
+    "opm": OPMTrainer,
+    "dgl": DGLTrainer,
+    "uniform": UniformTrainer,
     "gblend": GradientBlendingTrainer,
     "mmpareto": MMParetoTrainer,
 }

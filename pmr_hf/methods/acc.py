@@ -25,7 +25,7 @@ class GradientBoostTrainer(GradientScalingTrainer):
 
     Args:
         model (`MultimodalModel`): the model.
-        args (`PrototypeTrainingArguments`): the arguments.
+        args (`GradientScalingTrainingArguments`): the arguments.
         kwargs: everything else that [`PrototypeTrainer`] takes.
     """
 

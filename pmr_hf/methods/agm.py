@@ -6,22 +6,23 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from ..inference.shapley import shapley_values
 from ..model.missing_modalities import all_present
 from ..model.modeling import MultimodalOutput
-from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
-from .gradient_scaling import GradientScalingTrainer
+from .fusion_head import require_fusion_head
+from .gradient_scaling import GradientScalingTrainer, GradientScalingTrainingArguments
 
 
 STATE_NAME = "agm_losses.safetensors"
 
 
 @dataclass
-class AGMTrainingArguments(PrototypeTrainingArguments):
+class AGMTrainingArguments(GradientScalingTrainingArguments):
     """
-    Arguments of [`AGMTrainer`]. The class adds `agm_alpha` to [`PrototypeTrainingArguments`].
+    Arguments of [`AGMTrainer`]. The class adds `agm_alpha` to [`GradientScalingTrainingArguments`].
 
     Args:
         agm_alpha (`float`, *optional*, defaults to `1.0`): alpha, the strength of the modulation; at least 0.
@@ -87,6 +88,11 @@ class AGMTrainer(GradientScalingTrainer):
         super().__init__(*args, **kwargs)
         # (2, M): sums of s^m over the earlier batches that have modality m, and the number of these batches
         self.loss_sums: torch.Tensor | None = None
+
+    def on_new_model(self, model: nn.Module) -> None:
+        """Prepare the model. Raises `ValueError` if its fusion head cannot be run again."""
+        super().on_new_model(model)
+        require_fusion_head(self, model)
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         """The scales (M,) of [`agm_scales`], or ones in the first batch. Adds the losses of the batch to the sums."""

@@ -4,21 +4,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from ..equations import true_class_probability
 from ..model.modeling import MultimodalOutput
 from ..model.targets import MULTI_LABEL
-from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
-from .gradient_scaling import GradientScalingTrainer
+from ..training.prototype_trainer import PrototypeTrainer
+from .fusion_head import require_fusion_head
+from .gradient_scaling import GradientScalingTrainer, GradientScalingTrainingArguments
 
 
 @dataclass
-class OGMTrainingArguments(PrototypeTrainingArguments):
+class OGMTrainingArguments(GradientScalingTrainingArguments):
     """
-    Arguments of [`OGMTrainer`]. The class adds `ogm_alpha` and `ogm_noise` to [`PrototypeTrainingArguments`].
+    Arguments of [`OGMTrainer`]. The class adds `ogm_alpha` and `ogm_noise` to
+    [`GradientScalingTrainingArguments`].
 
     Args:
         ogm_alpha (`float`, *optional*, defaults to `0.1`): alpha of Eq. 10, the strength of the modulation; at least
@@ -69,6 +72,8 @@ class OGMTrainer(GradientScalingTrainer):
       embeddings; the noise does not. The scale is at least 1e-6.
     * The noise is drawn once per optimizer step, after gradient clipping, and is the same in all processes. Each
       parameter has one standard deviation, as in the code.
+    * With `modulation="update"`, the factor multiplies the noise too. Under Adam, noise that is 1 / k^m times as large
+      as the scaled gradient would leave nothing of it.
     * The modulation lasts for the whole training; in the code it ends after 50 of 100 epochs.
 
     Peng, Wei, Deng, Wang, Hu, "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022.
@@ -90,38 +95,51 @@ class OGMTrainer(GradientScalingTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # Scales (M,) summed over the micro-batches since the last optimizer step, and the number of these
-        self.step_scales: torch.Tensor | float = 0.0
-        self.step_batches = 0
         if self.args.ogm_noise:
             self.add_callback(_AddNoise(self))
 
-    def load_method_state(self, checkpoint: str | None) -> None:
-        """Forget the micro-batches of an attempt that failed, as with `auto_find_batch_size`."""
-        super().load_method_state(checkpoint)
-        self.step_scales, self.step_batches = 0.0, 0
+    def on_new_model(self, model: nn.Module) -> None:
+        """Prepare the model. Raises `ValueError` if its fusion head cannot be run again."""
+        super().on_new_model(model)
+        require_fusion_head(self, model)
 
     def gradient_scales(self, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         """The scales (M,) of [`ogm_scales`]."""
-        scores, counts = self.scores(terms, outputs, labels)
-        scales = ogm_scales(scores, self.args.ogm_alpha, counts > 0)
-        if self.args.ogm_noise:
-            self.step_scales, self.step_batches = self.step_scales + scales, self.step_batches + 1
-        return scales
+        scores, counts = score_of_head(self, terms, outputs, labels)
+        return ogm_scales(scores, self.args.ogm_alpha, counts > 0)
 
-    def scores(
-        self, terms: PrototypeTerms, outputs: MultimodalOutput, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        The mean true-class probability (M,) of each modality over the samples that count, of all processes, and the
-        number (M,) of these samples.
-        """
-        model = self.unwrapped_model
-        if not model.fusion.splits_by_modality or self.problem_type == MULTI_LABEL:
-            return terms.scores, terms.score_counts
-        logits = model.modality_logits(outputs.embeddings, outputs.present)
-        losses = [F.cross_entropy(logits[name].float(), labels, reduction="none") for name in self.modalities]
-        return self.global_means(true_class_probability(torch.stack(losses)), outputs, labels)
+
+def score_of_head(
+    trainer: PrototypeTrainer, terms: PrototypeTerms, outputs: MultimodalOutput, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The mean true-class probability (M,) of each modality over the samples that count, of all processes, and the number
+    (M,) of these samples. The probabilities are those of the modality's slice of the fusion head, or those of its
+    prototype classifier if the head does not split by modality, or for several labels.
+    """
+    model = trainer.unwrapped_model
+    if not model.fusion.splits_by_modality or trainer.problem_type == MULTI_LABEL:
+        return terms.scores, terms.score_counts
+    logits = model.modality_logits(outputs.embeddings, outputs.present)
+    losses = [F.cross_entropy(logits[name].float(), labels, reduction="none") for name in trainer.modalities]
+    return trainer.global_means(true_class_probability(torch.stack(losses)), outputs, labels)
+
+
+def ratios_to_others(scores: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    The discrepancy ratios rho^m (M,), at least 0: s^m over the mean score of the other modalities (Eq. 9).
+
+    Args:
+        scores (`torch.Tensor`): (M,), s^m.
+        present (`torch.Tensor`, *optional*): (M,) bool, the modalities that the batch has; all by default. The others
+            are left out of the means. Their ratio is 0, as is that of a modality that is alone.
+    """
+    tiny = torch.finfo(torch.float32).tiny
+    present = torch.ones_like(scores, dtype=torch.bool) if present is None else present
+    scores = torch.where(present, scores.float().clamp(min=tiny), 0)
+    off_diagonal = 1 - torch.eye(len(scores), device=scores.device)
+    mean_of_others = (off_diagonal * scores).sum(1) / (present.sum() - 1).clamp(min=1)
+    return torch.where(present & (mean_of_others > 0), scores / mean_of_others.clamp(min=tiny), 0)
 
 
 def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None = None) -> torch.Tensor:
@@ -138,13 +156,8 @@ def ogm_scales(scores: torch.Tensor, alpha: float, present: torch.Tensor | None 
     Returns:
         `torch.Tensor`: (M,), in [1e-6, 1].
     """
-    tiny = torch.finfo(torch.float32).tiny
-    present = torch.ones_like(scores, dtype=torch.bool) if present is None else present
-    scores = torch.where(present, scores.float().clamp(min=tiny), 0)
-    off_diagonal = 1 - torch.eye(len(scores), device=scores.device)
-    mean_of_others = (off_diagonal * scores).sum(1) / (present.sum() - 1).clamp(min=1)
-    ratio = torch.where(mean_of_others > 0, scores / mean_of_others.clamp(min=tiny), 0)
-    return torch.where(present & (ratio > 1), (1 - (alpha * ratio).tanh()).clamp(min=1e-6), 1)
+    ratios = ratios_to_others(scores, present)
+    return torch.where(ratios > 1, (1 - (alpha * ratios).tanh()).clamp(min=1e-6), 1)
 
 
 class _AddNoise(TrainerCallback):
@@ -155,8 +168,9 @@ class _AddNoise(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         trainer = self.trainer
-        scales = trainer.step_scales / trainer.step_batches
-        trainer.step_scales, trainer.step_batches = 0.0, 0
+        scales = trainer.step_scales.mean
+        if args.modulation == "update":  # the gradient is not scaled yet, and the noise is scaled with it
+            scales = torch.ones_like(scales)
         generator = torch.Generator(args.device).manual_seed(args.seed + state.global_step)
         for name, scale in zip(trainer.modalities, scales, strict=True):
             for parameter in trainer.unwrapped_model.backbones[name].parameters():

@@ -1,5 +1,6 @@
 """Base class of the methods that train a unimodal head for each modality beside the fusion head."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,22 +32,25 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
             )
 
     def unimodal_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> torch.Tensor:
-        """
-        The loss (M,) of each unimodal head, of the same kind as the fused loss. It is scaled for DDP, which averages
-        gradients over the processes: the average over the processes is the mean over the samples that count, of all
-        processes.
-        """
-        losses = torch.stack(
-            [
-                self.unwrapped_model.loss_of(outputs.unimodal_logits[name], labels, reduction="none")
-                for name in self.modalities
-            ]
-        )  # (M, B)
-        counted = stack_masks(self.counted_samples(outputs, labels), self.modalities, labels)
-        sums, counts = torch.where(counted, losses, 0).sum(1), counted.float().sum(1)
-        self.track(tuple(f"{name}_{self.loss_name}" for name in self.modalities), sums, counts)
-        return sums * self.accelerator.num_processes / self.accelerator.reduce(counts, "sum").clamp(min=1)
+        """The loss (M,) of each unimodal head, see [`mean_losses`]."""
+        return mean_losses(self, outputs.unimodal_logits, outputs, labels)
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
         """Add what each unimodal head predicts, as `m_unimodal_accuracy`, or the metric of another problem type."""
         return super().modality_predictions(outputs) | self.guesses("unimodal_", outputs.unimodal_logits, outputs)
+
+
+def mean_losses(
+    trainer: PrototypeTrainer, logits: Mapping[str, torch.Tensor], outputs: MultimodalOutput, labels: torch.Tensor
+) -> torch.Tensor:
+    """
+    The losses (M,) of logits (B, K) by modality, of the same kind as the fused loss, which the next log shows. They are
+    scaled for DDP, which averages gradients over the processes: the average over the processes is the mean over the
+    samples that count, of all processes.
+    """
+    names = trainer.modalities
+    losses = torch.stack([trainer.unwrapped_model.loss_of(logits[name], labels, reduction="none") for name in names])
+    counted = stack_masks(trainer.counted_samples(outputs, labels), names, labels)  # (M, B), as the losses
+    sums, counts = torch.where(counted, losses, 0).sum(1), counted.float().sum(1)
+    trainer.track(tuple(f"{name}_{trainer.loss_name}" for name in names), sums, counts)
+    return sums * trainer.accelerator.num_processes / trainer.accelerator.reduce(counts, "sum").clamp(min=1)

@@ -61,8 +61,9 @@ def plot_dynamics(
         plot_ratio_of_two(ratio, steps, modalities)
     else:
         plot_ratios(ratio, steps, colors)
-    if any(f"{modalities[0]}_gradient_scale" in entry for entry in steps):
-        plot_gradient_scales(weights, steps, colors)
+    scaled = [kind for kind in ("gradient", "update") if any(f"{modalities[0]}_{kind}_scale" in step for step in steps)]
+    if scaled:
+        plot_scales(weights, steps, colors, scaled[0])
     else:
         plot_weights(weights, steps, colors, applied)
     for axes, entries in ((accuracy, evaluations), (ratio, steps), (weights, steps)):
@@ -127,11 +128,11 @@ def plot_ratios(axes: Axes, steps: list[Entry], colors: dict[str, Any]) -> None:
     scale_for_ratio(axes)
 
 
-def plot_gradient_scales(axes: Axes, steps: list[Entry], colors: dict[str, Any]) -> None:
-    """Plot the factor by which each encoder's gradient was multiplied."""
+def plot_scales(axes: Axes, steps: list[Entry], colors: dict[str, Any], kind: str) -> None:
+    """Plot the factor by which each encoder's gradient or update was multiplied. `kind` is "gradient" or "update"."""
     for name, color in colors.items():
-        plot_line(axes, steps, f"{name}_gradient_scale", name, color=color)
-    axes.set(title="Gradient scale of each encoder")
+        plot_line(axes, steps, f"{name}_{kind}_scale", name, color=color)
+    axes.set(title=f"{kind.capitalize()} scale of each encoder")
 
 
 def plot_weights(axes: Axes, steps: list[Entry], colors: dict[str, Any], applied: bool) -> None:

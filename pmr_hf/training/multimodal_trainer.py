@@ -462,6 +462,16 @@ class MultimodalTrainer(SavingTrainer):
             self.track((self.loss_name,), loss[None] / self.loss_scale, torch.ones_like(loss)[None])
         return (loss, outputs) if return_outputs else loss
 
+    def fused_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """
+        The scalar loss of other fused logits (B, K) of a [`MultimodalModel`], with `class_weights` and label smoothing.
+        """
+        if self.class_weights is not None:
+            return self._weighted_loss({"logits": logits}, labels)
+        if self.label_smoother is not None:
+            return self.label_smoother({"logits": logits}, labels)
+        return self.unwrapped_model.loss_of(logits, labels)
+
     def _weighted_loss(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         """The cross entropy with `class_weights`, a weighted mean over the batch of all processes."""
         smoothing = self.args.label_smoothing_factor

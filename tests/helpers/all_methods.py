@@ -3,14 +3,35 @@
 import torch
 
 from helpers.digits import NUM_LABELS
-from pmr_hf import AGMTrainer, GradientBlendingTrainer, GradientBoostTrainer, MMParetoTrainer, OGMTrainer
+from pmr_hf import (
+    AGMTrainer,
+    DGLTrainer,
+    GradientBlendingTrainer,
+    GradientBoostTrainer,
+    MMParetoTrainer,
+    OGMTrainer,
+    OPMTrainer,
+    UniformTrainer,
+)
 
 
-WITH_HEADS = {GradientBlendingTrainer, MMParetoTrainer}
+WITH_HEADS = {GradientBlendingTrainer, MMParetoTrainer, UniformTrainer}
 BLEND_WEIGHTS = {"blend_weights": {"image": 0.2, "text": 0.5, "fused": 0.3}}
-METHOD_CASES = [(GradientBoostTrainer, {}), (OGMTrainer, {}), (OGMTrainer, {"ogm_noise": True}), (MMParetoTrainer, {})]
-METHOD_CASES += [(GradientBlendingTrainer, BLEND_WEIGHTS), (AGMTrainer, {})]
-METHOD_IDS = ["acc", "ogm", "ogm_ge", "mmpareto", "gblend", "agm"]
+GRADIENT = {"modulation": "gradient"}
+CASES = {
+    "acc": (GradientBoostTrainer, GRADIENT),
+    "ogm": (OGMTrainer, GRADIENT),
+    "ogm_ge": (OGMTrainer, GRADIENT | {"ogm_noise": True}),
+    "ogm_ge_update": (OGMTrainer, {"modulation": "update", "ogm_noise": True}),
+    "opm": (OPMTrainer, {"opm_base": 0.7}),
+    "dgl": (DGLTrainer, {}),
+    "uniform": (UniformTrainer, {}),
+    "mmpareto": (MMParetoTrainer, {}),
+    "gblend": (GradientBlendingTrainer, BLEND_WEIGHTS),
+    "agm": (AGMTrainer, GRADIENT),
+    "agm_update": (AGMTrainer, {"modulation": "update"}),
+}
+METHOD_IDS, METHOD_CASES = list(CASES), list(CASES.values())
 
 
 def batch_of_three(seed):

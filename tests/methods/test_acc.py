@@ -8,7 +8,7 @@ from pmr_hf import GradientBoostTrainer
 
 
 def test_acc_scales_by_the_weights_of_pmr(prepared):
-    trainer, batch = prepared(GradientBoostTrainer)
+    trainer, batch = prepared(GradientBoostTrainer, modulation="gradient")
     with torch.no_grad():
         logits = trainer.prototypes(trainer.model(**batch).embeddings)
     scores = {name: mean_probability(value, batch["labels"]) for name, value in logits.items()}

@@ -16,7 +16,7 @@ from pmr_hf.methods.agm import agm_scales
 
 def test_agm_scales_by_the_lead_over_the_average_lead(prepared):
     """In the third batch, with the responses of the two modalities worked by hand."""
-    trainer, _ = prepared(AGMTrainer, fusion="film", agm_alpha=4.0)
+    trainer, _ = prepared(AGMTrainer, fusion="film", agm_alpha=4.0, modulation="gradient")
     parts = (range(8), range(20, 30), range(30, 46))
     batches = [batch_of(trainer, rows) for rows in parts]
     losses = []
@@ -65,7 +65,7 @@ def test_agm_scales_of_three_modalities_and_of_absent_ones():
 def test_agm_of_three_modalities_of_which_some_are_missing(make_args, make_model_of_three):
     """In the second batch. Each response is the mean over the orders in which the modalities can join."""
     model = make_model_of_three(fusion="gated")
-    trainer = AGMTrainer(model=model, args=make_args(AGMTrainer.args_class, agm_alpha=4.0))
+    trainer = AGMTrainer(model=model, args=make_args(AGMTrainer.args_class, agm_alpha=4.0, modulation="gradient"))
     batches, losses = [batch_of_three(0), batch_of_three(1)], []
     model.train()
     for batch in batches:

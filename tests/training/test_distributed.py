@@ -28,7 +28,7 @@ SAME = [
     "reference",
     "weighted",
 ]
-RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "gblend"]
+RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend"]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 # Of 61 rows, 5 are left for the last evaluation batch of 2 x 4
@@ -38,7 +38,7 @@ OTHER_TARGETS = [
     ("labels", "multi_label_classification", lambda digit: [digit // 2, digit % 2]),
     ("numbers", "regression", lambda digit: [100.0 + 10 * digit, -digit / 1000]),
 ]
-SHARDED = ["sharded", "sharded_saved"]
+SHARDED = ["sharded", "sharded_saved", "sharded_acc"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
 
@@ -120,11 +120,18 @@ def runs(tmp_path_factory, make_model, processor, digits):
         "ogm_ge": {"data": "all", "options": once | {"ogm_noise": True, "learning_rate": 0.01}, "method": "OGMTrainer"},
         "acc_accumulated": {
             "data": "all",
-            "options": once | {"gradient_accumulation_steps": 2},
+            "options": once | {"gradient_accumulation_steps": 2, "modulation": "update"},
             "method": "GradientBoostTrainer",
         },
         "agm": {"data": "holes", "options": once, "method": "AGMTrainer"},
         "mmpareto": {"data": "holes", "options": once, "method": "MMParetoTrainer", "model": "heads"},
+        "opm": {
+            "data": "holes",
+            "options": once | {"gradient_accumulation_steps": 2, "opm_share": 1.0},
+            "method": "OPMTrainer",
+        },
+        "dgl": {"data": "holes", "options": once, "method": "DGLTrainer"},
+        "uniform": {"data": "holes", "options": once, "method": "UniformTrainer", "model": "heads"},
         "gblend": {
             "data": "all",
             "options": once | GBLEND,
@@ -132,6 +139,12 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "model": "heads",
         },
         "sharded": {"data": "all", "options": once | {"max_grad_norm": 1.0}, "shard": "transformers"},
+        "sharded_acc": {
+            "data": "all",
+            "options": saving | once | {"prototype_source": "subset", "modulation": "update"},
+            "method": "GradientBoostTrainer",
+            "shard": "accelerate",
+        },
         "sharded_saved": {"data": "all", "options": saving, "shard": "accelerate"},
         "sharded_resumed": {
             "data": "all",

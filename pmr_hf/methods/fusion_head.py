@@ -1,0 +1,34 @@
+"""What the methods that run the fusion head again, after the forward pass of the model, have in common."""
+
+from torch import nn
+
+from ..model.modeling import MultimodalModel
+from ..training.prototype_trainer import PrototypeTrainer
+
+
+def require_fusion_head(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:
+    """
+    Return the model. Raises `ValueError` if its fusion head cannot be run outside of its `forward`: if it is not a
+    [`MultimodalModel`], or under DeepSpeed, which may share out the weights of the head.
+    """
+    name = type(trainer).__name__
+    if not isinstance(model, MultimodalModel):
+        raise ValueError(
+            f"Expected a MultimodalModel for {name}, got a {type(model).__name__}, whose fusion head it does not know; "
+            "PMRTrainer trains any model."
+        )
+    if trainer.is_deepspeed_enabled:
+        raise ValueError(
+            f"Expected a model with a whole fusion head for {name}, which runs it again in each step, got DeepSpeed; "
+            "leave it out (DDP and FSDP2 work), or use PMRTrainer."
+        )
+    return model
+
+
+def require_known_loss(trainer: PrototypeTrainer) -> None:
+    """Raise `ValueError` for a `compute_loss_func`, which cannot be computed again for other fused logits."""
+    if trainer.compute_loss_func is not None:
+        raise ValueError(
+            f"Expected the loss of the model for {type(trainer).__name__}, which computes it again for other logits, "
+            "got a `compute_loss_func`; leave it out, or set `class_weights`."
+        )

@@ -16,6 +16,7 @@ from pmr_hf.methods.gradient_scaling import GradientScalingTrainer
 @pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
 def test_under_accumulation_each_micro_batch_has_its_own_scale(prepared, cls, options):
     trainer, _ = prepared(cls, **options)
+    trainer.create_optimizer()
     halves = [batch_of(trainer, rows) for rows in (range(8), range(20, 36))]
     alone = [gradients_of_step(trainer, half) for half in halves]
     trainer.load_method_state(None)  # as before the first half

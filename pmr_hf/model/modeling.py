@@ -59,8 +59,9 @@ class MultimodalModel(PreTrainedModel):
     """
     A model with one encoder per modality, a fusion head, and a prototype classifier for each modality.
 
-    Samples may lack modalities. In the fusion, a learned vector replaces an absent embedding. `config.problem_type`
-    says what the model predicts. A regression has no prototypes (`None`), and a [`TargetScale`] as `target_scale`.
+    Samples may lack modalities. In the fusion, a learned vector replaces an absent embedding, or the head masks it
+    (`fusion="attention"`). `config.problem_type` says what the model predicts. A regression has no prototypes (`None`),
+    and a [`TargetScale`] as `target_scale`.
 
     ```python
     model = MultimodalModel.from_backbones(
@@ -326,8 +327,8 @@ class MultimodalModel(PreTrainedModel):
     def fuse(self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """
         The fused logits (B, K) of embeddings (B, D_m), in a regression in the user's units. For samples that lack a
-        modality by its mask (B,) in `present`, a learned vector replaces the embedding. In evaluation mode with
-        `config.answer="prototypes"`, the logits are those of [`Prototypes.answer`].
+        modality by its mask (B,) in `present`, a learned vector replaces the embedding, which attention then masks. In
+        evaluation mode with `config.answer="prototypes"`, the logits are those of [`Prototypes.answer`].
         """
         if self.config.answer == "prototypes" and not self.training:
             return self.prototypes.answer(embeddings, present)
@@ -337,7 +338,8 @@ class MultimodalModel(PreTrainedModel):
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """Like [`MultimodalModel.fuse`], but always the logits of the fusion head."""
-        return self._in_units(self.fusion(self._fused(embeddings, present)))
+        masks = {"present": present} if self.fusion.takes_masks else {}
+        return self._in_units(self.fusion(self._fused(embeddings, present), **masks))
 
     def modality_logits(
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None

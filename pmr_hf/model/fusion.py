@@ -218,3 +218,31 @@ class AttentionFusion(Fusion):
         seen = kept[:, None, :] | torch.eye(kept.shape[1], dtype=torch.bool, device=kept.device)  # (B, M, M)
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None])
         return self.attended(mixed.transpose(1, 2).flatten(2))
+
+
+@register_fusion("late")
+class LateFusion(Fusion):
+    """
+    The weighted mean of the class probabilities of one linear layer for each modality that a sample has. The logits are
+    its logarithm, in fp32, and all equal without any modality. For one label per sample only.
+
+    The buffer `log_weights` (M,) has the logarithms of the weights, which are equal unless
+    [`MultimodalModel.from_unimodal`] sets them.
+    """
+
+    takes_masks = True
+
+    def __init__(self, widths: dict[str, int], num_labels: int):
+        super().__init__()
+        self.num_labels = num_labels
+        self.classifiers = nn.ModuleDict({name: nn.Linear(width, num_labels) for name, width in widths.items()})
+        self.register_buffer("log_weights", torch.zeros(len(widths)))
+
+    def forward(self, embeddings: dict[str, torch.Tensor], present: Masks | None = None) -> torch.Tensor:
+        """The logits (B, K). In the rows that a mask of `present` leaves out, the embedding must be finite."""
+        logits = torch.stack([layer(embeddings[name]).float() for name, layer in self.classifiers.items()])  # (M, B, K)
+        kept = stack_masks(present, self.classifiers, logits[0])  # (M, B)
+        none = ~kept.any(0)
+        shares = torch.where(kept | none, self.log_weights.float()[:, None], -torch.inf).log_softmax(0)
+        mean = (logits.log_softmax(-1) + shares[:, :, None]).logsumexp(0)
+        return torch.where(none[:, None], -math.log(self.num_labels), mean)

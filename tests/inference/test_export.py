@@ -86,6 +86,7 @@ def batch(modalities, size):
         (("whisper", "speech", "speech_group"), "sum"),
         (("table", "table_of_numbers", "table_of_categories"), "concat"),
         (("numbers", "table"), "attention"),
+        (("numbers", "table"), "late"),
         *(pytest.param(("vit", "bert"), fusion, marks=pytest.mark.slow) for fusion in ("sum", "film", "gated")),
         pytest.param(("numbers", "gray"), "concat", marks=pytest.mark.slow),
         pytest.param(("ast", "resnet"), "sum", marks=pytest.mark.slow),

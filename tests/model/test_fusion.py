@@ -13,7 +13,7 @@ from pmr_hf.model.fusion import FUSIONS, build_fusion
 
 
 WIDTHS = {"image": 3, "text": 5, "audio": 4}
-HEADS = ["concat", "sum", "film", "gated", "attention"]
+HEADS = ["concat", "sum", "film", "gated", "attention", "late"]
 
 
 def embeddings_of(names, batch=6):
@@ -74,7 +74,7 @@ def test_modality_logits_sum_to_the_fused_ones_and_each_sees_its_modality_alone(
     assert [torch.equal(parts[name], changed[name]) for name in WIDTHS] == [True, False, True]
 
 
-@pytest.mark.parametrize("head", ["film", "gated", "attention"])
+@pytest.mark.parametrize("head", ["film", "gated", "attention", "late"])
 def test_heads_that_do_not_split_say_so(head):
     fusion = build_fusion(head, WIDTHS, num_labels=7)
     assert not fusion.splits_by_modality
@@ -114,16 +114,16 @@ SUBSETS = [["image", "text", "audio"], ["image", "audio"], ["text"], []]  # the 
 PRESENT = {name: torch.tensor([name in subset for subset in SUBSETS]) for name in WIDTHS}
 
 
-def attention_head(widths=WIDTHS):
+def masking_head(name):
     torch.manual_seed(0)
-    head = build_fusion("attention", widths, num_labels=7)
+    head = build_fusion(name, WIDTHS, num_labels=7)
     for parameter in head.parameters():  # norms and biases must count, and large scores too
         nn.init.normal_(parameter)
     return head
 
 
 def test_attention_equals_loops_over_the_modalities_that_are_there():
-    head, embeddings = attention_head(), embeddings_of(WIDTHS, batch=4)
+    head, embeddings = masking_head("attention"), embeddings_of(WIDTHS, batch=4)
     found = head(embeddings, PRESENT)
     for i, subset in enumerate(SUBSETS):
         sample = {name: values[i] for name, values in embeddings.items()}
@@ -135,12 +135,36 @@ def test_attention_equals_loops_over_the_modalities_that_are_there():
     torch.testing.assert_close(found[3], head.classifier.bias)
 
 
+def test_late_fusion_is_the_weighted_mean_of_the_probabilities_that_are_there():
+    head, embeddings = masking_head("late"), embeddings_of(WIDTHS, batch=4)
+    p = parameters(head)
+    for weights in ((1.0, 1.0, 1.0), (0.5, 3.0, 0.01)):
+        head.log_weights.copy_(torch.tensor(weights).log())
+        found = head(embeddings, PRESENT)
+        for i, subset in enumerate(SUBSETS):
+            mean, total = [0.0] * 7, sum(w for name, w in zip(WIDTHS, weights, strict=True) if name in subset)
+            for name, weight in zip(WIDTHS, weights, strict=True):
+                scores = p[f"classifiers.{name}.weight"] @ embeddings[name][i] + p[f"classifiers.{name}.bias"]
+                odds = [math.exp(score) for score in scores]
+                if name in subset:
+                    mean = [m + weight / total * odd / sum(odds) for m, odd in zip(mean, odds, strict=True)]
+            assert found[i].exp().tolist() == pytest.approx(mean if subset else [1 / 7] * 7, rel=1e-4)
+        torch.testing.assert_close(head(embeddings)[0], found[0])
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
+def test_late_fusion_needs_one_label_per_sample(make_model, problem_type):
+    with pytest.raises(ValueError, match=f"Expected one label per sample for fusion='late'.*got '{problem_type}'; use"):
+        make_model(fusion="late", problem_type=problem_type)
+
+
+@pytest.mark.parametrize("name", ["attention", "late"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_an_absent_modality_is_masked_to_the_bit_and_gets_no_gradient(dtype):
-    head = attention_head().to(dtype)
+def test_an_absent_modality_is_masked_to_the_bit_and_gets_no_gradient(name, dtype):
+    head = masking_head(name).to(dtype)
     embeddings = {name: values.to(dtype) for name, values in embeddings_of(WIDTHS, batch=4).items()}
     expected = head(embeddings, PRESENT)
-    assert expected.dtype == dtype and expected.isfinite().all()
+    assert expected.dtype == (torch.float32 if name == "late" else dtype) and expected.isfinite().all()
     other = {
         name: torch.where(PRESENT[name][:, None], values, 1000 * torch.randn_like(values)).requires_grad_()
         for name, values in embeddings.items()
@@ -153,7 +177,7 @@ def test_an_absent_modality_is_masked_to_the_bit_and_gets_no_gradient(dtype):
 
 
 def test_attention_does_not_depend_on_the_order_of_the_modalities():
-    head = attention_head()
+    head = masking_head("attention")
     turned = build_fusion("attention", dict(reversed(WIDTHS.items())), num_labels=7)
     turned.load_state_dict(head.state_dict())
     embeddings = embeddings_of(WIDTHS, batch=4)
@@ -208,7 +232,7 @@ def test_a_users_head_is_one_class_and_loads_where_it_is_registered(product_head
 
 
 def test_unknown_fusion(make_model):
-    with pytest.raises(ValueError, match=r"one of \['attention', 'concat', 'film', 'gated', 'sum'.*got 'nope'"):
+    with pytest.raises(ValueError, match=r"one of \['attention', 'concat', 'film', 'gated', 'late', 'sum'.*got 'nope'"):
         make_model(fusion="nope")
 
 

@@ -58,6 +58,7 @@ TRAVELS = {
     "tabular_kind.py",
     "tabular_processor.py",
     "targets.py",
+    "unimodal_models.py",
     "video.py",
 }
 

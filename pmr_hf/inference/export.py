@@ -20,8 +20,8 @@ class ExportableModel(nn.Module):
     program.module()(*flat.arguments(processor(image=[other], text=["a bird"])))  # (1, K)
     ```
 
-    Every sample must have each modality of `inputs`. The model's learned vectors replace all other modalities. All
-    sizes except the batch size are fixed to the sizes in `inputs`, so pad texts to that length.
+    Every sample must have each modality of `inputs`. The model's learned vectors replace all other modalities, or the
+    head masks them. All sizes except the batch size are fixed to the sizes in `inputs`, so pad texts to that length.
 
     Args:
         model (`MultimodalModel`): the model. It is set to evaluation mode.

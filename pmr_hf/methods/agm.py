@@ -58,11 +58,11 @@ class AGMTrainer(GradientScalingTrainer):
 
     Deviations from the paper and its code:
 
-    * A modality is removed by replacing its embedding with its learned vector, so no encoder runs again. The authors
-      feed zeros to the encoder. Without any modality, the logits are zero, as in the authors' code.
+    * A modality is removed by replacing its embedding with its learned vector (attention masks it), so no encoder runs
+      again. The authors feed zeros to the encoder. Without any modality, the logits are zero, as in the authors' code.
     * The scale applies to the whole gradient that an encoder gets from the fused loss. The code scales the gradient of
       each response, which also reaches the head. For the encoders, both are the same if the head adds up its modalities
-      (concat, sum). For FiLM and gated heads they differ, and this package uses the simpler reading.
+      (concat, sum). For the other heads they differ, and this package uses the simpler reading.
     * The modulation lasts for the whole training; in the code it ends after 20 epochs by default. The first batch is
       not scaled, because no batch precedes it. Exponents are clipped at 20; the code has bounds for each dataset.
     * Responses are computed in training mode; the code computes some in evaluation mode.

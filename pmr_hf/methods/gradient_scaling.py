@@ -77,8 +77,9 @@ def scale_gradients(model: MultimodalModel, scales: Mapping[str, torch.Tensor]) 
             a scale keeps its gradient.
     """
 
-    def scale_inputs(module: nn.Module, inputs: tuple[dict[str, torch.Tensor]]) -> tuple[dict[str, torch.Tensor]]:
-        return ({name: scaled_in_backward(embedding, name, scales) for name, embedding in inputs[0].items()},)
+    def scale_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        embeddings, *masks = inputs
+        return {name: scaled_in_backward(values, name, scales) for name, values in embeddings.items()}, *masks
 
     model.fusion.register_forward_pre_hook(scale_inputs)
 

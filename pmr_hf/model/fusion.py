@@ -1,7 +1,11 @@
 """Fusion heads, which map a dict of embeddings (B, D_m) to logits (B, K), for any number of modalities."""
 
+import math
+
 import torch
 from torch import nn
+
+from .missing_modalities import Masks, stack_masks
 
 
 class Fusion(nn.Module):
@@ -28,6 +32,10 @@ class Fusion(nn.Module):
 
     #: Whether the logits are a sum of one term per modality, which [`Fusion.modality_logits`] returns
     splits_by_modality = False
+
+    #: Whether `forward` also takes `present`, the masks (B,) bool of the samples that have each modality. `None` stands
+    #: for samples that have all of them. Other heads only see the learned vectors that replace absent embeddings.
+    takes_masks = False
 
     def forward(self, embeddings: dict[str, torch.Tensor]) -> torch.Tensor:
         """The fused logits (B, K), from the embeddings (B, D_m) by modality."""
@@ -161,3 +169,80 @@ class GatedFusion(ConditionedFusion):
 
     def modulate(self, name: str, condition: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(self.gate[name](condition)) * self.value[name](embedding)
+
+
+@register_fusion("attention")
+class AttentionFusion(Fusion):
+    """
+    One pre-norm transformer layer (Vaswani et al. 2017; Xiong et al. 2020) over one token per modality, and a linear
+    layer over the mean of the tokens.
+
+    A linear layer per modality makes the tokens, and its bias tells the transformer which modality a token is. A
+    modality that a sample lacks is masked: no other token sees it and it is not in the mean, so the logits do not
+    depend on it. Without any modality, they are the bias of the classifier. The mean takes the place of a class token,
+    with which a single layer would never use what the modalities learn of each other.
+
+    The tokens are as wide as the widest embedding, rounded up to a multiple of the number of attention heads. With
+    `embedding_dim`, that is the width of all embeddings.
+    """
+
+    takes_masks = True
+    attention_heads = 4
+
+    def __init__(self, widths: dict[str, int], num_labels: int):
+        super().__init__()
+        width = math.ceil(max(widths.values()) / self.attention_heads) * self.attention_heads
+        self.tokens = nn.ModuleDict({name: nn.Linear(size, width) for name, size in widths.items()})
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attended = nn.Linear(width, width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, num_labels)
+
+    def forward(self, embeddings: dict[str, torch.Tensor], present: Masks | None = None) -> torch.Tensor:
+        """The logits (B, K). In the rows that a mask of `present` leaves out, the embedding must be finite."""
+        tokens = torch.stack([token(embeddings[name]) for name, token in self.tokens.items()], dim=1)  # (B, M, D)
+        kept = stack_masks(present, self.tokens, tokens).T  # (B, M)
+        tokens = tokens + self.attend(self.attention_norm(tokens), kept)
+        tokens = self.norm(tokens + self.feed_forward(self.feed_forward_norm(tokens)))
+        mean = torch.where(kept[:, :, None], tokens, 0).sum(1) / kept.sum(1, keepdim=True).clamp(min=1)
+        return self.classifier(mean)
+
+    def attend(self, tokens: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """Multi-head attention of tokens (B, M, D) to those in the mask `kept` (B, M) bool."""
+        split = self.query_key_value(tokens).unflatten(2, (3, self.attention_heads, -1))
+        query, key, value = split.permute(2, 0, 3, 1, 4)  # each (B, H, M, D / H)
+        # A token also sees itself, since a softmax over no token is NaN.
+        seen = kept[:, None, :] | torch.eye(kept.shape[1], dtype=torch.bool, device=kept.device)  # (B, M, M)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None])
+        return self.attended(mixed.transpose(1, 2).flatten(2))
+
+
+@register_fusion("late")
+class LateFusion(Fusion):
+    """
+    The weighted mean of the class probabilities of one linear layer for each modality that a sample has. The logits are
+    its logarithm, in fp32, and all equal without any modality. For one label per sample only.
+
+    The buffer `log_weights` (M,) has the logarithms of the weights, which are equal unless
+    [`MultimodalModel.from_unimodal`] sets them.
+    """
+
+    takes_masks = True
+
+    def __init__(self, widths: dict[str, int], num_labels: int):
+        super().__init__()
+        self.num_labels = num_labels
+        self.classifiers = nn.ModuleDict({name: nn.Linear(width, num_labels) for name, width in widths.items()})
+        self.register_buffer("log_weights", torch.zeros(len(widths)))
+
+    def forward(self, embeddings: dict[str, torch.Tensor], present: Masks | None = None) -> torch.Tensor:
+        """The logits (B, K). In the rows that a mask of `present` leaves out, the embedding must be finite."""
+        logits = torch.stack([layer(embeddings[name]).float() for name, layer in self.classifiers.items()])  # (M, B, K)
+        kept = stack_masks(present, self.classifiers, logits[0])  # (M, B)
+        none = ~kept.any(0)
+        shares = torch.where(kept | none, self.log_weights.float()[:, None], -torch.inf).log_softmax(0)
+        mean = (logits.log_softmax(-1) + shares[:, :, None]).logsumexp(0)
+        return torch.where(none[:, None], -math.log(self.num_labels), mean)

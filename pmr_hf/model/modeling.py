@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers.utils import ModelOutput
 from .backbones import check_weight_index, embedding_width, load_backbone, new_backbone
 from .building_limits import limited_building
 from .configuration import MultimodalConfig, check_fields
-from .fusion import build_fusion
+from .fusion import LateFusion, build_fusion
 from .hub_card import card_on_hub, push_card
 from .initialization import initialize
 from .label_prototypes import LabelPrototypes
@@ -29,6 +30,7 @@ from .prototypes import Prototypes
 from .tabular_kind import with_configs
 from .tabular_processor import TabularProcessor
 from .targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TargetScale, check_labels, target_loss
+from .unimodal_models import load_unimodal, log_weights
 
 
 @dataclass
@@ -59,8 +61,9 @@ class MultimodalModel(PreTrainedModel):
     """
     A model with one encoder per modality, a fusion head, and a prototype classifier for each modality.
 
-    Samples may lack modalities. In the fusion, a learned vector replaces an absent embedding. `config.problem_type`
-    says what the model predicts. A regression has no prototypes (`None`), and a [`TargetScale`] as `target_scale`.
+    Samples may lack modalities. In the fusion, a learned vector replaces an absent embedding, or the head masks it
+    (`fusion="attention"`). `config.problem_type` says what the model predicts. A regression has no prototypes (`None`),
+    and a [`TargetScale`] as `target_scale`.
 
     ```python
     model = MultimodalModel.from_backbones(
@@ -149,6 +152,8 @@ class MultimodalModel(PreTrainedModel):
         elif isinstance(module, TargetScale):
             init.zeros_(module.mean)
             init.ones_(module.std)
+        elif isinstance(module, LateFusion):
+            init.zeros_(module.log_weights)
         else:
             super()._init_weights(module)
 
@@ -192,6 +197,56 @@ class MultimodalModel(PreTrainedModel):
         configs = {name: config for name, (_, config) in loaded.items()}
         config = cls.config_class(backbones=configs, num_labels=num_labels, **kwargs)
         return cls(config, backbones={name: model for name, (model, _) in loaded.items()})
+
+    @classmethod
+    @torch.no_grad()
+    def from_unimodal(
+        cls, models: dict[str, str | os.PathLike | PreTrainedModel], weights: dict[str, float] | None = None
+    ) -> "MultimodalModel":
+        """
+        Fuse finished classifiers of one modality each: the probabilities are the mean of those of the modalities that a
+        sample has (`fusion="late"`). Nothing is trained, and the given models stay as they are.
+
+        ```python
+        model = MultimodalModel.from_unimodal({"image": "me/pictures", "text": "me/titles"})
+        ```
+
+        Args:
+            models (`dict[str, str | os.PathLike | PreTrainedModel]`): the classifier of each modality: a Hub name, a
+                local folder or a loaded model. It is a `MultimodalModel` of one modality with a linear head
+                (`"concat"`, `"sum"` or `"late"`), or one of the classes of transformers in `LINEAR_CLASSIFIERS` of
+                `unimodal_models.py`, such as `ViTForImageClassification`. Classes are matched by their names, in the
+                order of the first model.
+            weights (`dict[str, float]`, *optional*): a positive weight of each modality in the mean, such as its
+                accuracy on validation. Equal by default.
+
+        Returns:
+            `MultimodalModel`: the model in evaluation mode, in fp32 on the CPU. The modalities of `MultimodalModel`s
+            keep their prototypes; those of transformers have none.
+
+        Raises:
+            TypeError: for a model of another type.
+            ValueError: for models of other classes, of several labels or a regression, that lack weights, or whose
+                logits are not linear in an embedding; for weights that are not positive.
+        """
+        if not models:
+            raise ValueError("Expected at least one finished model, got none; give one per modality.")
+        parts = {name: load_unimodal(name, model, cls) for name, model in models.items()}
+        names = next(iter(parts.values())).names
+        config = cls.config_class(
+            backbones={name: deepcopy(part.encoder.config) for name, part in parts.items()},
+            fusion="late",
+            pooling={name: part.pooling for name, part in parts.items()},
+            lora={name: part.lora for name, part in parts.items() if part.lora},
+            num_labels=len(names),
+            id2label=dict(enumerate(names)),
+            label2id={label: k for k, label in enumerate(names)},
+        )
+        model = cls(config)
+        model.fusion.log_weights.copy_(log_weights(weights, list(parts)))
+        for name, part in parts.items():
+            part.copy_to(name, model)
+        return model.eval()
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -326,8 +381,8 @@ class MultimodalModel(PreTrainedModel):
     def fuse(self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """
         The fused logits (B, K) of embeddings (B, D_m), in a regression in the user's units. For samples that lack a
-        modality by its mask (B,) in `present`, a learned vector replaces the embedding. In evaluation mode with
-        `config.answer="prototypes"`, the logits are those of [`Prototypes.answer`].
+        modality by its mask (B,) in `present`, a learned vector replaces the embedding, which attention then masks. In
+        evaluation mode with `config.answer="prototypes"`, the logits are those of [`Prototypes.answer`].
         """
         if self.config.answer == "prototypes" and not self.training:
             return self.prototypes.answer(embeddings, present)
@@ -337,7 +392,8 @@ class MultimodalModel(PreTrainedModel):
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """Like [`MultimodalModel.fuse`], but always the logits of the fusion head."""
-        return self._in_units(self.fusion(self._fused(embeddings, present)))
+        masks = {"present": present} if self.fusion.takes_masks else {}
+        return self._in_units(self.fusion(self._fused(embeddings, present), **masks))
 
     def modality_logits(
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None

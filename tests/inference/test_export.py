@@ -85,6 +85,8 @@ def batch(modalities, size):
         (("vit", "bert"), "concat"),
         (("whisper", "speech", "speech_group"), "sum"),
         (("table", "table_of_numbers", "table_of_categories"), "concat"),
+        (("numbers", "table"), "attention"),
+        (("numbers", "table"), "late"),
         *(pytest.param(("vit", "bert"), fusion, marks=pytest.mark.slow) for fusion in ("sum", "film", "gated")),
         pytest.param(("numbers", "gray"), "concat", marks=pytest.mark.slow),
         pytest.param(("ast", "resnet"), "sum", marks=pytest.mark.slow),
@@ -93,9 +95,9 @@ def batch(modalities, size):
 )
 def test_logits_are_equal_for_other_batches(modalities, fusion, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    backbones = {name: ENCODERS[name][0] for name in (*modalities, "numbers")}
-    model = MultimodalModel.from_backbones(backbones, num_labels=4, fusion=fusion)  # "numbers" is missing
-    torch.nn.init.normal_(model.absent["numbers"])
+    backbones = {name: ENCODERS[name][0] for name in (*modalities, "gray")}
+    model = MultimodalModel.from_backbones(backbones, num_labels=4, fusion=fusion)  # "gray" is missing
+    torch.nn.init.normal_(model.absent["gray"])
     inputs = batch(modalities, 2)
     flat = ExportableModel(model, inputs)
     with torch.no_grad():

@@ -62,9 +62,10 @@ def test_agm_scales_of_three_modalities_and_of_absent_ones():
     assert wild.isfinite().all() and (wild >= 0).all()
 
 
-def test_agm_of_three_modalities_of_which_some_are_missing(make_args, make_model_of_three):
+@pytest.mark.parametrize("fusion", ["gated", "attention"])
+def test_agm_of_three_modalities_of_which_some_are_missing(make_args, make_model_of_three, fusion):
     """In the second batch. Each response is the mean over the orders in which the modalities can join."""
-    model = make_model_of_three(fusion="gated")
+    model = make_model_of_three(fusion=fusion)
     trainer = AGMTrainer(model=model, args=make_args(AGMTrainer.args_class, agm_alpha=4.0, modulation="gradient"))
     batches, losses = [batch_of_three(0), batch_of_three(1)], []
     model.train()
@@ -78,7 +79,8 @@ def test_agm_of_three_modalities_of_which_some_are_missing(make_args, make_model
                 if not names:
                     return 0.0
                 parts = {m: has[m] & (m in names) for m in "abc"}
-                return model.fusion({m: torch.where(parts[m][:, None], z[m], model.absent[m]) for m in "abc"})
+                masks = (parts,) if fusion == "attention" else ()
+                return model.fusion({m: torch.where(parts[m][:, None], z[m], model.absent[m]) for m in "abc"}, *masks)
 
             own = dict.fromkeys("abc", 0.0)
             for order in itertools.permutations("abc"):

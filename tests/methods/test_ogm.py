@@ -13,7 +13,7 @@ from pmr_hf import OGMTrainer
 from pmr_hf.methods.ogm import ogm_scales
 
 
-@pytest.mark.parametrize("fusion", ["concat", "sum", "film", "gated"])
+@pytest.mark.parametrize("fusion", ["concat", "sum", "film", "gated", "attention", "late"])
 def test_ogm_scales_the_gradient_of_the_dominant_encoder_alone(prepared, fusion):
     trainer, batch = prepared(OGMTrainer, fusion=fusion, ogm_alpha=0.7, modulation="gradient")
     with torch.no_grad():

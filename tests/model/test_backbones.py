@@ -82,7 +82,7 @@ def test_a_model_that_automodel_does_not_know():
         build(ClapAudioConfig())
 
 
-@pytest.mark.parametrize("fusion", ["concat", "sum", "film", "gated"])
+@pytest.mark.parametrize("fusion", ["concat", "sum", "film", "gated", "attention", "late"])
 def test_six_modalities_of_unequal_widths_are_fused(fusion):
     widths = np.arange(6) * 2 + 8
     backbones = {f"view{i}": BertConfig(**{**TEXT, "hidden_size": int(width)}) for i, width in enumerate(widths)}

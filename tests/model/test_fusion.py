@@ -1,5 +1,7 @@
 """Fusion heads: built-in ones against the paper's formulas, and one of a user."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,7 +13,7 @@ from pmr_hf.model.fusion import FUSIONS, build_fusion
 
 
 WIDTHS = {"image": 3, "text": 5, "audio": 4}
-HEADS = ["concat", "sum", "film", "gated"]
+HEADS = ["concat", "sum", "film", "gated", "attention", "late"]
 
 
 def embeddings_of(names, batch=6):
@@ -72,12 +74,135 @@ def test_modality_logits_sum_to_the_fused_ones_and_each_sees_its_modality_alone(
     assert [torch.equal(parts[name], changed[name]) for name in WIDTHS] == [True, False, True]
 
 
-@pytest.mark.parametrize("head", ["film", "gated"])
+@pytest.mark.parametrize("head", ["film", "gated", "attention", "late"])
 def test_heads_that_do_not_split_say_so(head):
     fusion = build_fusion(head, WIDTHS, num_labels=7)
     assert not fusion.splits_by_modality
     with pytest.raises(TypeError, match="splits by modality"):
         fusion.modality_logits(embeddings_of(WIDTHS))
+
+
+def attention_by_hand(head, embeddings, present):
+    """The logits of `AttentionFusion` for one sample, with a loop for each head and token; embeddings (D_m,)."""
+    p = {name: value.double() for name, value in parameters(head).items()}
+
+    def linear(name, x):
+        return p[f"{name}.weight"] @ x + p[f"{name}.bias"]
+
+    def norm(name, x):
+        scaled = (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt()
+        return p[f"{name}.weight"] * scaled + p[f"{name}.bias"]
+
+    tokens = {name: linear(f"tokens.{name}", embeddings[name].double()) for name in present}
+    parts = {name: linear("query_key_value", norm("attention_norm", x)).chunk(3) for name, x in tokens.items()}
+    outputs = []
+    for name, token in tokens.items():
+        mixed = []
+        for rows in torch.arange(len(token)).chunk(4):  # the dimensions of one attention head
+            query = parts[name][0][rows]
+            scores = {other: math.exp(query @ parts[other][1][rows] / math.sqrt(len(rows))) for other in present}
+            total = sum(scores.values())
+            mixed.append(sum(score / total * parts[other][2][rows] for other, score in scores.items()))
+        token = token + linear("attended", torch.cat(mixed))
+        hidden = nn.functional.gelu(linear("feed_forward.0", norm("feed_forward_norm", token)))
+        outputs.append(norm("norm", token + linear("feed_forward.2", hidden)))
+    mean = sum(outputs) / len(outputs) if outputs else torch.zeros(len(p["norm.bias"]), dtype=torch.float64)
+    return linear("classifier", mean)
+
+
+SUBSETS = [["image", "text", "audio"], ["image", "audio"], ["text"], []]  # the modalities of four samples
+PRESENT = {name: torch.tensor([name in subset for subset in SUBSETS]) for name in WIDTHS}
+
+
+def masking_head(name):
+    torch.manual_seed(0)
+    head = build_fusion(name, WIDTHS, num_labels=7)
+    for parameter in head.parameters():  # norms and biases must count, and large scores too
+        nn.init.normal_(parameter)
+    return head
+
+
+def test_attention_equals_loops_over_the_modalities_that_are_there():
+    head, embeddings = masking_head("attention"), embeddings_of(WIDTHS, batch=4)
+    found = head(embeddings, PRESENT)
+    for i, subset in enumerate(SUBSETS):
+        sample = {name: values[i] for name, values in embeddings.items()}
+        torch.testing.assert_close(found[i].double(), attention_by_hand(head, sample, subset), atol=1e-4, rtol=1e-4)
+        own = {name: mask[i : i + 1] for name, mask in PRESENT.items()}
+        alone = head({name: value[None] for name, value in sample.items()}, own)
+        torch.testing.assert_close(found[i : i + 1], alone)  # the batch does not count
+    torch.testing.assert_close(head(embeddings)[0], found[0])
+    torch.testing.assert_close(found[3], head.classifier.bias)
+
+
+def test_late_fusion_is_the_weighted_mean_of_the_probabilities_that_are_there():
+    head, embeddings = masking_head("late"), embeddings_of(WIDTHS, batch=4)
+    p = parameters(head)
+    for weights in ((1.0, 1.0, 1.0), (0.5, 3.0, 0.01)):
+        head.log_weights.copy_(torch.tensor(weights).log())
+        found = head(embeddings, PRESENT)
+        for i, subset in enumerate(SUBSETS):
+            mean, total = [0.0] * 7, sum(w for name, w in zip(WIDTHS, weights, strict=True) if name in subset)
+            for name, weight in zip(WIDTHS, weights, strict=True):
+                scores = p[f"classifiers.{name}.weight"] @ embeddings[name][i] + p[f"classifiers.{name}.bias"]
+                odds = [math.exp(score) for score in scores]
+                if name in subset:
+                    mean = [m + weight / total * odd / sum(odds) for m, odd in zip(mean, odds, strict=True)]
+            assert found[i].exp().tolist() == pytest.approx(mean if subset else [1 / 7] * 7, rel=1e-4)
+        torch.testing.assert_close(head(embeddings)[0], found[0])
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
+def test_late_fusion_needs_one_label_per_sample(make_model, problem_type):
+    with pytest.raises(ValueError, match=f"Expected one label per sample for fusion='late'.*got '{problem_type}'; use"):
+        make_model(fusion="late", problem_type=problem_type)
+
+
+@pytest.mark.parametrize("name", ["attention", "late"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_absent_modality_is_masked_to_the_bit_and_gets_no_gradient(name, dtype):
+    head = masking_head(name).to(dtype)
+    embeddings = {name: values.to(dtype) for name, values in embeddings_of(WIDTHS, batch=4).items()}
+    expected = head(embeddings, PRESENT)
+    assert expected.dtype == (torch.float32 if name == "late" else dtype) and expected.isfinite().all()
+    other = {
+        name: torch.where(PRESENT[name][:, None], values, 1000 * torch.randn_like(values)).requires_grad_()
+        for name, values in embeddings.items()
+    }
+    found = head(other, PRESENT)
+    assert torch.equal(found, expected)
+    found.float().square().sum().backward()
+    for name, values in other.items():
+        assert not values.grad[~PRESENT[name]].any() and values.grad[PRESENT[name]].any(1).all()
+
+
+def test_attention_does_not_depend_on_the_order_of_the_modalities():
+    head = masking_head("attention")
+    turned = build_fusion("attention", dict(reversed(WIDTHS.items())), num_labels=7)
+    turned.load_state_dict(head.state_dict())
+    embeddings = embeddings_of(WIDTHS, batch=4)
+    torch.testing.assert_close(turned(embeddings, PRESENT), head(embeddings, PRESENT))
+
+
+def test_a_model_gives_the_masks_to_attention_in_training_and_after_loading(make_model, tmp_path):
+    model = make_model(fusion="attention", embedding_dim=6, modality_dropout=0.5, initialization="kaiming")
+    for vector in model.absent.values():
+        nn.init.normal_(vector)  # no logits depend on it
+    batch = {"image": {"pixel_values": torch.rand(16, 1, 8, 8)}, "text": {"input_ids": torch.arange(16)[:, None]}}
+    output = model.train()(**batch)
+    assert not output.present["image"].all() and not output.present["text"].all()
+    fused = {name: model.projections[name](values) for name, values in output.embeddings.items()}
+    torch.testing.assert_close(output.logits, model.fusion(fused, output.present))
+    output.logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert not any(vector.grad.any() for vector in model.absent.values())
+    model.save_pretrained(tmp_path)
+    loaded = MultimodalModel.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(**batch).logits, model.eval()(**batch).logits)
+    found = loaded(text=batch["text"]).logits
+    for i in range(16):
+        expected = attention_by_hand(model.fusion, {"text": fused["text"][i].detach()}, ["text"])
+        torch.testing.assert_close(found[i].double(), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.fixture
@@ -107,7 +232,7 @@ def test_a_users_head_is_one_class_and_loads_where_it_is_registered(product_head
 
 
 def test_unknown_fusion(make_model):
-    with pytest.raises(ValueError, match=r"one of \['concat', 'film', 'gated', 'sum'.*got 'nope'"):
+    with pytest.raises(ValueError, match=r"one of \['attention', 'concat', 'film', 'gated', 'late', 'sum'.*got 'nope'"):
         make_model(fusion="nope")
 
 

@@ -137,7 +137,7 @@ def test_a_pipeline_takes_a_compiled_model(make_model, processor):
 
 def test_methods_with_hooks_refuse_a_compiled_model(make_model, make_trainer):
     with pytest.raises(ValueError, match=r"a model in one piece for GradientBoostTrainer.*got torch_compile"):
-        make_trainer(compiled(make_model()), cls=GradientBoostTrainer)
+        make_trainer(compiled(make_model()), cls=GradientBoostTrainer, modulation="gradient")
 
 
 def test_a_model_wrapped_by_peft_is_told_how_to_use_lora(make_model, make_trainer):

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from ..training.arguments import PrototypeTrainingArguments
-from ..training.multimodal_trainer import WEIGHT_FILES
+from ..training.saving_trainer import WEIGHT_FILES
 from ..training.search import TRIALS
 from .script_arguments import ScriptArguments
 

@@ -152,6 +152,19 @@ def test_late_fusion_is_the_weighted_mean_of_the_probabilities_that_are_there():
         torch.testing.assert_close(head(embeddings)[0], found[0])
 
 
+def test_late_fusion_without_saved_weights_weighs_all_modalities_the_same(make_model, tmp_path):
+    model = make_model(fusion="late")
+    model.fusion.log_weights.fill_(1.0)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["fusion.log_weights"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for _ in range(3):
+        loaded = MultimodalModel.from_pretrained(tmp_path)
+        assert loaded.fusion.log_weights.tolist() == [0, 0]
+        assert torch.equal(loaded.fusion.classifiers["text"].weight, model.fusion.classifiers["text"].weight)
+
+
 @pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
 def test_late_fusion_needs_one_label_per_sample(make_model, problem_type):
     with pytest.raises(ValueError, match=f"Expected one label per sample for fusion='late'.*got '{problem_type}'; use"):

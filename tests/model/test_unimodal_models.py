@@ -179,6 +179,12 @@ def test_what_cannot_be_fused_is_refused(tmp_path):
     config = DistilBertConfig(dim=16, n_heads=2, n_layers=1, hidden_dim=16, vocab_size=16, num_labels=3)
     DistilBertForSequenceClassification(config).save_pretrained(tmp_path)
     fuse(tmp_path, "logits are linear in an embedding, got DistilBertForSequenceClassification; give its encoder to")
+    weighted = task_model(Wav2Vec2ForSequenceClassification, Wav2Vec2Config(**SPEECH, use_weighted_layer_sum=True))
+    fuse(weighted, "model of 'text' to classify its last layer, got use_weighted_layer_sum=True")
+    unfinished = task_model(ViTForImageClassification, ViTConfig(**SMALL, **PATCHES))
+    kept = {key: value for key, value in unfinished.state_dict().items() if key != "classifier.bias"}
+    unfinished.save_pretrained(tmp_path / "unfinished", state_dict=kept)
+    fuse(tmp_path / "unfinished", r"lacks the weights \['classifier.bias'\]; train it")
     for weights in ({"text": 1.0}, {"text": 1.0, "stats": 0.0}, {"text": 1.0, "stats": float("nan")}):
         fuse(text, r"`weights` to be a positive number for each of \['stats', 'text'\]", weights)
     text.missing_weights = ["fusion.classifier.weight"]

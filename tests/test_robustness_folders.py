@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.examples import EXAMPLES
+from helpers.scripts import EXAMPLES
 from helpers.snapshots import changed, snapshot
 from torch import nn
 from transformers import TrainerCallback

@@ -14,8 +14,8 @@ import pytest
 import torch
 from datasets import Array2D, Dataset, Features, Image, List, Value
 from helpers.digits import WORDS
-from helpers.examples import load_example
 from helpers.media_files import write_video
+from helpers.scripts import load_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays

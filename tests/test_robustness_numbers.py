@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from helpers.digits import take_prototypes
-from helpers.examples import EXAMPLES, load_example
+from helpers.scripts import EXAMPLES, load_example
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file

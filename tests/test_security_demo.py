@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler
 import httpx
 import numpy as np
 import pytest
-from helpers.examples import load_example
 from helpers.local_server import serving
 from helpers.media_files import write_video, write_wav
+from helpers.scripts import load_example
 from PIL import Image
 from transformers import BertConfig, ViTImageProcessor
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.benchmarks import BENCHMARKS, load_benchmark
+from helpers.scripts import BENCHMARKS, load_benchmark
 
 
 peers = load_benchmark("peers")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.digits import take_prototypes
-from helpers.examples import load_example
 from helpers.media_files import write_video, write_wav
+from helpers.scripts import load_example
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from transformers import ViTImageProcessor

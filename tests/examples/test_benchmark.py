@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from helpers.examples import EXAMPLES, load_example
+from helpers.scripts import EXAMPLES, load_example
 from PIL import Image
 
 from pmr_hf.command_line.benchmark_cells import Cell

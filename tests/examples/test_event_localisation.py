@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from helpers.examples import load_example
 from helpers.media_files import write_ave
+from helpers.scripts import load_example
 from transformers import set_seed
 
 from pmr_hf.data.cg_mnist import COLORS

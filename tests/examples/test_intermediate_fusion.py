@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from helpers.examples import load_example
+from helpers.scripts import load_example
 from transformers import set_seed
 
 from pmr_hf import PMRTrainer, attach_prototypes

@@ -6,7 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
-from helpers.examples import EXAMPLES, load_example
+from helpers.scripts import EXAMPLES, load_example
 
 from pmr_hf import (
     MultimodalModel,

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from helpers.digits import WORDS
-from helpers.examples import EXAMPLES
 from helpers.media_files import write_video, write_wav
+from helpers.scripts import EXAMPLES
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from helpers.examples import load_example
+from helpers.scripts import load_example
 
 from pmr_hf import PMRTrainer, PrototypeTrainer
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.examples import EXAMPLES
+from helpers.scripts import EXAMPLES
 
 from pmr_hf.command_line.parse_arguments import parse_arguments
 

@@ -12,8 +12,8 @@ from ..inference.shapley import shapley_values
 from ..model.missing_modalities import all_present
 from ..model.modeling import MultimodalOutput
 from ..training.prototype_terms import PrototypeTerms
-from .fusion_head import require_fusion_head
 from .gradient_scaling import GradientScalingTrainer, GradientScalingTrainingArguments
+from .model_checks import require_fusion_head
 
 
 STATE_NAME = "agm_losses.safetensors"

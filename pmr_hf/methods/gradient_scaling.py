@@ -16,6 +16,7 @@ from ..training.compiled_models import is_compiled
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
 from ..training.step_scales import StepScales
+from .model_checks import require_model
 
 
 logger = logging.get_logger(__name__)
@@ -204,16 +205,6 @@ class GradientScalingTrainer(PrototypeTrainer):
         self.step_scales.add(scales)
         self.track(tuple(f"{name}_{self.args.modulation}_scale" for name in names), scales, torch.ones_like(scales))
         return loss
-
-
-def require_model(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:
-    """Return the model. Raises `ValueError` if it is not a [`MultimodalModel`], whose encoders are known."""
-    if not isinstance(model, MultimodalModel):
-        raise ValueError(
-            f"Expected a MultimodalModel for {type(trainer).__name__}, got a {type(model).__name__}, whose encoders it "
-            "cannot scale; PMRTrainer trains any model."
-        )
-    return model
 
 
 def require_hooks(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:

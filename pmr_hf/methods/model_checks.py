@@ -1,4 +1,4 @@
-"""What the methods that run the fusion head again, after the forward pass of the model, have in common."""
+"""Checks of the model and the loss that several methods need."""
 
 from torch import nn
 
@@ -6,17 +6,22 @@ from ..model.modeling import MultimodalModel
 from ..training.prototype_trainer import PrototypeTrainer
 
 
-def require_fusion_head(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:
-    """
-    Return the model. Raises `ValueError` if its fusion head cannot be run outside of its `forward`: if it is not a
-    [`MultimodalModel`], or under DeepSpeed, which may share out the weights of the head.
-    """
-    name = type(trainer).__name__
+def require_model(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:
+    """Return the model. Raises `ValueError` if it is not a [`MultimodalModel`], whose parts are known."""
     if not isinstance(model, MultimodalModel):
         raise ValueError(
-            f"Expected a MultimodalModel for {name}, got a {type(model).__name__}, whose fusion head it does not know; "
-            "PMRTrainer trains any model."
+            f"Expected a MultimodalModel for {type(trainer).__name__}, got a {type(model).__name__}, whose encoders "
+            "and fusion head it does not know; PMRTrainer trains any model."
         )
+    return model
+
+
+def require_fusion_head(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:
+    """
+    Return the model. Raises `ValueError` if its fusion head cannot be run again, outside of its `forward`: if it is not
+    a [`MultimodalModel`], or under DeepSpeed, which may share out the weights of the head.
+    """
+    name, model = type(trainer).__name__, require_model(trainer, model)
     if trainer.is_deepspeed_enabled:
         raise ValueError(
             f"Expected a model with a whole fusion head for {name}, which runs it again in each step, got DeepSpeed; "

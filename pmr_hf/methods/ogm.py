@@ -13,8 +13,8 @@ from ..model.modeling import MultimodalOutput
 from ..model.targets import MULTI_LABEL
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
-from .fusion_head import require_fusion_head
 from .gradient_scaling import GradientScalingTrainer, GradientScalingTrainingArguments
+from .model_checks import require_fusion_head
 
 
 @dataclass

@@ -58,6 +58,11 @@ class Runs(NamedTuple):
     only_report: bool
     problem_type: str
 
+    @property
+    def selected_by(self) -> str:
+        """The key of the validation metric that selects the learning rate and the epoch."""
+        return f"eval_{SELECTED_BY[self.problem_type]}"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -130,8 +135,8 @@ def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
     """
     first = group._replace(seed=runs.seeds[0])
     found = {rate: trained(first._replace(rate=rate), runs) for rate in runs.rates}
-    selected_by = f"eval_{SELECTED_BY[runs.problem_type]}"
-    grid = {rate: train.get(selected_by) for rate, train in found.items() if train}  # `None` where training diverged
+    # `None` where training diverged
+    grid = {rate: train.get(runs.selected_by) for rate, train in found.items() if train}
     rates = [rate for rate, metric in grid.items() if metric is not None]
     if rates:
         best_of = min if runs.problem_type == REGRESSION else max
@@ -278,7 +283,6 @@ def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, 
     splits = load_splits(script_args, processor, cell.seed)
     lengthen_training(script_args, training_args, len(splits["train"]))
     history = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    selected_by = f"eval_{SELECTED_BY[runs.problem_type]}"
     result = {
         "name": cell.name,
         "data": script_args.data_name,
@@ -290,7 +294,7 @@ def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, 
         "train_samples": len(splits["train"]),
         "train_seconds": train["train_seconds"] if train["train_resumed"] == 0 else None,
         "peak_memory_mib": train["train_peak_memory_mib"],
-        selected_by: train[selected_by],
+        runs.selected_by: train[runs.selected_by],
         "rho": next((entry["rho"] for entry in reversed(history) if "rho" in entry), None),
     }
     if runs.problem_type != SINGLE_LABEL:

@@ -8,7 +8,7 @@ Compare PMR with other methods under one protocol, for every method, fusion head
 
 Each run is a run of `examples/run_pmr.py`. An argument that --help does not list goes to the runs of every method that
 has it. For each method, the learning rate is chosen from the grid by validation accuracy on the first seed. The best
-epoch is chosen by validation accuracy. With --problem_type, both are chosen by micro F1, or by RMSE in a regression.
+epoch is chosen by validation accuracy. With --problem_type, both are chosen by micro F1 or, in a regression, the loss.
 Only the runs at the chosen rate are tested, once. A finished run is not repeated, and the same command resumes a run
 that was stopped.
 
@@ -128,7 +128,7 @@ def parsed(cell: Cell, shared: Options) -> ScriptArguments:
 def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
     """
     Run the missing cells of a group, and yield the result of each seed at the learning rate with the best validation
-    accuracy on the first seed, or micro F1, or RMSE.
+    accuracy on the first seed, or micro F1, or loss.
 
     Raises:
         RunError: if training fails, or diverges at a seed.

@@ -202,7 +202,7 @@ def test_a_column_whose_name_has_a_comma(tmp_path, text, columns):
 
 @pytest.mark.parametrize("text", ["", ",", "a,", '"a'])
 def test_names_of_columns_that_are_none(text):
-    with pytest.raises(ValueError, match=r"Expected names of columns.*correct --columns"):
+    with pytest.raises(ValueError, match=r"Expected names of columns.*correct it"):
         parse_column(text)
 
 

@@ -9,7 +9,7 @@ from ..data.collator import MultimodalCollator
 from ..data.default_encoders import VIDEO_FRAMES
 from ..data.new_encoders import NEW_ENCODERS, EncoderInput, NewEncoder
 from ..data.paper_sets import PAPER_SETS
-from ..data.target_columns import names_of
+from ..data.target_columns import names_of, target_names
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.targets import MULTI_LABEL, REGRESSION
@@ -76,9 +76,9 @@ def build_collator(args: ScriptArguments, processor: MultimodalProcessor) -> Mul
 
 
 def class_names(args: ScriptArguments, train: Dataset) -> list[str]:
-    """The names of the classes or labels of a training split, or of the column of numbers in a regression."""
+    """The names of the classes or labels of a training split, or the columns of numbers in a regression."""
     if args.problem_type == REGRESSION:
-        return [args.label_column]
+        return target_names(train, args.target_columns)
     if args.problem_type == MULTI_LABEL:
         return names_of(train, args.label_column)
     return train.features[args.label_column].names

@@ -25,4 +25,4 @@ def inferred_columns(args: ScriptArguments) -> InferredColumns | None:
         raise ValueError(
             f"Expected --columns to name columns among {rows.column_names}, got {missing} too; correct these names."
         )
-    return infer_columns(rows, args.label_column)
+    return infer_columns(rows, args.target_columns)

@@ -5,12 +5,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ..data.augmentation import AUGMENTATIONS
-from ..data.columns import parse_column
+from ..data.columns import as_list, parse_column
 from ..data.default_encoders import DEFAULT_ENCODERS
 from ..data.infer_columns import CELLS, TABULAR, InferredColumns
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_SETS
 from ..data.table_files import check_encoding
+from ..data.target_columns import target_name
 from ..methods import METHODS
 from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
@@ -58,6 +59,8 @@ class ScriptArguments:
     cell_kinds = MappingProxyType({})
     #: Of own data, the modalities of videos that were inferred
     inferred_videos = ()
+    #: The columns to predict, whose names `label_column` joins. A regression may have several.
+    target_columns = ("label",)
     #: Whether the length of training is a default, which depends on the number of training rows
     default_length = False
 
@@ -135,12 +138,16 @@ class ScriptArguments:
         },
     )
     label_column: str | None = field(
-        default=None, metadata={"help": "Column of the classes, labels or numbers. Default: label."}
+        default=None,
+        metadata={
+            "help": "Column of the classes, labels or numbers. Default: label. Several numbers to predict have commas "
+            "between them, as in width,height."
+        },
     )
     problem_type: str = field(
         default=SINGLE_LABEL,
         metadata={
-            "help": "What to predict of your own data: one class, any number of labels, or a number.",
+            "help": "What to predict of your own data: one class, any number of labels, or numbers.",
             "choices": list(PROBLEM_TYPES),
         },
     )
@@ -257,7 +264,9 @@ class ScriptArguments:
         if not self.own_data:
             self._check_no_table_is_forgotten()
         self.encoding = "utf-8" if self.encoding is None else self.encoding
-        self.label_column = "label" if self.label_column is None else self.label_column
+        label = "label" if self.label_column is None else self.label_column
+        self.target_columns = as_list(parse_column(label)) if self.problem_type == REGRESSION else [label]
+        self.label_column = target_name(self.target_columns, self.problem_type)
         for name in BY_MODALITY:
             setattr(self, name, _by_modality(name, getattr(self, name) or []))
         self.columns = {name: parse_column(column) for name, column in self.columns.items()}

@@ -41,7 +41,7 @@ def _load_own_data(args: ScriptArguments, processor: MultimodalProcessor, seed: 
     files |= {"prototypes": args.prototype_file}
     splits = load_table(
         args.columns,
-        label=args.label_column,
+        label=args.target_columns,
         dataset_name=args.dataset_name,
         config_name=args.dataset_config_name,
         files={name: file for name, file in files.items() if file is not None},

@@ -31,13 +31,10 @@ def parse_column(text: str) -> str | list[str]:
         names = next(csv.reader([text], strict=True))
     except csv.Error as error:
         raise ValueError(
-            f"Expected names of columns as in image=picture or vitals=age,weight, got {text!r} "
-            f"({error}); correct --columns."
+            f"Expected names of columns as in image=picture or vitals=age,weight, got {text!r} ({error}); correct it."
         ) from error
     if not names or not all(names):
-        raise ValueError(
-            f"Expected names of columns with a comma between two of them, got {text!r}; correct --columns."
-        )
+        raise ValueError(f"Expected names of columns with a comma between two of them, got {text!r}; correct it.")
     return names[0] if len(names) == 1 else names
 
 

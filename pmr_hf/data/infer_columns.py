@@ -1,7 +1,7 @@
 """Decide what each column of a table holds, and which modalities its columns make."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,7 +90,7 @@ class InferredColumns:
         )
 
 
-def infer_columns(dataset: Source, label: str = "label") -> InferredColumns:
+def infer_columns(dataset: Source, label: str | Sequence[str] = "label") -> InferredColumns:
     """
     Decide from features and values what each column of a table holds.
 
@@ -108,21 +108,24 @@ def infer_columns(dataset: Source, label: str = "label") -> InferredColumns:
     Args:
         dataset (`str | Path | Dataset | DataFrame | list[dict]`): the training rows: a file, a folder, a
             `datasets.Dataset`, a pandas DataFrame or a list of dicts.
-        label (`str`, *optional*, defaults to `"label"`): the column of classes.
+        label (`str | Sequence[str]`, *optional*, defaults to `"label"`): the column, or the columns, to predict.
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: for a table that cannot be read, or without the column `label`.
+        ValueError: for a table that cannot be read, or that lacks a column of `label`.
     """
     rows = read_training_rows(dataset)
-    if label not in rows.column_names:
+    targets = [label] if isinstance(label, str) else list(label)
+    missing = [name for name in targets if name not in rows.column_names]
+    if missing:
         raise ValueError(
-            f"Expected the label {label!r} among the columns {shortened(rows.column_names)}; name the column of "
-            "classes, as with --label_column."
+            f"Expected the label {', '.join(map(repr, missing))} among the columns {shortened(rows.column_names)}; "
+            "name the column of classes, as with --label_column."
         )
-    names = [name for name in rows.column_names if name != label]
+    names = [name for name in rows.column_names if name not in targets]
     sample = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).astype(np.int64))
-    labels = [str(value).strip() for value in whole_column(rows, label).take(sample).to_pylist()]
+    tags = (whole_column(rows, name).take(sample).to_pylist() for name in targets)
+    labels = [", ".join(str(value).strip() for value in row) for row in zip(*tags, strict=True)]
     findings = {name: kind_of_column(_column(rows, name, sample, labels)) for name in names}
     modalities = _modality_names({name: finding.kind for name, finding in findings.items()})
     return InferredColumns(

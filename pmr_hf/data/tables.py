@@ -13,7 +13,7 @@ from ..model.targets import SINGLE_LABEL
 from .columns import ROW, as_list, holds_strings, number_columns, undecoded, whole_column, with_numbers
 from .labels import encode_labels, stratified_cut
 from .table_sources import SPLITS, Source, Table, read_tables
-from .target_columns import DEFAULT_SEPARATOR, encode_targets, random_cut
+from .target_columns import DEFAULT_SEPARATOR, encode_targets, random_cut, target_name
 
 
 logger = logging.get_logger(__name__)
@@ -21,7 +21,7 @@ logger = logging.get_logger(__name__)
 
 def load_table(
     columns: dict[str, str | list[str]],
-    label: str = "label",
+    label: str | Sequence[str] = "label",
     dataset_name: str | None = None,
     config_name: str | None = None,
     files: Mapping[str, Source] | None = None,
@@ -47,7 +47,8 @@ def load_table(
 
     Args:
         columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers.
-        label (`str`, *optional*, defaults to `"label"`): the column of classes.
+        label (`str | Sequence[str]`, *optional*, defaults to `"label"`): the column of classes, labels or numbers.
+            Several columns of numbers become one of lists, whose name is theirs with commas between them.
         dataset_name (`str`, *optional*): a Hub name, a folder with `train.csv` (or .tsv, .jsonl, .parquet; and
             `validation`, `test`), a folder that `datasets` saved, or anything else that `datasets.load_dataset` takes.
         config_name (`str`, *optional*): the configuration of a dataset on the Hub.
@@ -72,26 +73,28 @@ def load_table(
             or a dataset without a training split.
     """
     used = {part for column in columns.values() for part in as_list(column)}
-    if ROW in used | {label}:
+    targets = [label] if isinstance(label, str) else list(label)
+    label = target_name(targets, problem_type)
+    if ROW in {*used, *targets}:
         raise ValueError(
             f"Expected columns of other names than {ROW!r}, which is the name of the column that says where a row "
             "comes from; rename the column in the table."
         )
-    tables = read_tables(dataset_name, config_name, files, used | {label}, encoding)
-    if "test" in tables and label not in tables["test"].rows.column_names:
+    tables = read_tables(dataset_name, config_name, files, {*used, *targets}, encoding)
+    if "test" in tables and not set(targets) & set(tables["test"].rows.column_names):
         logger.warning(f"The test split has no column {label!r}: it is left out.")
         del tables["test"]
     paths = {part for name in files_in for part in as_list(columns[name])}
-    numbers = number_columns(columns, numbers_in) - {label}
+    numbers = number_columns(columns, numbers_in) - set(targets)
     splits = {}
     for name, table in tables.items():
-        rows = undecoded(_with_source_row(_select_columns(table, used, label), table.name))
+        rows = undecoded(_with_source_row(_select_columns(table, used, targets), table.name))
         rows = with_numbers(rows, numbers)
         splits[name] = _absolute(rows, paths, table.folder, check_files)
     if problem_type == SINGLE_LABEL:
         splits = encode_labels(splits, label)
     else:
-        splits = encode_targets(splits, label, problem_type, label_separator)
+        splits = encode_targets(splits, targets, problem_type, label_separator)
     if "validation" not in splits:
         splits |= _cut_validation(splits["train"], label, validation_size, seed, problem_type)
     return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
@@ -107,15 +110,15 @@ def draw_rows(rows: Dataset, count: int | None, seed: int) -> Dataset:
 # ---- Columns ----
 
 
-def _select_columns(table: Table, used: set[str], label: str) -> Dataset:
-    missing = sorted((used | {label}) - set(table.rows.column_names))
+def _select_columns(table: Table, used: set[str], targets: list[str]) -> Dataset:
+    missing = sorted({*used, *targets} - set(table.rows.column_names))
     if missing:
         raise ValueError(
-            f"Expected the columns {sorted(used)} and the label {label!r} in {table.name}, but {missing} are not among "
-            f"{table.rows.column_names}; correct --columns and --label_column. In --columns, a name that contains a "
-            "comma stands in double quotes."
+            f"Expected the columns {sorted(used)} and the label {', '.join(map(repr, targets))} in {table.name}, but "
+            f"{missing} are not among {table.rows.column_names}; correct --columns and --label_column. In --columns, a "
+            "name that contains a comma stands in double quotes."
         )
-    return table.rows.select_columns(sorted(used | {label}))
+    return table.rows.select_columns(sorted({*used, *targets}))
 
 
 def _with_source_row(rows: Dataset, name: str) -> Dataset:

@@ -1,7 +1,7 @@
 """Encode the label column of a table as lists of class names, or as numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -9,7 +9,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from transformers.utils import logging
 
-from ..model.targets import MULTI_LABEL
+from ..model.targets import MULTI_LABEL, REGRESSION
 from .columns import ROW, whole_column
 from .labels import NUMBER
 
@@ -19,28 +19,47 @@ logger = logging.get_logger(__name__)
 DEFAULT_SEPARATOR = "|"
 
 
+def target_name(columns: Sequence[str], problem_type: str) -> str:
+    """
+    The name of the column that holds the targets of these columns: their names with commas between them.
+
+    Raises:
+        ValueError: for no column, the same column twice, or several columns if the problem is no regression.
+    """
+    if not columns or len(set(columns)) < len(columns):
+        raise ValueError(f"Expected a label column, or several different ones, got {list(columns)}; correct them.")
+    if len(columns) > 1 and problem_type != REGRESSION:
+        raise ValueError(
+            f"Expected one label column with problem_type={problem_type!r}, got {list(columns)}; name one, or put the "
+            "labels of a row into one column and train with problem_type='multi_label_classification'."
+        )
+    return ",".join(columns)
+
+
 def encode_targets(
-    splits: dict[str, Dataset], label: str, problem_type: str, separator: str = DEFAULT_SEPARATOR
+    splits: dict[str, Dataset], columns: Sequence[str], problem_type: str, separator: str = DEFAULT_SEPARATOR
 ) -> dict[str, Dataset]:
     """
-    Encode the column `label` of all splits. A test split without labels is left out.
+    Encode the label columns of all splits as one, see [`target_name`]. A test split without labels is left out.
 
     Args:
         splits (`dict[str, Dataset]`): the splits, with the column `source_row`. One is `train`.
-        label (`str`): the column.
-        problem_type (`str`): `"multi_label_classification"` for lists of names, or `"regression"` for fp64.
+        columns (`Sequence[str]`): the columns; several in a regression alone.
+        problem_type (`str`): `"multi_label_classification"` for lists of names, or `"regression"` for fp64, or lists of
+            fp64 if there are several columns or the cells are lists of numbers.
         separator (`str`, *optional*, defaults to `"|"`): what stands between two names in a text. Blanks around a name
             do not count, and an empty text has no names.
 
     Raises:
-        ValueError: for a row whose label is missing or is no list of names or no finite number, or for a name that the
-            training split lacks.
+        ValueError: for a row whose label is missing or is no list of names or no finite number, for lists of another
+            size than the first, or for a name that the training split lacks.
     """
-    parse: Callable[[Any], Any] = (lambda value: _names(value, separator)) if problem_type == MULTI_LABEL else _number
+    label = target_name(columns, problem_type)
+    parse: Callable[[Any], Any] = (lambda value: _names(value, separator)) if problem_type == MULTI_LABEL else _numbers
     encoded = {}
     for name, split in splits.items():
-        values = _named_values(split, label)
-        if name == "test" and all(value is None for value in values):
+        values = _values(split, columns)
+        if name == "test" and all(value is None or value == [None] * len(columns) for value in values):
             logger.warning("The test split has no labels: it is left out.")
             continue
         parsed = [parse(value) for value in values]
@@ -48,13 +67,13 @@ def encode_targets(
             i = parsed.index(None)
             expected = f"names with {separator!r} between two" if problem_type == MULTI_LABEL else "a finite number"
             raise ValueError(
-                f"Expected {expected} in column {label!r} of every row, got {values[i]!r:.80} in {split[i][ROW]}, one "
+                f"Expected {expected} in {_named(columns)} of every row, got {values[i]!r:.80} in {split[i][ROW]}, one "
                 f"of {parsed.count(None)} such rows; correct or drop them."
             )
-        feature = datasets.Value("float64")
-        if problem_type == MULTI_LABEL:
-            feature = datasets.List(datasets.Value("string"))
-        encoded[name] = split.remove_columns(label).add_column(label, parsed, feature=feature)
+        feature = datasets.Value("string" if problem_type == MULTI_LABEL else "float64")
+        if problem_type == MULTI_LABEL or isinstance(parsed[0], list):
+            feature = datasets.List(feature)
+        encoded[name] = split.remove_columns(list(columns)).add_column(label, parsed, feature=feature)
     if problem_type == MULTI_LABEL:
         _check_names(encoded, label)
     return encoded
@@ -63,6 +82,14 @@ def encode_targets(
 def names_of(train: Dataset, label: str) -> list[str]:
     """The sorted names in the lists of a column."""
     return sorted({name for names in whole_column(train, label).to_pylist() for name in names})
+
+
+def target_names(train: Dataset, columns: Sequence[str]) -> list[str]:
+    """The names of the numbers to predict: those of their columns, or "size 1", "size 2" for lists in a column size."""
+    first = train[0][target_name(columns, REGRESSION)]
+    if len(columns) > 1 or not isinstance(first, list):
+        return list(columns)
+    return [f"{columns[0]} {i}" for i in range(1, len(first) + 1)]
 
 
 def random_cut(size: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,9 +102,11 @@ def random_cut(size: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarr
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def _named_values(split: Dataset, label: str) -> list[Any]:
-    """The values of a column. The ids of lists of a `ClassLabel` become names."""
-    feature, values = split.features[label], whole_column(split, label).to_pylist()
+def _values(split: Dataset, columns: Sequence[str]) -> list[Any]:
+    """The values of a column, or lists of those of several. The ids of lists of a `ClassLabel` become names."""
+    if len(columns) > 1:
+        return [list(row) for row in zip(*(whole_column(split, name).to_pylist() for name in columns), strict=True)]
+    feature, values = split.features[columns[0]], whole_column(split, columns[0]).to_pylist()
     inner = feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else None
     if isinstance(inner, ClassLabel):
         return [None if ids is None else [inner.names[i] for i in ids] for ids in values]
@@ -92,6 +121,18 @@ def _names(value: Any, separator: str) -> list[str] | None:
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         return None
     return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def _numbers(value: Any) -> float | list[float] | None:
+    """A number, or the numbers of a list; `None` if one of them is missing or no finite number."""
+    if not isinstance(value, list):
+        return _number(value)
+    numbers = [_number(part) for part in value]
+    return None if None in numbers or not numbers else numbers
+
+
+def _named(columns: Sequence[str]) -> str:
+    return ("column " if len(columns) == 1 else "columns ") + " and ".join(map(repr, columns))
 
 
 def _number(value: Any) -> float | None:

@@ -1,6 +1,6 @@
 """Classification metrics as `evaluate.Metric`s that load without a hub."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -60,6 +60,7 @@ def modality_metrics(
     prediction: EvalPrediction,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
     problem_type: str = SINGLE_LABEL,
+    target_names: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """
     Compute the metrics of the fused logits, and that of each modality alone, see `METRIC_NAMES`.
@@ -74,6 +75,7 @@ def modality_metrics(
         compute_metrics (`Callable`, *optional*): computes the metrics of the fused logits. By default, they are those
             of the problem type.
         problem_type (`str`, *optional*): one of [`~pmr_hf.model.targets.PROBLEM_TYPES`].
+        target_names (`Sequence[str]`, *optional*): the names of several targets of a regression, to add those of each.
 
     Returns:
         `dict[str, float]`: the metrics. Those without any labelled sample are left out.
@@ -87,7 +89,7 @@ def modality_metrics(
     elif logits is not None and problem_type == MULTI_LABEL:
         metrics |= multi_label_metrics(logits, labels)
     elif logits is not None and problem_type == REGRESSION:
-        metrics |= regression_metrics(logits, labels)
+        metrics |= regression_metrics(logits, labels, target_names)
     elif logits is not None and (labels >= 0).any():
         labelled = labels >= 0
         pair = {"predictions": logits.argmax(-1)[labelled], "references": labels[labelled]}

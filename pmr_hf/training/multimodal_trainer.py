@@ -614,7 +614,9 @@ class MultimodalTrainer(SavingTrainer):
         return output
 
     def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        return modality_metrics(prediction, self._user_metrics, self.problem_type)
+        several = self.problem_type == REGRESSION and self.num_labels > 1
+        names = [self.class_names[i] for i in range(self.num_labels)] if several else None
+        return modality_metrics(prediction, self._user_metrics, self.problem_type, names)
 
 
 class _BeginTraining(TrainerCallback):

@@ -1,5 +1,7 @@
 """Metrics of several labels, and of a regression."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.metrics import average_precision_score
 
@@ -37,7 +39,9 @@ def micro_f1(guesses: np.ndarray, labels: np.ndarray) -> float:
     return float(both / max((guesses != 0).sum() + (labels != 0).sum(), 1))
 
 
-def regression_metrics(predictions: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+def regression_metrics(
+    predictions: np.ndarray, targets: np.ndarray, names: Sequence[str] | None = None
+) -> dict[str, float]:
     """
     The metrics of a regression: `mae` and `rmse` in the user's units, and `r2`, at most 1. Of several targets, each is
     the mean. Targets that are the same in all samples are left out of `r2`.
@@ -45,6 +49,7 @@ def regression_metrics(predictions: np.ndarray, targets: np.ndarray) -> dict[str
     Args:
         predictions (`np.ndarray`): (N, R).
         targets (`np.ndarray`): (N, R), or (N,) for one target.
+        names (`Sequence[str]`, *optional*): the names of several targets, to add those of each, such as `mae_weight`.
     """
     predictions = predictions.astype(np.float64)
     targets = targets.reshape(predictions.shape).astype(np.float64)
@@ -53,6 +58,9 @@ def regression_metrics(predictions: np.ndarray, targets: np.ndarray) -> dict[str
     metrics = {"mae": mean_absolute_error(predictions, targets), "rmse": float(np.sqrt(squares).mean())}
     if variances.any():
         metrics["r2"] = float((1 - squares[variances > 0] / variances[variances > 0]).mean())
+    for i, name in enumerate(names or ()):
+        one = regression_metrics(predictions[:, [i]], targets[:, i])
+        metrics |= {f"{metric}_{name}": value for metric, value in one.items()}
     return metrics
 
 

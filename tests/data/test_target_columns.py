@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, List
 
 from pmr_hf.data.tables import load_table
-from pmr_hf.data.target_columns import encode_targets, names_of, random_cut
+from pmr_hf.data.target_columns import encode_targets, names_of, random_cut, target_names
 
 
 SEVERAL, NUMBERS = "multi_label_classification", "regression"
@@ -49,7 +49,7 @@ def test_ids_of_a_class_label_become_names():
     feature = {"label": List(ClassLabel(names=["a", "b", "c"]))}
     data = Dataset.from_dict({"label": [[2, 0], [], [1]]}).cast_column("label", feature["label"])
     data = data.add_column("source_row", ["row 1", "row 2", "row 3"])
-    assert encode_targets({"train": data}, "label", SEVERAL)["train"]["label"][:] == [["c", "a"], [], ["b"]]
+    assert encode_targets({"train": data}, ["label"], SEVERAL)["train"]["label"][:] == [["c", "a"], [], ["b"]]
 
 
 def test_a_label_that_training_lacks_is_named(tmp_path):
@@ -89,3 +89,43 @@ def test_the_validation_split_is_random_rows():
     assert len(chosen) == 5 and sorted([*rest, *chosen]) == list(range(50))
     assert list(random_cut(50, 0.1, seed=1)[1]) == list(chosen) != list(random_cut(50, 0.1, seed=2)[1])
     assert [len(part) for part in random_cut(1, 0.1, seed=0)] == [1, 0]
+
+
+def test_several_columns_of_numbers_become_one(tmp_path):
+    (tmp_path / "train.csv").write_text("text,size,weight\nx,1.5,20\ny,-2,1e3\n")
+    (tmp_path / "validation.csv").write_text("weight,text,size\n7,z,0\n")
+    (tmp_path / "test.csv").write_text("text\nz\n")
+    splits = load(tmp_path, NUMBERS, label=["size", "weight"])
+    assert splits["train"]["size,weight"][:] == [[1.5, 20.0], [-2.0, 1000.0]]
+    assert splits["validation"]["size,weight"][:] == [[0.0, 7.0]]
+    assert set(splits) == {"train", "validation"}
+    assert target_names(splits["train"], ["size", "weight"]) == ["size", "weight"]
+
+
+def test_lists_of_numbers_in_one_column():
+    rows = Dataset.from_dict({"size": [[1, 2], [3, 4]], "source_row": ["a", "b"]})
+    rows = encode_targets({"train": rows}, ["size"], NUMBERS)["train"]
+    assert rows["size"][:] == [[1.0, 2.0], [3.0, 4.0]]
+    assert target_names(rows, ["size"]) == ["size 1", "size 2"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "columns", "problem_type", "sentence"),
+    [
+        (
+            ["1,", "2,3"],
+            ["a", "b"],
+            NUMBERS,
+            r"in columns 'a' and 'b' of every row, got \['1', None\] in train.csv, row 1",
+        ),
+        (["1,x", "2,3"], ["a", "b"], NUMBERS, "'x'"),
+        (["1,2", "2,3"], ["a", "b"], SEVERAL, "one label column"),
+        (["1,2", "2,3"], ["a", "b"], "single_label_classification", "one label column"),
+        (["1,2", "2,3"], ["a", "a"], NUMBERS, "different"),
+        (["1,2", "2,3"], ["a", "c"], NUMBERS, r"\['c'\] are not among"),
+    ],
+)
+def test_mistakes_in_several_columns(tmp_path, cells, columns, problem_type, sentence):
+    (tmp_path / "train.csv").write_text("text,a,b\n" + "".join(f"t,{row}\n" for row in cells))
+    with pytest.raises(ValueError, match=sentence):
+        load(tmp_path, problem_type, label=columns)

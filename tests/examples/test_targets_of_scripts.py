@@ -30,6 +30,7 @@ def write_table(folder):
         "|".join(name for name, x in zip(["big", "odd"], row[::2], strict=True) if x > 0) for row in values
     ]
     table["price"] = 1000 + 300 * values[:, 0] + 100 * values[:, 2]
+    table["rate"] = 0.5 + 0.01 * values[:, 1]
     table.to_csv(folder / "train.csv", index=False)
     return table
 
@@ -58,15 +59,16 @@ def test_several_labels(tmp_path):
     assert np.mean(right) > 0.8
 
 
-def test_a_regression(tmp_path):
+def test_a_regression_of_two_columns(tmp_path):
     table = write_table(tmp_path)
-    printed, results, predictions = job(tmp_path, "joint", "regression", "price")
-    values = [row["values"][0] for row in predictions]
-    assert {value["label"] for value in values} == {"price"} and "validation mae" in printed
-    error = np.abs([value["value"] for value in values] - table["price"]).mean()
-    assert error < 0.5 * table["price"].std() and results["eval_r2"] > 0.3
+    printed, results, predictions = job(tmp_path, "joint", "regression", "price,rate")
+    assert "validation mae" in printed and results["eval_r2"] > 0.3
+    values = [{value["label"]: value["value"] for value in row["values"]} for row in predictions]
+    for name in ("price", "rate"):  # each in its own unit
+        errors = np.abs([row[name] for row in values] - table[name])
+        assert errors.mean() < 0.5 * table[name].std() and results[f"eval_r2_{name}"] > 0.3
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
-    errors = [entry["eval_rmse"] for entry in state["log_history"] if "eval_rmse" in entry]
+    errors = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
     assert state["best_metric"] == min(errors)
 
 
@@ -90,8 +92,8 @@ def test_methods_are_compared_on_a_regression(tmp_path):
     lines, tables, trained = compare(tmp_path, "regression", "price", "--methods", "joint", "unimodal")
     assert [line["method"] for line in lines] == ["joint", "unimodal: left", "unimodal: right"]
     joint, left, right = lines
-    errors = {rate: metrics["eval_rmse"] for rate, metrics in trained.items()}
-    assert errors["0.05"] < errors["1e-9"] and joint["grid"] == errors and joint["eval_rmse"] == errors["0.05"]
+    errors = {rate: metrics["eval_loss"] for rate, metrics in trained.items()}
+    assert errors["0.05"] < errors["1e-9"] and joint["grid"] == errors and joint["eval_loss"] == errors["0.05"]
     assert joint["test_mae"] == pytest.approx(trained["0.05"]["eval_mae"], rel=1e-5)  # there is no test split
     assert joint["learning_rate"] == 0.05 and joint["problem_type"] == "regression" and joint["test_r2"] > 0.3
     assert joint["left_share"] > joint["right_share"] > 0  # of 300 and 100 per unit

@@ -43,6 +43,9 @@ def test_a_regression_is_that_of_scikit_learn():
         "rmse": pytest.approx(sk.root_mean_squared_error(targets, predictions), rel=1e-5),
         "r2": pytest.approx(sk.r2_score(targets, predictions), rel=1e-5),
     }
+    of_each = regression_metrics(predictions, targets, ["a", "b", "c"])
+    assert of_each["mae_b"] == pytest.approx(np.abs(predictions[:, 1] - targets[:, 1]).mean())
+    assert of_each["r2_c"] == pytest.approx(sk.r2_score(targets[:, 2], predictions[:, 2]))
     assert regression_metrics(np.array([[1.0], [3]]), np.array([2.0, 2])) == {"mae": 1, "rmse": 1}
 
 

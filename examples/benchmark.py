@@ -12,8 +12,8 @@ epoch is chosen by validation accuracy. With --problem_type, both are chosen by 
 Only the runs at the chosen rate are tested, once. A finished run is not repeated, and the same command resumes a run
 that was stopped.
 
-The script writes to the output folder: `results.jsonl` with a line for each reported run, including the runs of earlier
-commands, the table `results.md`, and plots.
+The script prints its tables at the end. It writes to the output folder: `results.jsonl` with a line for each reported
+run, including the runs of earlier commands, the tables as `results.md`, and plots.
 """
 
 import argparse
@@ -107,6 +107,8 @@ def main() -> None:
                 finished = True
         except RunError as error:
             failures.append(str(error))
+    if finished:
+        print(f"\n{(folder / 'results.md').read_text(encoding='utf-8')}\nwritten to {folder}")
     if failures:
         sys.exit("\n".join(failures))
     if not finished:

@@ -160,6 +160,8 @@ def mean(values: list[float], form: str = ".2f") -> str:
 
 
 def markdown(table: list[list[str]]) -> str:
-    """A table in Markdown. Its first line is the header."""
-    header, *others = ["| " + " | ".join(line) + " |\n" for line in table]
-    return "".join([header, "|---" * len(table[0]) + "|\n", *others])
+    """A table in Markdown, whose columns are aligned also as plain text. Its first line is the header."""
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in table]
+    header, *others = ["| " + " | ".join(line) + " |\n" for line in padded]
+    return "".join([header, *(f"|{'-' * (width + 2)}" for width in widths), "|\n", *others])

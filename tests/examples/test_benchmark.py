@@ -51,7 +51,9 @@ def test_the_rate_is_chosen_on_validation_and_the_test_is_touched_once(finished)
     (result,) = map(json.loads, (finished / "results.jsonl").read_text().splitlines())
     assert result["name"] == f"concat-pmr-lr{best}-seed3" and result["eval_accuracy"] == accuracies[best]
     assert result["grid"] == accuracies
-    assert f"| {float(best):g} of 1e-6, 3e-2 |" in (finished / "results.md").read_text()
+    tables = (finished / "results.md").read_text()
+    assert f"| {float(best):g} of 1e-6, 3e-2 |" in tables
+    assert (finished / "printed.txt").read_text().endswith(f"{tables}\nwritten to {finished}\n")
     assert [path.parent.name for path in finished.glob("*/result.json")] == [result["name"]]
     for path in finished.glob("*/trainer_state.json"):
         assert not any("test_loss" in entry for entry in json.loads(path.read_text())["log_history"])

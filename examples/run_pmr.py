@@ -28,14 +28,13 @@ import torch
 from transformers import set_seed
 
 from pmr_hf import METHODS, MultimodalModel, PrototypeTrainer, PrototypeTrainingArguments, UnimodalHeadsTrainer
-from pmr_hf.command_line.build import add_new_encoders, build_collator, build_model, class_names, pretrained_processor
+from pmr_hf.command_line.build import build_model
 from pmr_hf.command_line.comparison import joint_arguments
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.output_folder import take_folder
-from pmr_hf.command_line.parse_arguments import lengthen_training, lower_pretrained_rates, parse_arguments
+from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
+from pmr_hf.command_line.prepare import prepare
 from pmr_hf.command_line.script_arguments import ScriptArguments
-from pmr_hf.command_line.splits import load_splits
-from pmr_hf.data.tables import draw_rows
 from pmr_hf.model.targets import MODALITY_METRIC
 from pmr_hf.training.search import best_of_results, require_optuna, shown
 
@@ -73,17 +72,7 @@ def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainin
     if len(script_args.columns) == 1:
         logger.info(f"One modality, {next(iter(script_args.columns))!r}: there is nothing to rebalance.")
 
-    # Data and processor
-    pretrained = pretrained_processor(script_args)
-    dataset = load_splits(script_args, pretrained, training_args.seed)
-    dataset["validation"] = draw_rows(dataset["validation"], script_args.max_eval_samples, training_args.seed)
-    lengthen_training(script_args, training_args, len(dataset["train"]))
-    backbones, processor = add_new_encoders(script_args, pretrained, dataset["train"])
-    collator = build_collator(script_args, processor)
-    classes = class_names(script_args, dataset["train"])
-    if script_args.preprocess == "cached":
-        with training_args.main_process_first(desc="extraction of features"):
-            dataset = collator.cache(dataset, num_proc=script_args.preprocess_workers)
+    dataset, backbones, processor, collator, classes = prepare(script_args, training_args)
 
     # Model and trainer
     trainer_class = METHODS[script_args.method]

@@ -4,6 +4,8 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .data.collator import MultimodalCollator
 from .data.infer_columns import InferredColumns, infer_columns
+from .diagnosis.diagnose import diagnose
+from .diagnosis.findings import Diagnosis
 from .inference.export import ExportableModel
 from .inference.pipeline import MultimodalPipeline
 from .methods import METHODS
@@ -54,6 +56,7 @@ __all__ = [
     "CGMNISTModel",
     "DGLTrainer",
     "DGLTrainingArguments",
+    "Diagnosis",
     "ExportableModel",
     "Fusion",
     "GradientBlendingArguments",
@@ -92,6 +95,7 @@ __all__ = [
     "UnimodalHeadsTrainer",
     "__version__",
     "attach_prototypes",
+    "diagnose",
     "infer_columns",
     "load_prototypes",
     "register_fusion",

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "methods": {"model", "data", "training", "inference"},
     "reporting": {"model"},
     "inference": {"model", "training"},
+    "diagnosis": {"model", "data", "training", "reporting", "inference"},
     "command_line": {"model", "data", "training", "methods", "inference", "reporting"},
 }
 TRAVELS = {

@@ -72,14 +72,14 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
     if unknown:
         raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")
     script_args, training_args = parsed
-    script_args.default_length = script_args.own_data and not _gives_length(arguments)
+    script_args.default_length = script_args.own_data and not gives_length(arguments)
     metric = MODALITY_METRIC[script_args.problem_type]
     if training_args.answer == BEST_ANSWER and training_args.metric_for_best_model == metric:
         training_args.metric_for_best_model = f"best_answer_{metric}"
     return script_args, training_args
 
 
-def _gives_length(arguments: list[str] | None) -> bool:
+def gives_length(arguments: list[str] | None) -> bool:
     """Whether a command says how long to train. An option may be shortened, as argparse allows."""
     given = [name_of(option) for option in options_of(sys.argv[1:] if arguments is None else arguments)]
     return any(name and full.startswith(name) for name in given for full in ("num_train_epochs", "max_steps"))

@@ -118,6 +118,21 @@ class MultimodalCollator:
             batch["labels"] = labels.float() if self.problem_type == REGRESSION else labels
         return batch
 
+    def only(self, names: Sequence[str]) -> "MultimodalCollator":
+        """A collator of these modalities, for the same rows."""
+        return MultimodalCollator(
+            self.processor.only(names),
+            {name: self.columns[name] for name in names},
+            label=self.label,
+            num_labels=self.num_labels,
+            on_error=self.on_error,
+            segments=self.segments,
+            problem_type=self.problem_type,
+            class_names=self.class_names,
+            augment={name: transform for name, transform in self.augment.items() if name in names},
+            frames=self.frames if any(name in self.processor.num_frames for name in names) else "even",
+        )
+
     def convert_labels(self, labels: Sequence[Any], place: Callable[[int], str] = "row {}".format) -> torch.Tensor:
         """The labels of rows as a tensor, see [`~pmr_hf.data.targets.labels_tensor`]. Targets stay in fp64."""
         return labels_tensor(self.problem_type, labels, self.num_labels, self.class_names, self.segments, place)

@@ -87,6 +87,11 @@ class MultimodalProcessor(PushToHubMixin):
         kind.limits = self.limits
         return kind
 
+    def only(self, names: Sequence[str]) -> "MultimodalProcessor":
+        """A processor of these modalities."""
+        frames = {name: number for name, number in self.num_frames.items() if name in names}
+        return MultimodalProcessor({name: self.processors[name] for name in names}, frames, self.limits)
+
     def match_encoders(self, configs: Mapping[str, PreTrainedConfig]) -> None:
         """
         Adapt each processor to the config of its encoder, by modality: a tokenizer never returns more tokens than the

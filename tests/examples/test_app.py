@@ -1,16 +1,14 @@
 """The demo in a real browser: what a person enters and sees."""
 
-import shutil
-
 import gradio as gr
 import numpy as np
 import pytest
 import torch
+from helpers.browser import chromium
 from helpers.digits import take_prototypes
 from helpers.media_files import write_video, write_wav
 from helpers.scripts import load_example
 from PIL import Image
-from playwright.sync_api import sync_playwright
 from transformers import ViTImageProcessor
 
 from pmr_hf import (
@@ -23,10 +21,6 @@ from pmr_hf import (
     SpectrogramFeatureExtractor,
     TabularProcessor,
 )
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +52,8 @@ def opened(app):
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def test_a_person_gives_a_sample_and_sees_who_said_what(app, pipe, opened, browser, digits, tmp_path):

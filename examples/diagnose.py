@@ -1,0 +1,63 @@
+"""
+Find out whether a modality of your data stops learning in joint training, before you try a method against it.
+
+    python examples/diagnose.py                                                   # digits of scikit-learn
+    python examples/diagnose.py --train_file posts.csv --label_column topic       # your own data
+
+The script trains each modality alone and all jointly, a quarter as long as `run_pmr.py` does by default, and compares
+what the encoders learn, on validation. It prints a table with a verdict, and writes `report.html` and `diagnosis.json`
+to the output folder. The test split is not read. It takes the arguments of `run_pmr.py`, but for those of a method.
+"""
+
+import logging
+import math
+import sys
+
+from transformers import set_seed
+
+from pmr_hf import diagnose
+from pmr_hf.command_line.build import build_model
+from pmr_hf.command_line.infer_modalities import inferred_columns
+from pmr_hf.command_line.options import name_of, options_of
+from pmr_hf.command_line.parse_arguments import gives_length, lower_pretrained_rates, parse_arguments
+from pmr_hf.command_line.prepare import prepare
+
+
+SHARE = 4  # of the default length of training, one in
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    decided = {"method", "recipe", "compare_with", "search"} & {name_of(option) for option in options_of(arguments)}
+    if decided:
+        sys.exit(f"Expected no --{' --'.join(sorted(decided))} here, since training is joint; leave it out.")
+    script_args, training_args = parse_arguments([*arguments, "--method", "joint", *default_folder(arguments)])
+    logging.basicConfig(level=logging.WARNING)
+    inferred = inferred_columns(script_args)
+    if inferred is not None:
+        print(f"{inferred.without(script_args.columns)}\n", flush=True)
+        script_args.complete(inferred)
+    lower_pretrained_rates(script_args, training_args)
+    set_seed(training_args.seed)
+    dataset, backbones, _, collator, classes = prepare(script_args, training_args)
+    if not gives_length(arguments):
+        training_args.num_train_epochs = math.ceil(training_args.num_train_epochs / SHARE)
+    diagnosis = diagnose(
+        build_model(script_args, backbones, classes),
+        dataset["train"],
+        dataset["validation"],
+        collator,
+        training_args,
+    )
+    print(f"\n{script_args.data_name}, {script_args.fusion}\n{diagnosis}")
+    print(f"\nwritten to {diagnosis.save(training_args.output_dir)}")
+
+
+def default_folder(arguments: list[str]) -> list[str]:
+    """The option for the output folder, unless the command has one."""
+    given = any(name_of(option) == "output_dir" for option in options_of(arguments))
+    return [] if given else ["--output_dir", "outputs/diagnosis"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""`diagnose`: train each modality alone and all jointly for the same steps, and compare what the encoders learn."""
+
+from copy import deepcopy
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, TrainerCallback, set_seed
+
+from ..data.collator import MultimodalCollator
+from ..data.columns import labels_in
+from ..data.table_values import frames_as_datasets
+from ..inference.modality_report import modality_report
+from ..model.configuration import MultimodalConfig
+from ..model.modeling import MultimodalModel
+from ..model.targets import MODALITY_METRIC, REGRESSION, SINGLE_LABEL
+from ..training.arguments import PrototypeTrainingArguments
+from ..training.prototype_trainer import PrototypeTrainer
+from ..training.target_metrics import micro_f1
+from .findings import Diagnosis, ModalityFindings
+
+
+def diagnose(
+    model: MultimodalModel,
+    train_dataset: Dataset,
+    eval_dataset: Dataset,
+    data_collator: MultimodalCollator,
+    args: PrototypeTrainingArguments | None = None,
+) -> Diagnosis:
+    """
+    Find out whether a modality stops learning in joint training: train each modality alone and all jointly, for the
+    same number of steps with the same arguments, and compare what their encoders learn.
+
+    ```python
+    diagnosis = pmr_hf.diagnose(model, ds["train"], ds["validation"], collator, args)
+    print(diagnosis)
+    diagnosis.save("report")
+    ```
+
+    The state of each training at its last step is measured, on the evaluation rows. Prototypes and linear probes are
+    taken from training rows. Memory holds two models at a time.
+
+    Args:
+        model (`MultimodalModel`): the model before training. Copies of it are trained; it stays as it is.
+        train_dataset (`Dataset | DataFrame`): the training rows.
+        eval_dataset (`Dataset | DataFrame`): labelled rows to measure on. Keep the test out of it.
+        data_collator (`MultimodalCollator`): turns rows into batches.
+        args (`PrototypeTrainingArguments`, *optional*): learning rates, batch size and length of each training, by
+            default three epochs. Nothing is saved to its `output_dir`.
+
+    Returns:
+        `Diagnosis`: the findings and the verdict.
+
+    Raises:
+        ValueError: for a model of one modality or of a regression, and for the errors of [`PrototypeTrainer`].
+    """
+    names = list(model.widths)
+    if len(names) < 2 or model.config.problem == REGRESSION:
+        raise ValueError(
+            f"Expected a model of at least two modalities that predicts classes or labels, got {names} and "
+            f"problem_type={model.config.problem!r}; there is nothing to compare otherwise."
+        )
+    train, rows = frames_as_datasets(train_dataset), frames_as_datasets(eval_dataset)
+    args = args or PrototypeTrainingArguments("outputs/diagnose", num_train_epochs=3)
+    reports: dict[str, dict[str, Any]] = {}
+    with tqdm(unit="step", disable=args.process_index > 0) as bar, TemporaryDirectory() as folder:
+        progress = _Progress(bar, len(names) + 1)
+        for some in [*([name] for name in names), names]:
+            bar.set_description("Training all jointly" if len(some) > 1 else f"Training {some[0]} alone")
+            set_seed(args.seed)
+            trainer = PrototypeTrainer(
+                model=_model_of(model, some),
+                args=_arguments_of(args, some, folder),
+                train_dataset=train,
+                data_collator=data_collator.only(some),
+                callbacks=[progress],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+            splits = {"train": train, "validation": rows}
+            reports["+".join(some)] = modality_report(
+                trainer.model.eval(), trainer.data_collator, splits, args.per_device_eval_batch_size, args.seed
+            )
+    metric = MODALITY_METRIC[model.config.problem]
+    joint, ratios = reports["+".join(names)], _ratios(trainer.state.log_history, names)
+    return Diagnosis(
+        metric=metric,
+        rows=len(rows),
+        steps=trainer.state.global_step,
+        majority=_majority(trainer.data_collator, train, rows),
+        joint=joint[f"test_{metric}"],
+        modalities=[
+            ModalityFindings(
+                name=name,
+                alone=reports[name][f"test_{metric}"],
+                alone_prototypes=reports[name][f"{name}_prototype_{metric}"],
+                alone_probe=reports[name][f"{name}_probe_{metric}"],
+                joint_prototypes=joint[f"{name}_prototype_{metric}"],
+                joint_probe=joint[f"{name}_probe_{metric}"],
+                share=joint[f"{name}_share"],
+                ratio=float(np.mean([value for _, value in ratios[name]])),
+                ratios=ratios[name],
+            )
+            for name in names
+        ],
+    )
+
+
+class _Progress(TrainerCallback):
+    """One bar for the steps of all trainings."""
+
+    def __init__(self, bar: tqdm, trainings: int):
+        self.bar, self.trainings = bar, trainings
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar.total = self.trainings * state.max_steps
+        self.bar.refresh()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+
+def _model_of(model: MultimodalModel, names: list[str]) -> MultimodalModel:
+    """A model of some of the modalities, with copies of their encoders and a new head."""
+    config = model.config
+    pooling = config.pooling
+    part = MultimodalConfig(
+        backbones={name: config.backbones[name] for name in names},
+        modalities=names,
+        fusion=config.fusion if len(names) > 1 else "concat",
+        embedding_dim=config.embedding_dim,
+        pooling={name: pooling[name] for name in names if name in pooling} if isinstance(pooling, dict) else pooling,
+        modality_dropout=config.modality_dropout if len(names) > 1 else 0.0,
+        initialization=config.initialization,
+        problem_type=config.problem_type,
+        num_labels=config.num_labels,
+        id2label=config.id2label,
+        label2id=config.label2id,
+    )
+    # `lora` is left out: copies of the encoders already have their layers.
+    return MultimodalModel(part, backbones={name: deepcopy(model.backbones[name]) for name in names})
+
+
+def _arguments_of(args: PrototypeTrainingArguments, names: list[str], folder: str) -> PrototypeTrainingArguments:
+    """The arguments of one training, which saves nothing and logs twenty times."""
+    rates = args.modality_learning_rates
+    return replace(
+        args,
+        output_dir=folder,
+        modality_learning_rates=rates and {name: rate for name, rate in rates.items() if name in names},
+        answer=None,
+        prototype_source="subset",
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        push_to_hub=False,
+        report_to="none",
+        logging_strategy="steps",
+        logging_steps=0.05,
+        disable_tqdm=True,
+    )
+
+
+def _ratios(history: list[dict[str, Any]], names: list[str]) -> dict[str, list[tuple[float, float]]]:
+    """The score of each modality over the highest score, with the epoch, for each entry that has all scores."""
+    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for entry in history:
+        if all(f"{name}_score" in entry for name in names):
+            highest = max(entry[f"{name}_score"] for name in names)
+            for name in names:
+                ratios[name].append((entry["epoch"], entry[f"{name}_score"] / highest))
+    return ratios
+
+
+def _majority(collator: MultimodalCollator, train: Dataset, rows: Dataset) -> float:
+    """The metric of always giving the most frequent class of the training rows, or the labels that most rows have."""
+    known, true = (collator.convert_labels(labels_in(split, collator.label)) for split in (train, rows))
+    if collator.problem_type == SINGLE_LABEL:
+        return float((true == known.mode().values).float().mean())
+    return micro_f1((known.mean(0) > 0.5).expand_as(true).numpy(), true.numpy())

@@ -1,0 +1,203 @@
+"""What a diagnosis found, the verdict that follows, and both as text and as JSON."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+LEAST_LOSS = 0.05  # a smaller difference in accuracy is no reason to rebalance
+STARVED, IGNORED, BALANCED = "starved", "ignored", "balanced"
+METHODS_PAGE = "docs/which_method.md"
+# What to try, by verdict
+ADVICE = {
+    STARVED: f"Try --recipe recommended of run_pmr.py, or another method of {METHODS_PAGE} that trains each encoder.",
+    IGNORED: f"Try modality_dropout=0.3 and answer='best', or a method of {METHODS_PAGE} for the head.",
+    BALANCED: "Train jointly: a method of this library costs time and has little to mend.",
+}
+
+
+@dataclass(frozen=True)
+class ModalityFindings:
+    """
+    What was found about one modality. Accuracies are of the evaluation rows that have it, in [0, 1]; with several
+    labels they are micro F1.
+
+    Args:
+        name (`str`): the modality.
+        alone (`float`): accuracy of a model of this modality alone.
+        alone_prototypes (`float`): accuracy of that model's class prototypes.
+        alone_probe (`float`): accuracy of a linear probe on that model's embeddings.
+        joint_prototypes (`float`): accuracy of its prototypes after joint training.
+        joint_probe (`float`): accuracy of a linear probe on its embeddings after joint training.
+        share (`float`): its mean Shapley value for the probability of the truth, in the joint model, in [-1, 1].
+        ratio (`float`): its score over the highest score of a modality, the mean over joint training, in [0, 1].
+        ratios (`list[tuple[float, float]]`): that ratio at each epoch that was logged.
+    """
+
+    name: str
+    alone: float
+    alone_prototypes: float
+    alone_probe: float
+    joint_prototypes: float
+    joint_probe: float
+    share: float
+    ratio: float
+    ratios: list[tuple[float, float]]
+
+    @property
+    def lost_by_probe(self) -> float:
+        """What joint training lost, by linear probes: that of the model alone minus that of the joint model."""
+        return self.alone_probe - self.joint_probe
+
+    @property
+    def lost_by_prototypes(self) -> float:
+        """What joint training lost, by class prototypes."""
+        return self.alone_prototypes - self.joint_prototypes
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """
+    What [`diagnose`] found. `print(diagnosis)` shows a table and the verdict, `save` writes a page with pictures.
+
+    Args:
+        metric (`str`): `"accuracy"`, or `"micro_f1"` with several labels.
+        rows (`int`): number of evaluation rows.
+        steps (`int`): number of steps of each training.
+        majority (`float`): accuracy of always giving the most frequent class of the training rows.
+        joint (`float`): accuracy of joint training, fused.
+        modalities (`list[ModalityFindings]`): what was found about each modality.
+    """
+
+    metric: str
+    rows: int
+    steps: int
+    majority: float
+    joint: float
+    modalities: list[ModalityFindings]
+
+    @property
+    def margin(self) -> float:
+        """The least difference that counts: 0.05, or two standard errors of a difference if that is more."""
+        best = max(self.joint, *(modality.alone for modality in self.modalities))
+        return max(LEAST_LOSS, 2 * math.sqrt(2 * best * (1 - best) / self.rows))
+
+    @property
+    def starved(self) -> list[str]:
+        """
+        The modalities, but for the fastest one, whose encoder joint training left behind: by a linear probe or by
+        prototypes, it lost at least `margin` of what it learns alone.
+        """
+        fastest = max(self.modalities, key=lambda modality: modality.ratio)
+        return [
+            modality.name
+            for modality in self.modalities
+            if modality is not fastest and max(modality.lost_by_probe, modality.lost_by_prototypes) >= self.margin
+        ]
+
+    @property
+    def ignored(self) -> list[str]:
+        """The modalities that alone are better than the joint model by at least `margin`, best first."""
+        by_accuracy = sorted(self.modalities, key=lambda modality: -modality.alone)
+        return [modality.name for modality in by_accuracy if modality.alone - self.joint >= self.margin]
+
+    @property
+    def verdict(self) -> str:
+        """`"starved"`, `"ignored"` or `"balanced"`, see `sentence`."""
+        return STARVED if self.starved else IGNORED if self.ignored else BALANCED
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words, with the numbers that it follows from."""
+        points = {modality.name: modality for modality in self.modalities}
+        if self.verdict == STARVED:
+            parts = [
+                f"The encoder of {name!r} is starved: after joint training its prototypes have "
+                f"{percent(points[name].joint_prototypes)} and its linear probe {percent(points[name].joint_probe)}, "
+                f"alone {percent(points[name].alone_prototypes)} and {percent(points[name].alone_probe)}."
+                for name in self.starved
+            ]
+        elif self.verdict == IGNORED:
+            parts = [
+                f"The encoder of {name!r} is fine, and the head ignores it: alone it has "
+                f"{percent(points[name].alone)}, its linear probe after joint training "
+                f"{percent(points[name].joint_probe)}, and all modalities together {percent(self.joint)}."
+                for name in self.ignored[:1]
+            ]
+        else:
+            parts = [
+                f"There is little to rebalance: joint training has {percent(self.joint)}, the best modality alone "
+                f"{percent(max(modality.alone for modality in self.modalities))}, and no encoder lost "
+                f"{percent(self.margin)} points."
+            ]
+        if self.verdict == STARVED and self.ignored:
+            parts.append(
+                f"All modalities together have {percent(self.joint)}, less than {self.ignored[0]!r} alone, "
+                f"{percent(points[self.ignored[0]].alone)}."
+            )
+        return " ".join(parts)
+
+    @property
+    def advice(self) -> str:
+        """What to try."""
+        return ADVICE[self.verdict]
+
+    def table(self) -> list[list[str]]:
+        """A header and a line for each modality, and for all together, in percent."""
+        header = ["", "alone", "joint, prototypes", "joint, probe", "lost, prototypes", "lost, probe", "share", "ratio"]
+        lines = [
+            [
+                modality.name,
+                percent(modality.alone),
+                percent(modality.joint_prototypes),
+                percent(modality.joint_probe),
+                f"{100 * modality.lost_by_prototypes:+.1f}",
+                f"{100 * modality.lost_by_probe:+.1f}",
+                f"{modality.share:.2f}",
+                f"{modality.ratio:.2f}",
+            ]
+            for modality in self.modalities
+        ]
+        empty = [""] * (len(header) - 2)
+        return [
+            header,
+            *lines,
+            ["all, jointly", percent(self.joint), *empty],
+            ["most frequent", percent(self.majority), *empty],
+        ]
+
+    def __str__(self) -> str:
+        table = self.table()
+        widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in table
+        ]
+        called = "Accuracy" if self.metric == "accuracy" else "Micro F1"
+        title = f"{called} in percent on {self.rows} evaluation rows, after {self.steps} steps of each training"
+        return "\n".join([title, *lines, "", self.sentence, self.advice])
+
+    def to_dict(self) -> dict[str, object]:
+        """All findings and the verdict, for JSON."""
+        words = {"verdict": self.verdict, "sentence": self.sentence, "advice": self.advice}
+        return asdict(self) | words | {"starved": self.starved, "ignored": self.ignored, "margin": self.margin}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `diagnosis.json` and `report.html`, a page with pictures in one file. Returns the page."""
+        from .page import page_of  # draws with matplotlib, which is slow to import
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "diagnosis.json").write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        page = folder / "report.html"
+        page.write_text(page_of(self), encoding="utf-8")
+        return page
+
+
+def percent(value: float) -> str:
+    """A share in percent, with one decimal."""
+    return f"{100 * value:.1f}"

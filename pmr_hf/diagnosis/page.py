@@ -1,0 +1,109 @@
+"""The page of a diagnosis: verdict, pictures and table in one HTML file that needs nothing else."""
+
+import base64
+import io
+from html import escape
+from itertools import cycle
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from ..reporting.dynamics import scale_for_ratio
+from .findings import Diagnosis
+
+
+BARS = {
+    "alone": "trained alone",
+    "joint_probe": "joint training, linear probe",
+    "joint_prototypes": "joint training, prototypes",
+}
+SHADES = ("#1b4965", "#62a8c9", "#f2a65a")
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Diagnosis of {names}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+.verdict {{ border-left: .4rem solid {color}; background: #f6f6f4; padding: .8rem 1.2rem; font-size: 1.1rem; }}
+img {{ max-width: 100%; }}
+table {{ border-collapse: collapse; width: 100%; }}
+td, th {{ padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }}
+td:first-child, th:first-child {{ text-align: left; }}
+small {{ color: #666; }}
+</style>
+<h1>Does a modality stop learning?</h1>
+<div class="verdict"><p>{sentence}</p><p>{advice}</p></div>
+<h2>What each encoder learns</h2>
+<img alt="Bars: {metric} of each modality alone and after joint training" src="data:image/png;base64,{bars}">
+<h2>Which modality was ahead during joint training</h2>
+<img alt="Lines: score of each modality over the highest score" src="data:image/png;base64,{ratios}">
+<h2>All numbers</h2>
+<table>
+{table}
+</table>
+<p><small>{metric} in percent on {rows} evaluation rows. Each model was trained for {steps} steps with the same
+arguments. "Lost" is what an encoder has alone minus what it has after joint training. "Share" is the mean Shapley value
+of a modality for the probability of the truth. "Ratio" is its score over that of the fastest modality, the mean over
+training. A difference counts from {margin} points on.</small></p>
+</html>
+"""
+COLORS = {"starved": "#c0392b", "ignored": "#d68910", "balanced": "#1e8449"}
+
+
+def page_of(diagnosis: Diagnosis) -> str:
+    """The page as HTML, with its pictures inside."""
+    header, *lines = diagnosis.table()
+    cells = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in header)}</tr>"]
+    cells += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines]
+    return PAGE.format(
+        names=escape(", ".join(modality.name for modality in diagnosis.modalities)),
+        color=COLORS[diagnosis.verdict],
+        sentence=escape(diagnosis.sentence),
+        advice=escape(diagnosis.advice),
+        metric="Accuracy" if diagnosis.metric == "accuracy" else "Micro F1",
+        bars=as_base64(bars_of(diagnosis)),
+        ratios=as_base64(lines_of(diagnosis)),
+        table="\n".join(cells),
+        rows=diagnosis.rows,
+        steps=diagnosis.steps,
+        margin=f"{100 * diagnosis.margin:.1f}",
+    )
+
+
+def bars_of(diagnosis: Diagnosis) -> Figure:
+    """Three bars for each modality, and lines for the joint model and the most frequent class."""
+    figure = Figure(figsize=(8.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(diagnosis.modalities))
+    for i, ((field, label), shade) in enumerate(zip(BARS.items(), SHADES, strict=True)):
+        heights = [100 * getattr(modality, field) for modality in diagnosis.modalities]
+        bars = axes.bar([place + 0.27 * (i - 1) for place in places], heights, 0.25, label=label, color=shade)
+        axes.bar_label(bars, fmt="%.0f", fontsize="small")
+    axes.axhline(100 * diagnosis.joint, color="black", lw=1.2, label="all modalities, jointly")
+    axes.axhline(100 * diagnosis.majority, color="gray", lw=1, ls=":", label="most frequent class")
+    axes.set_xticks(places, [modality.name for modality in diagnosis.modalities])
+    axes.set(ylim=(0, 108), ylabel="percent")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    return figure
+
+
+def lines_of(diagnosis: Diagnosis) -> Figure:
+    """The ratio of each modality over the epochs of joint training."""
+    figure = Figure(figsize=(8.5, 2.8), layout="constrained")
+    axes = figure.subplots()
+    for modality, color in zip(diagnosis.modalities, cycle(matplotlib.color_sequences["tab10"]), strict=False):
+        axes.plot(*zip(*modality.ratios, strict=True), marker=".", label=modality.name, color=color)
+    scale_for_ratio(axes)
+    axes.set(xlabel="epoch", ylabel="score / highest score")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    return figure
+
+
+def as_base64(figure: Figure) -> str:
+    """A figure as a PNG file in base64."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110, format="png")
+    return base64.b64encode(file.getvalue()).decode()

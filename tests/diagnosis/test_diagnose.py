@@ -1,0 +1,102 @@
+"""`diagnose` against trainings by hand, and its script."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.scripts import EXAMPLES
+from helpers.snapshots import assert_equal_tensors, snapshot
+from transformers import set_seed
+
+from pmr_hf import MultimodalCollator, MultimodalModel, PrototypeTrainer, PrototypeTrainingArguments, diagnose
+
+
+@pytest.fixture(scope="module")
+def rows(digits):
+    return digits.select(range(48)), digits.select(range(48, 64))
+
+
+def test_each_training_is_that_of_a_trainer(make_model, make_args, rows, collator, processor):
+    model = make_model()
+    before = snapshot(model)
+    args = make_args(PrototypeTrainingArguments, modality_learning_rates={"image": 1e-3})
+    found = diagnose(model, *rows, collator, args)
+    assert_equal_tensors(snapshot(model), before)
+
+    def accuracy(names, columns):
+        set_seed(args.seed)
+        encoders = {name: make_model().backbones[name] for name in names}
+        set_seed(args.seed)
+        trained = PrototypeTrainer(
+            model=MultimodalModel.from_backbones(encoders, num_labels=4),
+            args=make_args(
+                PrototypeTrainingArguments, modality_learning_rates={"image": 1e-3} if "image" in names else None
+            ),
+            train_dataset=rows[0],
+            eval_dataset=rows[1],
+            data_collator=MultimodalCollator(processor.only(names), columns),
+        )
+        trained.train()
+        return trained.evaluate()
+
+    columns = {"image": "picture", "text": "caption"}
+    joint = accuracy(["image", "text"], columns)
+    assert found.joint == joint["eval_accuracy"] and found.rows == 16 and found.steps == 12
+    for modality in found.modalities:
+        alone = accuracy([modality.name], {modality.name: columns[modality.name]})
+        assert modality.alone == alone["eval_accuracy"]
+        assert modality.alone_prototypes == alone[f"eval_{modality.name}_prototype_accuracy"]
+        assert modality.joint_prototypes == joint[f"eval_{modality.name}_prototype_accuracy"]
+    assert max(modality.ratios[0][1] for modality in found.modalities) == 1
+    labels = torch.tensor(rows[0]["label"][:]).mode().values.item()
+    assert found.majority == sum(label == labels for label in rows[1]["label"]) / 16
+
+
+def test_several_labels(make_model, make_args, rows, collator):
+    names = ["even", "big", "one"]
+    tags = [["even"] * (label % 2 == 0) + ["big"] * (label > 1) + ["one"] * (label == 1) for label in range(4)]
+    several = [split.remove_columns("label").add_column("label", [tags[k] for k in split["label"]]) for split in rows]
+    model = make_model(num_labels=3, problem_type="multi_label_classification", id2label=dict(enumerate(names)))
+    found = diagnose(model, *several, collator, make_args(PrototypeTrainingArguments, num_train_epochs=1))
+    assert found.metric == "micro_f1" and 0 <= found.joint <= 1 and "Micro F1" in str(found)
+
+
+def test_what_cannot_be_compared(make_model, make_args, rows, collator, processor):
+    image = make_model(backbones={"image": make_model().backbones["image"]})
+    with pytest.raises(ValueError, match="at least two modalities"):
+        diagnose(image, *rows, collator.only(["image"]), make_args(PrototypeTrainingArguments))
+    numbers = make_model(num_labels=1, problem_type="regression")
+    with pytest.raises(ValueError, match="predicts classes or labels"):
+        diagnose(numbers, *rows, collator, make_args(PrototypeTrainingArguments))
+
+
+def test_the_script(tmp_path):
+    lines = ["a,b,c,label", *(f"{i % 3},{(i * 7) % 5},{i % 2},{'xy'[i % 2]}" for i in range(40))]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    command = [sys.executable, str(EXAMPLES / "diagnose.py"), "--train_file", "train.csv", "--use_cpu", "True"]
+    command += ["--columns", "left=a,b", "right=c", "--backbones", "left=numbers", "right=numbers"]
+    run = {"cwd": tmp_path, "capture_output": True, "text": True}
+    done = subprocess.run([*command, "--num_train_epochs", "1", "--output_dir", "found"], check=True, **run)
+    saved = json.loads((tmp_path / "found" / "diagnosis.json").read_text())
+    assert saved["sentence"] in done.stdout and "train, concat" in done.stdout
+    assert (tmp_path / "found" / "report.html").is_file() and saved["steps"] == 2
+    refused = subprocess.run([*command, "--method", "pmr"], **run)
+    assert refused.returncode == 1 and refused.stderr.startswith("Expected no --method here")
+
+
+@pytest.mark.slow
+def test_gray_is_starved_on_the_digits(tmp_path):
+    command = [
+        sys.executable,
+        str(EXAMPLES / "diagnose.py"),
+        "--use_cpu",
+        "True",
+        "--seed",
+        "1",
+        "--output_dir",
+        "found",
+    ]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert "gray" in json.loads((tmp_path / "found" / "diagnosis.json").read_text())["starved"]

@@ -1,0 +1,86 @@
+"""The verdict of a diagnosis, from numbers chosen by hand."""
+
+import json
+import math
+
+import pytest
+from helpers.browser import chromium
+
+from pmr_hf.diagnosis.findings import Diagnosis, ModalityFindings
+
+
+def modality(name, alone, prototypes, probe, ratio, share=0.2):
+    """A modality with the same three accuracies alone, and others after joint training."""
+    return ModalityFindings(name, alone, alone, alone, prototypes, probe, share, ratio, [(0.5, ratio), (1.0, ratio)])
+
+
+def diagnosis(joint, *modalities, rows=10_000):
+    return Diagnosis("accuracy", rows, 100, 0.1, joint, list(modalities))
+
+
+FAST = modality("fast", 0.6, 0.3, 0.3, ratio=1.0)  # it lost most, but it leads: it is not starved
+
+
+@pytest.mark.parametrize(
+    ("joint", "slow", "verdict", "words"),
+    [
+        (
+            0.5,
+            modality("slow", 0.9, 0.6, 0.89, 0.7),
+            "starved",
+            "'slow' is starved: after joint training its prototypes",
+        ),
+        (0.95, modality("slow", 0.9, 0.9, 0.8, 0.7), "starved", "its linear probe 80.0, alone 90.0 and 90.0"),
+        (0.7, modality("slow", 0.9, 0.88, 0.89, 0.9), "ignored", "'slow' is fine, and the head ignores it"),
+        (
+            0.89,
+            modality("slow", 0.9, 0.88, 0.89, 0.9),
+            "balanced",
+            "joint training has 89.0, the best modality alone 90.0",
+        ),
+    ],
+)
+def test_the_verdict(joint, slow, verdict, words):
+    found = diagnosis(joint, slow, FAST)
+    assert found.verdict == verdict and words in found.sentence
+    assert found.sentence in str(found) and found.advice in str(found)
+    assert found.starved == (["slow"] if verdict == "starved" else [])
+
+
+def test_the_margin():
+    few = diagnosis(0.5, modality("slow", 0.9, 0.6, 0.89, 0.7), FAST, rows=50)
+    assert few.margin == pytest.approx(2 * math.sqrt(0.9 * 0.1 / 50 + 0.9 * 0.1 / 50))
+    assert diagnosis(0.5, FAST).margin == 0.05
+    # 8 points are within two standard errors of 50 rows, and not of 10,000
+    slow = modality("slow", 0.9, 0.82, 0.9, 0.7)
+    assert diagnosis(0.9, slow, FAST, rows=50).verdict == "balanced"
+    assert diagnosis(0.9, slow, FAST).verdict == "starved"
+
+
+def test_the_table_and_the_json(tmp_path):
+    found = diagnosis(0.5, modality("slow", 0.9, 0.6, 0.85, 0.7), FAST)
+    slow = next(line for line in str(found).splitlines() if line.startswith("slow"))
+    assert slow.split() == ["slow", "90.0", "60.0", "85.0", "+30.0", "+5.0", "0.20", "0.70"]
+    found.save(tmp_path / "new")
+    saved = json.loads((tmp_path / "new" / "diagnosis.json").read_text())
+    assert saved["verdict"] == "starved" and saved["starved"] == ["slow"] and saved["rows"] == 10_000
+    assert saved["modalities"][0]["joint_prototypes"] == 0.6
+
+
+def test_the_page_in_a_browser(tmp_path):
+    found = diagnosis(0.5, modality("<b>slow</b>", 0.9, 0.6, 0.85, 0.7), FAST)
+    file = found.save(tmp_path)
+    requests = []
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1000, "height": 1300})
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(file.as_uri())
+        assert found.sentence in page.locator(".verdict").inner_text()
+        drawn = page.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
+        assert len(drawn) == 2 and min(drawn) > 500
+        assert (
+            page.locator("tr").nth(1).inner_text().split()
+            == next(line for line in str(found).splitlines() if line.startswith("<b>")).split()
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1000
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import psutil  # installed with accelerate
 
 from pmr_hf import MultimodalModel, MultimodalProcessor
-from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, groups_of, known_to, mistake_in
+from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, able_methods, groups_of, known_to, mistake_in
 from pmr_hf.command_line.build import build_collator
 from pmr_hf.command_line.defaults import SELECTED_BY
 from pmr_hf.command_line.infer_modalities import inferred_columns
@@ -68,7 +68,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--methods", nargs="+", default=["joint", "pmr"], choices=list(BENCHMARK_METHODS))
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=["joint", "pmr"],
+        choices=["all", *BENCHMARK_METHODS],
+        help="'all' stands for all that can train the data",
+    )
     parser.add_argument("--fusions", nargs="+", default=["concat"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
@@ -83,6 +89,7 @@ def main() -> None:
     for name in ("methods", "fusions", "seeds", "learning_rates", "vary"):
         setattr(args, name, list(dict.fromkeys(getattr(args, name) or [])))
     shared = options_of(others)
+    args.methods = able_methods(shared) if "all" in args.methods else args.methods
     mistake = mistake_in(args, shared)
     if mistake is not None:
         parser.error(mistake)

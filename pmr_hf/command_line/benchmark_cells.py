@@ -120,12 +120,17 @@ def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
     return lack_of_classes(args.methods, shared)
 
 
-def lack_of_classes(methods: list[str], shared: Options) -> str | None:
-    """A message if the problem is a regression and a method needs classes, else `None`."""
+def able_methods(shared: Options) -> list[str]:
+    """The methods of the benchmark that can train on the data: in a regression, those that need no classes."""
     given = [option for option in shared if name_of(option) == "problem_type"]
     if not given or not given[-1][-1].endswith(REGRESSION):
-        return None
-    able = [name for name, arguments in BENCHMARK_METHODS.items() if not METHODS[arguments[1]].needs_classes]
+        return list(BENCHMARK_METHODS)
+    return [name for name, arguments in BENCHMARK_METHODS.items() if not METHODS[arguments[1]].needs_classes]
+
+
+def lack_of_classes(methods: list[str], shared: Options) -> str | None:
+    """A message if the problem is a regression and a method needs classes, else `None`."""
+    able = able_methods(shared)
     unable = [name for name in methods if name not in able]
     if not unable:
         return None

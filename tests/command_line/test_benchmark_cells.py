@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from pmr_hf.command_line.benchmark_cells import Cell, mistake_in
+from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, able_methods, mistake_in
 from pmr_hf.command_line.options import options_of
 
 
@@ -29,3 +29,9 @@ def test_a_regression_refuses_methods_that_need_classes(option):
     assert mistake_in(args, options_of(option)) is None
     args.methods = ["pmr"]
     assert mistake_in(args, options_of(["--problem_type", "multi_label_classification"])) is None
+
+
+def test_all_methods_are_those_that_can_train_the_data():
+    assert able_methods([]) == list(BENCHMARK_METHODS)
+    able = able_methods([["--problem_type", "regression"]])
+    assert {"joint", "unimodal"} < set(able) and not {"pmr", "recipe", "ogm_ge"} & set(able)

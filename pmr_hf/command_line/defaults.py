@@ -28,3 +28,5 @@ RECIPES = {
     },
     "paper": {},
 }
+# Of a method that trains one fusion head only
+FUSION_OF = {"mla": "shared"}

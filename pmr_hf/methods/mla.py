@@ -84,8 +84,8 @@ class MLATrainer(PrototypeTrainer):
     * The entropy of each sample weights its logits, as in the paper. The code has one entropy per batch.
     * An encoder's embedding comes into the head through a projection if the model has an `embedding_dim`. It is a part
       of the encoder. Bias and projection of the head: as in the code, only the gradient of the weight is multiplied.
-    * A sample that lacks a modality does not count in its turn. Under Adam and the like, a turn without any sample
-      still moves the head by its momentum.
+    * A sample that lacks a modality does not count in its turn. With momentum, a turn without any sample still
+      moves the head and the projection before it, but no encoder.
     * The order of the turns is that of the modalities. The projection is exact under SGD; Adam divides the projected
       gradient by its scale, coordinate by coordinate.
 

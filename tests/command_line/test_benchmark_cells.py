@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from pmr_hf.command_line.benchmark_cells import Cell, mistake_in
+from pmr_hf.command_line.benchmark_cells import Cell, groups_of, mistake_in
 from pmr_hf.command_line.options import options_of
 
 
@@ -29,3 +29,14 @@ def test_a_regression_refuses_methods_that_need_classes(option):
     assert mistake_in(args, options_of(option)) is None
     args.methods = ["pmr"]
     assert mistake_in(args, options_of(["--problem_type", "multi_label_classification"])) is None
+
+
+def test_a_method_with_its_own_fusion_head_ignores_the_others():
+    args = Namespace(methods=["joint", "mla", "unimodal"], fusions=["sum", "film"], vary=[])
+    found = [(cell.method, cell.fusion, cell.modality) for cell in groups_of(args, ["a"])]
+    assert found == [
+        ("joint", "sum", None),
+        ("joint", "film", None),
+        ("mla", "shared", None),
+        ("unimodal", "concat", "a"),
+    ]

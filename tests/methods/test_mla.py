@@ -77,8 +77,8 @@ def train_by_hand(model, batches, alpha, rate, steps):
             optimizer.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize(("size", "micro"), [(8, 1), (4, 2)])
-def test_mla_trains_as_a_plain_loop(make_trainer, make_model, rows, size, micro):
+@pytest.mark.parametrize(("size", "micro", "epochs"), [(8, 1, 2), (4, 2, 2), (4, 4, 3)])
+def test_mla_trains_as_a_plain_loop(make_trainer, make_model, rows, size, micro, epochs):
     settings = {"optim": "adamw_torch", "adam_epsilon": 1e-3, "max_grad_norm": 0.5, "lr_scheduler_type": "constant"}
     settings |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": micro, "mla_alpha": 0.3}
     trainer = make_trainer(
@@ -86,7 +86,7 @@ def test_mla_trains_as_a_plain_loop(make_trainer, make_model, rows, size, micro)
         cls=MLATrainer,
         train_dataset=rows,
         train_sampling_strategy="sequential",
-        num_train_epochs=2,
+        num_train_epochs=epochs,
         **settings,
     )
     plain = make_model(**parts_of(MLATrainer))
@@ -101,8 +101,8 @@ def test_mla_trains_as_a_plain_loop(make_trainer, make_model, rows, size, micro)
         torch.testing.assert_close(trainer.model.get_parameter(name), expected, atol=2e-6, rtol=1e-5, msg=name)
     assert all((before[name] != value).any() for name, value in plain.named_parameters() if "classifier" in name)
     log = trainer.state.log_history[0]
-    assert log["loss"] == pytest.approx(log["image_ce_loss"] + log["text_ce_loss"], rel=0.2)
-    assert log["image_fusion_weight"] + log["text_fusion_weight"] > 0.9
+    if micro == 1:
+        assert log["loss"] == pytest.approx(log["image_ce_loss"] + log["text_ce_loss"], rel=1e-4)
 
 
 def test_a_turn_leaves_the_other_encoders_alone(make_trainer, make_model, digits):
@@ -118,19 +118,6 @@ def test_a_turn_leaves_the_other_encoders_alone(make_trainer, make_model, digits
     assert not [name for name in moved if "image" in name]
 
 
-def test_the_losses_have_class_weights_and_label_smoothing(make_trainer, make_model, digits):
-    settings = {"class_weights": {"0": 4.0}, "label_smoothing_factor": 0.3}
-    trainer = make_trainer(make_model(**parts_of(MLATrainer)), cls=MLATrainer, **settings)
-    batch = trainer.data_collator([digits[i] for i in range(8)])
-    logits, counted = torch.randn(8, 4), torch.arange(8) % 3 > 0
-    expected = F.cross_entropy(
-        logits[counted], batch["labels"][counted], torch.tensor([4.0, 1, 1, 1]), label_smoothing=0.3
-    )
-    torch.testing.assert_close(trainer.unimodal_loss("text", logits, batch["labels"], counted), expected)
-    none = trainer.unimodal_loss("text", logits, batch["labels"], torch.zeros_like(counted))
-    assert none.item() == 0
-
-
 def test_a_huge_alpha_turns_the_projection_off_and_a_small_one_does_not(make_trainer, make_model):
     def trained(alpha):
         trainer = make_trainer(make_model(**parts_of(MLATrainer)), cls=MLATrainer, mla_alpha=alpha, num_train_epochs=1)
@@ -141,28 +128,3 @@ def test_a_huge_alpha_turns_the_projection_off_and_a_small_one_does_not(make_tra
     torch.testing.assert_close(off.projection, torch.eye(8), atol=1e-6, rtol=0)
     other = trained(0.1).model.fusion.classifier.weight
     assert not torch.allclose(off.model.fusion.classifier.weight, other, atol=1e-3)
-
-
-def test_the_accuracy_of_a_modality_is_that_of_the_head_on_it_alone(make_trainer, make_model, rows):
-    trainer = make_trainer(make_model(**parts_of(MLATrainer)), cls=MLATrainer, eval_dataset=rows)
-    trainer.train()
-    metrics = trainer.evaluate()
-    model, kept = trainer.model.eval(), [i for i in range(24) if rows[i]["caption"]]
-    batch = trainer.data_collator([rows[i] for i in kept])
-    with torch.no_grad():
-        guesses = model(text=batch["text"]).logits.argmax(1)
-    assert metrics["eval_text_accuracy"] == pytest.approx((guesses == batch["labels"]).float().mean().item())
-    assert metrics["eval_text_accuracy"] > 0.3
-
-
-def test_what_mla_cannot_train_is_refused(make_trainer, make_args, make_model):
-    with pytest.raises(ValueError, match="`mla_alpha` to be finite and above 0, got 0"):
-        make_args(MLATrainer.args_class, mla_alpha=0)
-    with pytest.raises(ValueError, match=r"with fusion='shared' for MLATrainer.*got 'concat'; build it with"):
-        make_trainer(cls=MLATrainer)
-    model = make_model(**parts_of(MLATrainer))
-    with pytest.raises(ValueError, match="no `gradient_cosine_steps` for MLATrainer"):
-        make_trainer(model, cls=MLATrainer, gradient_cosine_steps=1)
-    own = {"compute_loss_func": lambda outputs, labels, num_items_in_batch=None: outputs.loss}
-    with pytest.raises(ValueError, match=r"the loss of the model for MLATrainer, .* got a `compute_loss_func`"):
-        make_trainer(model, cls=MLATrainer, trainer_kwargs=own)

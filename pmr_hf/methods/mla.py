@@ -77,13 +77,12 @@ class MLATrainer(PrototypeTrainer):
 
     * The first turn of the training is not projected, and each later one is projected by the P of the turns before it.
       The code updates P with the features of a turn before it projects the gradient of the same turn.
-    * alpha + h^T P h is a number, as in the paper. In the code it is a matrix by which P is divided by element. There,
-      the projection also looks for a parameter `module.weight`, which its head does not have under this name.
+    * alpha + h^T P h is a number. In the code it is a matrix, by which the update is divided element by element. The
+      published code only projects the gradient of a parameter named `module.weight`, and its head has `weight`.
     * alpha is constant, and P has the Frobenius norm sqrt(D). In the code, alpha falls in each epoch and P has norm 1,
       which makes the steps of the head smaller.
-    * The entropy of each sample weights its logits, as in the paper. The code has one entropy per batch.
-    * An encoder's embedding comes into the head through a projection if the model has an `embedding_dim`. It is a part
-      of the encoder. Bias and projection of the head: as in the code, only the gradient of the weight is multiplied.
+    * The entropy of each sample weighs its logits, as in the paper. The code has one entropy per batch.
+    * With `embedding_dim`, a linear layer of each modality lies before the head. It counts as a part of the encoder.
     * A sample that lacks a modality does not count in its turn. With momentum, a turn without any sample still
       moves the head and the projection before it, but no encoder.
     * The order of the turns is that of the modalities. The projection is exact under SGD; Adam divides the projected

@@ -14,6 +14,7 @@ from .methods.agm import AGMTrainer, AGMTrainingArguments
 from .methods.dgl import DGLTrainer, DGLTrainingArguments
 from .methods.gblend import GradientBlendingArguments, GradientBlendingTrainer
 from .methods.gradient_scaling import GradientScalingTrainingArguments
+from .methods.mla import MLATrainer, MLATrainingArguments
 from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
 from .methods.opm import OPMTrainer, OPMTrainingArguments
@@ -64,6 +65,8 @@ __all__ = [
     "GradientBoostTrainer",
     "GradientScalingTrainingArguments",
     "InferredColumns",
+    "MLATrainer",
+    "MLATrainingArguments",
     "MMParetoTrainer",
     "MacroF1",
     "MediaLimits",

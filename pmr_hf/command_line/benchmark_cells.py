@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ..methods import METHODS
 from ..model.targets import REGRESSION
 from . import options
+from .defaults import FUSION_OF
 from .options import Options, flat, name_of, options_of
 
 
@@ -28,6 +29,7 @@ BENCHMARK_METHODS = {
     "uniform": ["--method", "uniform"],
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],
+    "mla": ["--method", "mla"],  # with its own fusion head
 }
 # The arguments of run_pmr.py that the benchmark sets, and where they are set
 DECIDED = {
@@ -88,6 +90,8 @@ def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
             settings = [None]
         if method == "unimodal":  # one modality needs no fusion
             heads = [("concat", name) for name in modalities]
+        elif method in FUSION_OF:
+            heads = [(FUSION_OF[method], None)]
         else:
             heads = [(fusion, None) for fusion in args.fusions]
         groups += [Cell(method, head, modality=name, setting=setting) for head, name in heads for setting in settings]

@@ -29,3 +29,5 @@ RECIPES = {
     },
     "paper": {},
 }
+# Of a method that trains one fusion head only
+FUSION_OF = {"mla": "shared"}

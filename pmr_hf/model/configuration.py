@@ -51,6 +51,9 @@ POOLINGS = ("auto", "cls", "mean", "max")
 # What answers in evaluation: the fusion head, or the prototypes of all modalities
 ANSWERS = ("head", "prototypes")
 
+# Fusion heads that need one label per sample, and what they do
+ONE_LABEL_FUSIONS = {"late": "a mean of class probabilities", "shared": "a mean weighted by the entropy of the classes"}
+
 MOST_MODALITIES = 100
 LARGEST = 10**6  # the limit for the number of classes, a width or a rank, which still fits in memory
 
@@ -136,8 +139,8 @@ class MultimodalConfig(PreTrainedConfig):
 
     Raises:
         ValueError: for a name that is not an identifier or is taken, for more than 100 modalities, if `modalities` and
-            `backbones` differ, for `answer="prototypes"` in a regression, for `fusion="late"` without one label per
-            sample, or for a value of the wrong type or outside its range.
+            `backbones` differ, for `answer="prototypes"` in a regression, for `fusion="late"` or `"shared"`
+            without one label per sample, or for a value of the wrong type or outside its range.
     """
 
     model_type = "pmr_multimodal"
@@ -183,9 +186,9 @@ class MultimodalConfig(PreTrainedConfig):
                 "Expected `answer='head'` with `problem_type='regression'`, got 'prototypes', which are of classes; "
                 "leave it out."
             )
-        if fusion == "late" and problem_type not in (None, SINGLE_LABEL):
+        if fusion in ONE_LABEL_FUSIONS and problem_type not in (None, SINGLE_LABEL):
             raise ValueError(
-                f"Expected one label per sample for fusion='late', a mean of class probabilities, got "
+                f"Expected one label per sample for fusion={fusion!r}, {ONE_LABEL_FUSIONS[fusion]}, got "
                 f"{problem_type!r}; use 'sum'."
             )
         backbones = backbones or {}

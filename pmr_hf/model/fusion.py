@@ -246,3 +246,63 @@ class LateFusion(Fusion):
         shares = torch.where(kept | none, self.log_weights.float()[:, None], -torch.inf).log_softmax(0)
         mean = (logits.log_softmax(-1) + shares[:, :, None]).logsumexp(0)
         return torch.where(none[:, None], -math.log(self.num_labels), mean)
+
+
+@register_fusion("shared")
+class SharedFusion(Fusion):
+    """
+    One linear layer for all modalities. The logits of a sample are the weighted mean of what the layer makes of each
+    modality alone, with the weights of [`entropy_weights`]. A modality that a sample lacks is left out. Without any
+    modality, the logits are the bias of the layer. For one label per sample only.
+
+    This is the head and the test-time fusion of MLA (Zhang et al., CVPR 2024), see [`MLATrainer`].
+
+    Raises:
+        ValueError: if the embeddings differ in width.
+    """
+
+    takes_masks = True
+
+    def __init__(self, widths: dict[str, int], num_labels: int):
+        super().__init__()
+        if len(set(widths.values())) > 1:
+            raise ValueError(
+                f"Expected embeddings of one width for fusion='shared', whose one layer takes each of them, got "
+                f"{widths}; set `embedding_dim`, such as {max(widths.values())}."
+            )
+        self.modalities = list(widths)
+        self.classifier = nn.Linear(next(iter(widths.values())), num_labels)
+
+    def forward(self, embeddings: dict[str, torch.Tensor], present: Masks | None = None) -> torch.Tensor:
+        """The logits (B, K). In the rows that a mask of `present` leaves out, the embedding must be finite."""
+        logits = torch.stack(list(self.logits_alone(embeddings).values()))  # (M, B, K)
+        return self.mean(logits, stack_masks(present, self.modalities, logits[0]))
+
+    def logits_alone(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the layer makes of each modality alone, (B, K) by modality. They do not sum to the fused logits."""
+        return {name: self.classifier(embeddings[name]) for name in self.modalities}
+
+    def mean(self, logits: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """The fused logits (B, K) of logits (M, B, K), of which the mask `kept` (M, B) bool marks those to take."""
+        logits = torch.where(kept[:, :, None], logits, 0)  # an overflow in what is absent must not count
+        weights = entropy_weights(logits, kept).to(logits.dtype)
+        fused = (weights[:, :, None] * logits).sum(0)
+        return torch.where(kept.any(0)[:, None], fused, self.classifier.bias.to(logits.dtype))
+
+
+def entropy_weights(logits: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """
+    The weight of each modality in the fusion of MLA: exp(-H^m) over the sum of exp(-H^l) over the modalities l of the
+    sample, where H^m is the entropy of softmax(logits^m), in nats. The lower its entropy, the more a modality counts.
+
+    Args:
+        logits (`torch.Tensor`): (M, B, K), the logits of each modality alone.
+        kept (`torch.Tensor`): (M, B) bool, the modalities that each sample has.
+
+    Returns:
+        `torch.Tensor`: (M, B) in fp32. The weights of a sample sum to 1, or are 0 if it has no modality.
+    """
+    log_p = logits.float().log_softmax(-1)
+    entropies = -(log_p.exp() * log_p).sum(-1)  # (M, B)
+    lowest = torch.finfo(entropies.dtype).min  # and not -inf, whose softmax over no modality is NaN
+    return torch.where(kept, torch.where(kept, -entropies, lowest).softmax(0), 0)

@@ -62,8 +62,8 @@ class MultimodalModel(PreTrainedModel):
     A model with one encoder per modality, a fusion head, and a prototype classifier for each modality.
 
     Samples may lack modalities. In the fusion, a learned vector replaces an absent embedding, or the head masks it
-    (`"attention"`, `"late"`). `config.problem_type` says what the model predicts. A regression has no prototypes
-    (`None`), and a [`TargetScale`] as `target_scale`.
+    (`"attention"`, `"late"`, `"shared"`). `config.problem_type` says what the model predicts. A regression has no
+    prototypes (`None`), and a [`TargetScale`] as `target_scale`.
 
     ```python
     model = MultimodalModel.from_backbones(

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, able_methods, mistake_in
+from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, able_methods, groups_of, mistake_in
 from pmr_hf.command_line.options import options_of
 
 
@@ -35,3 +35,14 @@ def test_all_methods_are_those_that_can_train_the_data():
     assert able_methods([]) == list(BENCHMARK_METHODS)
     able = able_methods([["--problem_type", "regression"]])
     assert {"joint", "unimodal"} < set(able) and not {"pmr", "recipe", "ogm_ge"} & set(able)
+
+
+def test_a_method_with_its_own_fusion_head_ignores_the_others():
+    args = Namespace(methods=["joint", "mla", "unimodal"], fusions=["sum", "film"], vary=[])
+    found = [(cell.method, cell.fusion, cell.modality) for cell in groups_of(args, ["a"])]
+    assert found == [
+        ("joint", "sum", None),
+        ("joint", "film", None),
+        ("mla", "shared", None),
+        ("unimodal", "concat", "a"),
+    ]

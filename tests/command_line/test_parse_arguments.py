@@ -165,3 +165,11 @@ def test_a_forgotten_table_is_not_replaced_by_the_digits(parse, options, named):
 
 def test_a_paper_set_may_have_another_encoder(parse):
     assert parse(["--backbones", "gray=a"])[0].backbones == {"gray": "a", "colored": "cg_mnist"}
+
+
+def test_a_method_with_its_own_fusion_head_chooses_it(parse):
+    script_args, training_args = parse(["--method", "mla", "--mla_alpha", "0.5"])
+    assert script_args.fusion == "shared" and training_args.mla_alpha == 0.5
+    assert "shared-mla" in str(training_args.output_dir).replace("_", "-").replace("/", "-")
+    assert parse(["--method", "mla", "--fusion", "concat"])[0].fusion == "concat"  # which the trainer refuses
+    assert parse(["--method", "dgl"])[0].fusion == "concat"

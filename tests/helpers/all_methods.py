@@ -8,6 +8,7 @@ from pmr_hf import (
     DGLTrainer,
     GradientBlendingTrainer,
     GradientBoostTrainer,
+    MLATrainer,
     MMParetoTrainer,
     OGMTrainer,
     OPMTrainer,
@@ -27,11 +28,18 @@ CASES = {
     "dgl": (DGLTrainer, {}),
     "uniform": (UniformTrainer, {}),
     "mmpareto": (MMParetoTrainer, {}),
+    "mla": (MLATrainer, {}),
     "gblend": (GradientBlendingTrainer, BLEND_WEIGHTS),
     "agm": (AGMTrainer, GRADIENT),
     "agm_update": (AGMTrainer, {"modulation": "update"}),
 }
 METHOD_IDS, METHOD_CASES = list(CASES), list(CASES.values())
+
+
+def parts_of(cls):
+    """The parts that a model needs for a method, as keyword arguments of `make_model`."""
+    own = {"fusion": "shared", "embedding_dim": 8} if cls is MLATrainer else {}
+    return {"unimodal_heads": cls in WITH_HEADS} | own
 
 
 def batch_of_three(seed):

@@ -87,6 +87,7 @@ def batch(modalities, size):
         (("table", "table_of_numbers", "table_of_categories"), "concat"),
         (("numbers", "table"), "attention"),
         (("numbers", "table"), "late"),
+        (("numbers", "table"), "shared"),
         *(pytest.param(("vit", "bert"), fusion, marks=pytest.mark.slow) for fusion in ("sum", "film", "gated")),
         pytest.param(("numbers", "gray"), "concat", marks=pytest.mark.slow),
         pytest.param(("ast", "resnet"), "sum", marks=pytest.mark.slow),
@@ -95,8 +96,11 @@ def batch(modalities, size):
 )
 def test_logits_are_equal_for_other_batches(modalities, fusion, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
+    width = 6 if fusion == "shared" else None
     backbones = {name: ENCODERS[name][0] for name in (*modalities, "gray")}
-    model = MultimodalModel.from_backbones(backbones, num_labels=4, fusion=fusion)  # "gray" is missing
+    model = MultimodalModel.from_backbones(
+        backbones, num_labels=4, fusion=fusion, embedding_dim=width
+    )  # "gray" is missing
     torch.nn.init.normal_(model.absent["gray"])
     inputs = batch(modalities, 2)
     flat = ExportableModel(model, inputs)

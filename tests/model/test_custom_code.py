@@ -78,7 +78,7 @@ def saved(tmp_path_factory):
         }
     )
     folders = []
-    for fusion in ("concat", "sum", "film", "gated", "attention", "late"):
+    for fusion in ("concat", "sum", "film", "gated", "attention", "late", "shared"):
         folder = tmp_path_factory.mktemp(fusion)
         model, values = small_model(fusion), raw_values(5)
         with torch.no_grad():

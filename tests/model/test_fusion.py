@@ -13,6 +13,7 @@ from pmr_hf.model.fusion import FUSIONS, build_fusion
 
 
 WIDTHS = {"image": 3, "text": 5, "audio": 4}
+SAME_WIDTHS = dict.fromkeys(WIDTHS, 5)  # for the shared head
 HEADS = ["concat", "sum", "film", "gated", "attention", "late"]
 
 
@@ -21,11 +22,14 @@ def embeddings_of(names, batch=6):
     return {name: torch.randn(batch, WIDTHS[name], generator=generator) for name in names}
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [*HEADS, "shared"])
 @pytest.mark.parametrize("names", [["image", "text"], ["image", "text", "audio"]])
 def test_logits_have_their_shape_and_depend_on_every_embedding(head, names):
-    fusion = build_fusion(head, {name: WIDTHS[name] for name in names}, num_labels=7)
-    embeddings = {name: values.requires_grad_() for name, values in embeddings_of(names).items()}
+    fusion = build_fusion(head, {name: 3 if head == "shared" else WIDTHS[name] for name in names}, num_labels=7)
+    embeddings = embeddings_of(names)
+    if head == "shared":
+        embeddings = {name: values[:, :3].clone() for name, values in embeddings.items()}
+    embeddings = {name: values.requires_grad_() for name, values in embeddings.items()}
     logits = fusion(embeddings)
     assert logits.shape == (6, 7)
     logits.square().sum().backward()
@@ -74,9 +78,9 @@ def test_modality_logits_sum_to_the_fused_ones_and_each_sees_its_modality_alone(
     assert [torch.equal(parts[name], changed[name]) for name in WIDTHS] == [True, False, True]
 
 
-@pytest.mark.parametrize("head", ["film", "gated", "attention", "late"])
+@pytest.mark.parametrize("head", ["film", "gated", "attention", "late", "shared"])
 def test_heads_that_do_not_split_say_so(head):
-    fusion = build_fusion(head, WIDTHS, num_labels=7)
+    fusion = build_fusion(head, SAME_WIDTHS, num_labels=7)
     assert not fusion.splits_by_modality
     with pytest.raises(TypeError, match="splits by modality"):
         fusion.modality_logits(embeddings_of(WIDTHS))
@@ -114,9 +118,9 @@ SUBSETS = [["image", "text", "audio"], ["image", "audio"], ["text"], []]  # the 
 PRESENT = {name: torch.tensor([name in subset for subset in SUBSETS]) for name in WIDTHS}
 
 
-def masking_head(name):
+def masking_head(name, widths=WIDTHS):
     torch.manual_seed(0)
-    head = build_fusion(name, WIDTHS, num_labels=7)
+    head = build_fusion(name, widths, num_labels=7)
     for parameter in head.parameters():  # norms and biases must count, and large scores too
         nn.init.normal_(parameter)
     return head
@@ -165,17 +169,44 @@ def test_late_fusion_without_saved_weights_weighs_all_modalities_the_same(make_m
         assert torch.equal(loaded.fusion.classifiers["text"].weight, model.fusion.classifiers["text"].weight)
 
 
+def test_shared_fusion_weighs_the_logits_of_each_modality_that_is_there_by_its_entropy():
+    torch.manual_seed(0)
+    head = build_fusion("shared", SAME_WIDTHS, num_labels=7)
+    nn.init.normal_(head.classifier.bias)
+    embeddings = {name: 3 * torch.randn(4, 5) for name in WIDTHS}
+    p, found = parameters(head), head(embeddings, PRESENT)
+    for i, subset in enumerate(SUBSETS):
+        logits, weights = {}, {}
+        for name in subset:
+            logits[name] = (p["classifier.weight"] @ embeddings[name][i] + p["classifier.bias"]).tolist()
+            odds = [math.exp(value) for value in logits[name]]
+            probabilities = [odd / sum(odds) for odd in odds]
+            weights[name] = math.exp(sum(q * math.log(q) for q in probabilities))  # of minus the entropy
+        total = sum(weights.values())
+        expected = [sum(weights[name] / total * logits[name][k] for name in subset) for k in range(7)]
+        assert found[i].tolist() == pytest.approx(expected if subset else p["classifier.bias"].tolist(), abs=1e-5)
+        assert len(subset) < 2 or max(weights.values()) > 1.1 * min(weights.values())
+    torch.testing.assert_close(head(embeddings)[0], found[0])
+    with pytest.raises(ValueError, match=r"one width for fusion='shared'.*'text': 5.*; set `embedding_dim`, such as 5"):
+        build_fusion("shared", WIDTHS, num_labels=7)
+
+
 @pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
-def test_late_fusion_needs_one_label_per_sample(make_model, problem_type):
-    with pytest.raises(ValueError, match=f"Expected one label per sample for fusion='late'.*got '{problem_type}'; use"):
-        make_model(fusion="late", problem_type=problem_type)
+@pytest.mark.parametrize("fusion", ["late", "shared"])
+def test_a_mean_over_the_classes_needs_one_label_per_sample(make_model, problem_type, fusion):
+    with pytest.raises(
+        ValueError, match=f"Expected one label per sample for fusion='{fusion}'.*got '{problem_type}'; use"
+    ):
+        make_model(fusion=fusion, problem_type=problem_type)
 
 
-@pytest.mark.parametrize("name", ["attention", "late"])
+@pytest.mark.parametrize("name", ["attention", "late", "shared"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_an_absent_modality_is_masked_to_the_bit_and_gets_no_gradient(name, dtype):
-    head = masking_head(name).to(dtype)
+    head = masking_head(name, SAME_WIDTHS if name == "shared" else WIDTHS).to(dtype)
     embeddings = {name: values.to(dtype) for name, values in embeddings_of(WIDTHS, batch=4).items()}
+    if name == "shared":
+        embeddings = {key: torch.randn(4, 5).to(dtype) for key in WIDTHS}
     expected = head(embeddings, PRESENT)
     assert expected.dtype == (torch.float32 if name == "late" else dtype) and expected.isfinite().all()
     other = {
@@ -245,7 +276,9 @@ def test_a_users_head_is_one_class_and_loads_where_it_is_registered(product_head
 
 
 def test_unknown_fusion(make_model):
-    with pytest.raises(ValueError, match=r"one of \['attention', 'concat', 'film', 'gated', 'late', 'sum'.*got 'nope'"):
+    with pytest.raises(
+        ValueError, match=r"one of \['attention', 'concat', 'film', 'gated', 'late', 'shared', 'sum'.*got 'nope'"
+    ):
         make_model(fusion="nope")
 
 

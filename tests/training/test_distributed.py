@@ -28,9 +28,10 @@ SAME = [
     "reference",
     "weighted",
 ]
-RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend"]
+RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend", "mla"]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
+CLIPPED = {"max_grad_norm": 1.0, "class_weights": {"0": 4.0, "2": 0.5}}
 # Of 61 rows, 5 are left for the last evaluation batch of 2 x 4
 UNEVEN_EVALUATION = ["labels", "labels_online", "numbers"]
 # The name of the data, the problem type, and the labels or targets of a digit
@@ -55,6 +56,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
     folder = tmp_path_factory.mktemp("runs")
     make_model().save_pretrained(folder / "model")
     make_model(unimodal_heads=True).save_pretrained(folder / "heads")
+    make_model(fusion="shared", embedding_dim=8).save_pretrained(folder / "shared")
     processor.save_pretrained(folder / "processor")
 
     def punch(row, i):
@@ -137,6 +139,12 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "options": once | GBLEND,
             "method": "GradientBlendingTrainer",
             "model": "heads",
+        },
+        "mla": {
+            "data": "holes",
+            "options": once | CLIPPED | {"gradient_accumulation_steps": 2, "optim_args": "momentum=0.9"},
+            "method": "MLATrainer",
+            "model": "shared",
         },
         "sharded": {"data": "all", "options": once | {"max_grad_norm": 1.0}, "shard": "transformers"},
         "sharded_acc": {

@@ -12,6 +12,7 @@ from pmr_hf import (
     OGMTrainer,
     OPMTrainer,
     UniformTrainer,
+    ValuationTrainer,
 )
 
 
@@ -25,6 +26,7 @@ CASES = {
     "ogm_ge_update": (OGMTrainer, {"modulation": "update", "ogm_noise": True}),
     "opm": (OPMTrainer, {"opm_base": 0.7}),
     "dgl": (DGLTrainer, {}),
+    "valuation": (ValuationTrainer, {}),
     "uniform": (UniformTrainer, {}),
     "mmpareto": (MMParetoTrainer, {}),
     "gblend": (GradientBlendingTrainer, BLEND_WEIGHTS),

@@ -28,7 +28,7 @@ SAME = [
     "reference",
     "weighted",
 ]
-RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend"]
+RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "valuation", "uniform", "gblend"]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 # Of 61 rows, 5 are left for the last evaluation batch of 2 x 4
@@ -131,6 +131,11 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "method": "OPMTrainer",
         },
         "dgl": {"data": "holes", "options": once, "method": "DGLTrainer"},
+        "valuation": {
+            "data": "holes",
+            "options": {"gradient_accumulation_steps": 2, "class_weights": {"0": 4.0}},
+            "method": "ValuationTrainer",
+        },
         "uniform": {"data": "holes", "options": once, "method": "UniformTrainer", "model": "heads"},
         "gblend": {
             "data": "all",

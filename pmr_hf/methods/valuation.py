@@ -98,9 +98,10 @@ class ValuationTrainer(PrototypeTrainer):
 
     Deviations from the paper and its code, which values two modalities:
 
-    * The copies of a sample are in its own batch, as weights s_i^m, and share its pass through the encoders. The
-      authors append them to the training set and shuffle. Here the number of steps stays the same, and the gradients
-      of an epoch have the same sum: theirs are means of batches, of which they have more.
+    * The copies of a sample are in its own batch, as weights s_i^m, and share its pass through the encoders, with its
+      augmentation and dropout. The authors append them to the training set and shuffle, so an epoch has more steps.
+      For given weights, the gradients of an epoch have the same sum: their batches are more, and ours weigh more.
+      Under Adam, which cancels the weight of a batch, or with clipped gradients, an epoch moves the weights less here.
     * The weight s_i^m needs no rounding. With two modalities, it is the authors' number of copies.
     * A learned vector replaces a masked modality, as for each missing modality in this package. The authors put zeros.
     * The game of a sample is played by the modalities that it has. It has no copy of a modality that it lacks.
@@ -181,7 +182,7 @@ class ValuationTrainer(PrototypeTrainer):
                 with self.compute_loss_context_manager():
                     outputs = self.run_model(model, inputs)
                     present = stack_masks(outputs.present, self.modalities, labels)
-                    values = contributions(self.unwrapped_model, outputs.embeddings, present, labels)
+                    values = contributions_of(self.unwrapped_model, outputs.embeddings, present, labels)
                 count = max(0, min(len(labels), new - done))  # without rows that are repeated to fill up the process
                 own = torch.tensor(rows[done : done + count], dtype=torch.int64, device=args.device)
                 found[:, :, own] = torch.stack([values, present.float()])[:, :, :count]
@@ -322,7 +323,7 @@ class CollateNumbered:
         return {**self.collator(list(rows)), ROWS: torch.tensor(numbers, dtype=torch.int64)}
 
 
-def contributions(
+def contributions_of(
     model: MultimodalModel, embeddings: Mapping[str, torch.Tensor], present: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
     """

@@ -6,7 +6,7 @@ from helpers.gradients import gradients, gradients_of_step
 from torch.nn import functional as F
 
 from pmr_hf import ValuationTrainer
-from pmr_hf.methods.valuation import ROWS, contributions, copies_of
+from pmr_hf.methods.valuation import ROWS, contributions_of, copies_of
 
 
 # Each sample: its class, the strength and class of the vote of each modality or None, the contributions, and the copies
@@ -36,7 +36,7 @@ def test_contributions_and_copies_by_hand(make_model_of_three):
     present = torch.tensor([[vote is not None for vote in votes] for _, votes, _, _ in SAMPLES]).T
     labels = torch.tensor([label for label, _, _, _ in SAMPLES])
     with torch.no_grad():
-        found = contributions(model, embeddings, present, labels)
+        found = contributions_of(model, embeddings, present, labels)
     torch.testing.assert_close(found.T, torch.tensor([list(values) for _, _, values, _ in SAMPLES]))
     assert (found[:, 1] == 1).all()  # to the bit, since less would be sampled again
     copies = torch.where(present, copies_of(found, 2.0), 0).T

@@ -22,12 +22,16 @@ SAMPLES = [
 ]
 
 
+@torch.no_grad()
+def embedding_is_logits(model):
+    for classifier in model.fusion.classifiers.values():
+        classifier.weight.copy_(torch.eye(4, 6))
+        classifier.bias.zero_()
+
+
 def test_contributions_and_copies_by_hand(make_model_of_three):
     model = make_model_of_three(fusion="sum")
-    with torch.no_grad():
-        for classifier in model.fusion.classifiers.values():  # the embedding is the logits
-            classifier.weight.copy_(torch.eye(4, 6))
-            classifier.bias.zero_()
+    embedding_is_logits(model)
     votes = [[(0, 0) if vote is None else vote for vote in votes] for _, votes, _, _ in SAMPLES]
     embeddings = {
         name: torch.stack([strength * F.one_hot(torch.tensor(k), 6).float() for strength, k in column])
@@ -41,6 +45,21 @@ def test_contributions_and_copies_by_hand(make_model_of_three):
     assert (found[:, 1] == 1).all()  # to the bit, since less would be sampled again
     copies = torch.where(present, copies_of(found, 2.0), 0).T
     torch.testing.assert_close(copies, torch.tensor([list(map(float, copies)) for *_, copies in SAMPLES]))
+
+
+def test_contributions_to_several_labels_by_hand(make_model_of_three):
+    """Modality a finds all of four labels, b half of them, and both together what a finds; the sample lacks c."""
+    model = make_model_of_three(fusion="sum", problem_type="multi_label_classification")
+    embedding_is_logits(model)
+    embeddings = {
+        "a": torch.tensor([[2.0, -2, 2, -2, 0, 0]]),
+        "b": torch.tensor([[1.0, 1, -1, -1, 0, 0]]),
+        "c": torch.zeros(1, 6),
+    }
+    present = torch.tensor([[True], [True], [False]])
+    with torch.no_grad():
+        found = contributions_of(model, embeddings, present, torch.tensor([[1.0, 0, 1, 0]]))
+    assert found.flatten().tolist() == [(1 + 2 - 0.5) / 2, (0.5 + 2 - 1) / 2, 0]
 
 
 def holes(row, i):

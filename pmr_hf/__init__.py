@@ -21,6 +21,7 @@ from .methods.opm import OPMTrainer, OPMTrainingArguments
 from .methods.pmr import PMRTrainer, PMRTrainingArguments
 from .methods.uniform import UniformTrainer
 from .methods.unimodal_heads import UnimodalHeadsTrainer
+from .methods.valuation import ValuationArguments, ValuationTrainer
 from .model.cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
 from .model.configuration import MultimodalConfig
 from .model.fusion import Fusion, register_fusion
@@ -96,6 +97,8 @@ __all__ = [
     "TabularProcessor",
     "UniformTrainer",
     "UnimodalHeadsTrainer",
+    "ValuationArguments",
+    "ValuationTrainer",
     "__version__",
     "attach_prototypes",
     "diagnose",

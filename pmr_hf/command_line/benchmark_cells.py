@@ -26,6 +26,7 @@ BENCHMARK_METHODS = {
     "agm": ["--method", "agm"],
     "opm": ["--method", "opm"],
     "dgl": ["--method", "dgl"],
+    "valuation": ["--method", "valuation"],
     "uniform": ["--method", "uniform"],
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],

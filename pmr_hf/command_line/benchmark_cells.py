@@ -28,6 +28,7 @@ BENCHMARK_METHODS = {
     "uniform": ["--method", "uniform"],
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],
+    "relearning": ["--method", "relearning"],
 }
 # The arguments of run_pmr.py that the benchmark sets, and where they are set
 DECIDED = {

@@ -9,6 +9,7 @@ from .mmpareto import MMParetoTrainer
 from .ogm import OGMTrainer
 from .opm import OPMTrainer
 from .pmr import PMRTrainer
+from .relearning import RelearningTrainer
 from .uniform import UniformTrainer
 
 
@@ -23,4 +24,5 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
     "uniform": UniformTrainer,
     "gblend": GradientBlendingTrainer,
     "mmpareto": MMParetoTrainer,
+    "relearning": RelearningTrainer,
 }

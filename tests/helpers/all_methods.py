@@ -11,6 +11,7 @@ from pmr_hf import (
     MMParetoTrainer,
     OGMTrainer,
     OPMTrainer,
+    RelearningTrainer,
     UniformTrainer,
 )
 
@@ -27,6 +28,7 @@ CASES = {
     "dgl": (DGLTrainer, {}),
     "uniform": (UniformTrainer, {}),
     "mmpareto": (MMParetoTrainer, {}),
+    "relearning": (RelearningTrainer, {"relearning_fraction": 0.25}),
     "gblend": (GradientBlendingTrainer, BLEND_WEIGHTS),
     "agm": (AGMTrainer, GRADIENT),
     "agm_update": (AGMTrainer, {"modulation": "update"}),

@@ -36,6 +36,10 @@ def numbers(digits):
 def test_several_labels(name, make_of, digits):
     cls = METHODS[name]
     labels = [[int(label > 1), label % 2, int(label == 3)] for label in digits["label"]]
+    if name == "relearning":
+        with pytest.raises(ValueError, match="Expected a model that predicts one class for RelearningTrainer"):
+            make_of(cls, "multi_label_classification", 3, labels)
+        return
     trainer = make_of(cls, "multi_label_classification", 3, labels)
     trainer.train()
     metrics = trainer.evaluate()
@@ -64,7 +68,8 @@ def test_a_regression(name, make_of, digits):
 
 
 def test_the_methods_that_need_classes():
-    assert {name for name, cls in METHODS.items() if cls.needs_classes} == {"pmr", "acc", "agm", "ogm", "opm"}
+    needing = {"pmr", "acc", "agm", "ogm", "opm", "relearning"}
+    assert {name for name, cls in METHODS.items() if cls.needs_classes} == needing
 
 
 @pytest.mark.parametrize("cls", [MultimodalTrainer, METHODS["joint"]])

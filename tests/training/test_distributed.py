@@ -28,7 +28,7 @@ SAME = [
     "reference",
     "weighted",
 ]
-RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend"]
+RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend", "relearning"]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 # Of 61 rows, 5 are left for the last evaluation batch of 2 x 4
@@ -138,6 +138,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "method": "GradientBlendingTrainer",
             "model": "heads",
         },
+        "relearning": {"data": "holes", "options": {}, "method": "RelearningTrainer", "eval_rows": 29},
         "sharded": {"data": "all", "options": once | {"max_grad_norm": 1.0}, "shard": "transformers"},
         "sharded_acc": {
             "data": "all",

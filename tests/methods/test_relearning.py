@@ -1,0 +1,174 @@
+"""Re-learning: purity by hand and by loops, the pull by its formula, and runs that re-learn against runs that do not."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers.snapshots import assert_equal_tensors, changed, snapshot
+from safetensors.torch import load_file, save_file
+from sklearn.cluster import KMeans
+
+from pmr_hf import PrototypeTrainer, RelearningArguments, RelearningTrainer
+from pmr_hf.methods.relearning import INITIAL_NAME
+from pmr_hf.methods.separability import cluster_purity, embed_rows, purity
+
+
+@pytest.fixture
+def make(make_trainer, make_model, digits):
+    """A function that makes a trainer of 40 rows with 24 others to validate; it re-learns after each epoch."""
+    train, validation = digits.select(range(40)), digits.select(range(40, 64))
+
+    def make(model=None, cls=RelearningTrainer, **kwargs):
+        own = {"relearning_epochs": 1} if cls is RelearningTrainer else {}
+        data = {"train_dataset": train, "eval_dataset": validation}
+        return make_trainer(
+            model or make_model(dropout=0.2), cls=cls, **(data | own | {"num_train_epochs": 3} | kwargs)
+        )
+
+    return make
+
+
+def purity_by_loops(labels, clusters):
+    right = 0
+    for cluster in set(clusters):
+        members = [label for label, own in zip(labels, clusters, strict=True) if own == cluster]
+        right += max(members.count(label) for label in members)
+    return right / len(labels)
+
+
+def test_purity_by_hand_and_by_loops():
+    # cluster 0 has 1, 1, 0; cluster 1 has 2; cluster 2 has 0, 0, 3, 3
+    assert purity(np.array([1, 1, 0, 2, 0, 0, 3, 3]), np.array([0, 0, 0, 1, 2, 2, 2, 2])) == (2 + 1 + 2) / 8
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        labels, clusters = generator.integers(0, 5, (2, 30))
+        assert purity(labels, clusters) == pytest.approx(purity_by_loops(labels.tolist(), clusters.tolist()))
+
+
+def test_clusters_are_those_of_scaled_dimensions():
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    embeddings = np.eye(3)[labels] + generator.normal(0, 0.02, (60, 3))
+    embeddings = np.column_stack([embeddings, generator.normal(0, 0.02, 60)]) * [1e-3, 1, 1e3, 1e-3] + 5
+    assert cluster_purity(embeddings, labels, 3, seed=0) == 1
+    assert cluster_purity(embeddings[::-1], labels[::-1], 3, seed=7) == 1
+    assert cluster_purity(np.ones((6, 2)), np.array([0, 0, 1, 1, 2, 2]), 1, seed=0) == 1 / 3  # and equal embeddings
+
+
+def test_the_pull_is_that_of_the_formula(make, digits):
+    trainer = make(num_train_epochs=1, relearning_strength=2.0)
+    initial = snapshot(trainer.model)
+    trainer.train()
+    before, found = snapshot(trainer.model), trainer.relearn()
+    model = trainer.model.eval()
+    model.load_state_dict(before)
+    purities = {"image": [], "text": []}
+    for rows in (range(40), range(40, 64)):
+        labels = digits.select(rows)["label"]
+        with torch.no_grad():
+            embeddings = model(**trainer.data_collator([digits[i] for i in rows])).embeddings
+        for name, values in embeddings.items():
+            low, high = values.min(0).values, values.max(0).values
+            scaled = (2 * (values - low) / (high - low) - 1).numpy()
+            clusters = KMeans(4, n_init=10, random_state=trainer.args.seed).fit_predict(scaled)
+            purities[name].append(purity_by_loops(labels, clusters.tolist()))
+    strengths = {}
+    for name, (train, validation) in purities.items():
+        strengths[name] = math.tanh(2.0 * abs(train - validation))
+        assert found[f"{name}_train_purity"] == pytest.approx(train)
+        assert found[f"{name}_validation_purity"] == pytest.approx(validation)
+        assert found[f"{name}_relearning_strength"] == pytest.approx(strengths[name])
+    assert all(strength > 0.01 for strength in strengths.values()) and strengths["image"] != strengths["text"]
+    trainer.relearn()
+    for key, weight in trainer.model.state_dict().items():
+        strength = strengths[key.split(".")[1]] if key.startswith("backbones.") else 0
+        torch.testing.assert_close(weight, (1 - strength) * before[key] + strength * initial[key], msg=key)
+
+
+def test_strength_0_is_joint_training(make):
+    """To the bit, so the clustering leaves the random state of dropout and of the order of the rows untouched."""
+    joint, none, some = make(cls=PrototypeTrainer), make(relearning_strength=0.0), make()
+    for trainer in (joint, none, some):
+        trainer.train()
+    assert_equal_tensors(snapshot(joint.model), snapshot(none.model))
+    assert any(name.startswith("backbones.text") for name in changed(snapshot(joint.model), some.model))
+    logs = [entry for entry in some.state.log_history if "text_purity_gap" in entry]
+    assert [(entry["epoch"], entry["step"]) for entry in logs] == [(1, 5), (2, 10)]
+
+
+@pytest.mark.parametrize("step", [3, 5, 7, 10])
+def test_a_run_resumes_to_the_bit_with_another_model(make, make_model, tmp_path, step):
+    """Re-learning is before steps 6 and 11. The initial weights come from the checkpoint."""
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    whole = make(output_dir=str(tmp_path / "whole"), **saving)
+    whole.train()
+    again = make(make_model(dropout=0.2, seed=5), output_dir=str(tmp_path / "again"))
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+    assert_equal_tensors(snapshot(whole.model), snapshot(again.model))
+    assert len([entry for entry in again.state.log_history if "text_purity_gap" in entry]) == 2
+    file = tmp_path / "whole" / "checkpoint-5" / INITIAL_NAME
+    weights = load_file(file)
+    assert set(weights) == {
+        name.removeprefix("backbones.") for name, _ in whole.model.named_parameters() if "backbones." in name
+    }
+    save_file(dict(list(weights.items())[1:]), file)
+    with pytest.raises(ValueError, match="Expected the initial weights of this model's trained encoders"):
+        whole.load_method_state(str(file.parent))
+
+
+def test_only_trained_parameters_are_kept_and_pulled(make, make_model):
+    trainer = make(make_model(lora={"text": {"r": 2}}), freeze=["image"], num_train_epochs=2)
+    before = snapshot(trainer.model)
+    trainer.train()
+    assert trainer._initial and all("lora_" in name for name in trainer._initial)
+    assert {name for name in changed(before, trainer.model) if name.startswith("backbones.")} == {
+        f"backbones.{name}" for name in trainer._initial
+    }
+
+
+def test_rows_without_a_modality_do_not_count(make, digits):
+    def punch(row, i):
+        return {"caption": None if i >= 3 else row["caption"], "picture": row["picture"] if i % 2 else None}
+
+    data = digits.map(punch, with_indices=True, features=digits.features).filter(lambda row: row["picture"])
+    trainer = make(train_dataset=data, num_train_epochs=1)
+    trainer.train()
+    embedded = embed_rows(trainer, data, list(range(len(data))))
+    assert {name: len(labels) for name, (_, labels) in embedded.items()} == {"image": 32, "text": 1}
+    before = snapshot(trainer.model)
+    found = trainer.relearn()
+    assert "image_purity_gap" in found and "text_purity_gap" not in found
+    assert not any(name.startswith("backbones.text") for name in changed(before, trainer.model))
+    assert any(name.startswith("backbones.image") for name in changed(before, trainer.model))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "options", "expected"),
+    [
+        (90, {}, [20, 40, 60]),  # as in the authors' script
+        (30, {}, [7, 14, 21]),
+        (3, {}, [1, 2]),
+        (12, {"relearning_epochs": 5, "relearning_times": 9}, [5, 10]),
+        (12, {"relearning_epochs": 3, "relearning_times": 1}, [3]),
+        (1, {}, []),
+    ],
+)
+def test_when_re_learning_is_due(make, epochs, options, expected):
+    trainer = make(**({"relearning_epochs": None} | options))
+    trainer.state.num_train_epochs = epochs
+    assert [epoch for epoch in range(epochs) if trainer.is_due(epoch)] == expected
+
+
+def test_what_is_refused(make, make_model, digits):
+    for data in (None, {"a": digits}, digits.to_iterable_dataset()):
+        with pytest.raises(ValueError, match="Expected one evaluation set with a length for RelearningTrainer"):
+            make(eval_dataset=data)
+    with pytest.raises(ValueError, match="Expected at least as many rows in the evaluation set as the 4 classes"):
+        make(eval_dataset=digits.select(range(3)))
+    with pytest.raises(ValueError, match="Expected a training set with a length for RelearningTrainer"):
+        make(train_dataset=digits.to_iterable_dataset(), prototype_source="online", max_steps=4)
+    wrong = {"epochs": 0, "times": 0, "strength": float("nan"), "fraction": 0.0}
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=f"Expected `relearning_{name}`"):
+            RelearningArguments("out", **{f"relearning_{name}": value})

@@ -1,4 +1,4 @@
-"""Re-learning: purity by hand and by loops, the pull by its formula, and runs that re-learn against runs that do not."""
+"""Re-learning: purity by hand and by loops, the pull by its formula, and runs that re-learn and resume."""
 
 import math
 
@@ -21,10 +21,8 @@ def make(make_trainer, make_model, digits):
 
     def make(model=None, cls=RelearningTrainer, **kwargs):
         own = {"relearning_epochs": 1} if cls is RelearningTrainer else {}
-        data = {"train_dataset": train, "eval_dataset": validation}
-        return make_trainer(
-            model or make_model(dropout=0.2), cls=cls, **(data | own | {"num_train_epochs": 3} | kwargs)
-        )
+        own |= {"train_dataset": train, "eval_dataset": validation, "num_train_epochs": 3}
+        return make_trainer(model or make_model(dropout=0.2), cls=cls, **(own | kwargs))
 
     return make
 
@@ -81,23 +79,26 @@ def test_the_pull_is_that_of_the_formula(make, digits):
         assert found[f"{name}_relearning_strength"] == pytest.approx(strengths[name])
     assert all(strength > 0.01 for strength in strengths.values()) and strengths["image"] != strengths["text"]
     trainer.relearn()
-    for key, weight in trainer.model.state_dict().items():
+    for key, weight in trainer.model.named_parameters():
         strength = strengths[key.split(".")[1]] if key.startswith("backbones.") else 0
         torch.testing.assert_close(weight, (1 - strength) * before[key] + strength * initial[key], msg=key)
+    assert not trainer.model.training
 
 
 def test_strength_0_is_joint_training(make):
     """To the bit, so the clustering leaves the random state of dropout and of the order of the rows untouched."""
-    joint, none, some = make(cls=PrototypeTrainer), make(relearning_strength=0.0), make()
-    for trainer in (joint, none, some):
-        trainer.train()
+    trainers = []
+    for options in ({"cls": PrototypeTrainer}, {"relearning_strength": 0.0}, {}):
+        trainers.append(make(**options))
+        trainers[-1].train()
+    joint, none, some = trainers
     assert_equal_tensors(snapshot(joint.model), snapshot(none.model))
     assert any(name.startswith("backbones.text") for name in changed(snapshot(joint.model), some.model))
     logs = [entry for entry in some.state.log_history if "text_purity_gap" in entry]
     assert [(entry["epoch"], entry["step"]) for entry in logs] == [(1, 5), (2, 10)]
 
 
-@pytest.mark.parametrize("step", [3, 5, 7, 10])
+@pytest.mark.parametrize("step", [3, 5, 7])
 def test_a_run_resumes_to_the_bit_with_another_model(make, make_model, tmp_path, step):
     """Re-learning is before steps 6 and 11. The initial weights come from the checkpoint."""
     saving = {"save_strategy": "steps", "save_steps": 1}

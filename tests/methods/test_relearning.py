@@ -8,6 +8,7 @@ import torch
 from helpers.snapshots import assert_equal_tensors, changed, snapshot
 from safetensors.torch import load_file, save_file
 from sklearn.cluster import KMeans
+from transformers import TrainerCallback
 
 from pmr_hf import PrototypeTrainer, RelearningArguments, RelearningTrainer
 from pmr_hf.methods.relearning import INITIAL_NAME
@@ -96,6 +97,21 @@ def test_strength_0_is_joint_training(make):
     assert any(name.startswith("backbones.text") for name in changed(snapshot(joint.model), some.model))
     logs = [entry for entry in some.state.log_history if "text_purity_gap" in entry]
     assert [(entry["epoch"], entry["step"]) for entry in logs] == [(1, 5), (2, 10)]
+
+
+def test_prototypes_are_those_of_the_re_learned_encoders(make):
+    class Compare(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 5:  # the first step after the re-learning
+                before = snapshot(trainer.prototypes)
+                trainer.refresh_prototypes(momentum=0.0)
+                compared.append(before)
+                assert_equal_tensors(before, trainer.prototypes.state_dict())
+
+    compared = []
+    trainer = make(num_train_epochs=2, prototype_momentum=0.0, trainer_kwargs={"callbacks": [Compare()]})
+    trainer.train()
+    assert len(compared) == 1
 
 
 @pytest.mark.parametrize("step", [3, 5, 7])

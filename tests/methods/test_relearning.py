@@ -1,10 +1,10 @@
-"""Re-learning: purity by hand and by loops, the pull by its formula, and runs that re-learn and resume."""
+"""Re-learning: the pull by its formula, and runs that re-learn, resume and leave joint training as it is."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
+from helpers.purity import purity_by_loops
 from helpers.snapshots import assert_equal_tensors, changed, snapshot
 from safetensors.torch import load_file, save_file
 from sklearn.cluster import KMeans
@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from pmr_hf import PrototypeTrainer, RelearningArguments, RelearningTrainer
 from pmr_hf.methods.relearning import INITIAL_NAME
-from pmr_hf.methods.separability import cluster_purity, embed_rows, purity
+from pmr_hf.methods.separability import embed_rows
 
 
 @pytest.fixture
@@ -26,33 +26,6 @@ def make(make_trainer, make_model, digits):
         return make_trainer(model or make_model(dropout=0.2), cls=cls, **(own | kwargs))
 
     return make
-
-
-def purity_by_loops(labels, clusters):
-    right = 0
-    for cluster in set(clusters):
-        members = [label for label, own in zip(labels, clusters, strict=True) if own == cluster]
-        right += max(members.count(label) for label in members)
-    return right / len(labels)
-
-
-def test_purity_by_hand_and_by_loops():
-    # cluster 0 has 1, 1, 0; cluster 1 has 2; cluster 2 has 0, 0, 3, 3
-    assert purity(np.array([1, 1, 0, 2, 0, 0, 3, 3]), np.array([0, 0, 0, 1, 2, 2, 2, 2])) == (2 + 1 + 2) / 8
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        labels, clusters = generator.integers(0, 5, (2, 30))
-        assert purity(labels, clusters) == pytest.approx(purity_by_loops(labels.tolist(), clusters.tolist()))
-
-
-def test_clusters_are_those_of_scaled_dimensions():
-    generator = np.random.default_rng(0)
-    labels = np.arange(60) % 3
-    embeddings = np.eye(3)[labels] + generator.normal(0, 0.02, (60, 3))
-    embeddings = np.column_stack([embeddings, generator.normal(0, 0.02, 60)]) * [1e-3, 1, 1e3, 1e-3] + 5
-    assert cluster_purity(embeddings, labels, 3, seed=0) == 1
-    assert cluster_purity(embeddings[::-1], labels[::-1], 3, seed=7) == 1
-    assert cluster_purity(np.ones((6, 2)), np.array([0, 0, 1, 1, 2, 2]), 1, seed=0) == 1 / 3  # and equal embeddings
 
 
 def test_the_pull_is_that_of_the_formula(make, digits):
@@ -177,7 +150,20 @@ def test_when_re_learning_is_due(make, epochs, options, expected):
     assert [epoch for epoch in range(epochs) if trainer.is_due(epoch)] == expected
 
 
+def test_a_run_without_re_learning_warns(make, monkeypatch):
+    messages = []
+    monkeypatch.setattr("pmr_hf.methods.relearning.logger.warning", messages.append)
+    for epochs in (1, 3):
+        make(relearning_epochs=2, num_train_epochs=epochs).train()
+    assert len(messages) == 1
+    assert messages[0].startswith("Expected a re-learning before the last epoch, got relearning_epochs=2 in 1 epochs")
+
+
 def test_what_is_refused(make, make_model, digits):
+    trainer = make()
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match="Expected a model with whole encoders for RelearningTrainer"):
+        trainer.on_new_model(trainer.model)
     for data in (None, {"a": digits}, digits.to_iterable_dataset()):
         with pytest.raises(ValueError, match="Expected one evaluation set with a length for RelearningTrainer"):
             make(eval_dataset=data)

@@ -19,6 +19,7 @@ from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
 from .methods.opm import OPMTrainer, OPMTrainingArguments
 from .methods.pmr import PMRTrainer, PMRTrainingArguments
+from .methods.relearning import RelearningArguments, RelearningTrainer
 from .methods.uniform import UniformTrainer
 from .methods.unimodal_heads import UnimodalHeadsTrainer
 from .methods.valuation import ValuationArguments, ValuationTrainer
@@ -91,6 +92,8 @@ __all__ = [
     "PrototypeTrainer",
     "PrototypeTrainingArguments",
     "Prototypes",
+    "RelearningArguments",
+    "RelearningTrainer",
     "SpectrogramFeatureExtractor",
     "TabularConfig",
     "TabularModel",

@@ -31,6 +31,7 @@ BENCHMARK_METHODS = {
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],
     "mla": ["--method", "mla"],  # with its own fusion head
+    "relearning": ["--method", "relearning"],
 }
 # The arguments of run_pmr.py that the benchmark sets, and where they are set
 DECIDED = {

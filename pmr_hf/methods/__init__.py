@@ -10,6 +10,7 @@ from .mmpareto import MMParetoTrainer
 from .ogm import OGMTrainer
 from .opm import OPMTrainer
 from .pmr import PMRTrainer
+from .relearning import RelearningTrainer
 from .uniform import UniformTrainer
 from .valuation import ValuationTrainer
 
@@ -27,4 +28,5 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
     "gblend": GradientBlendingTrainer,
     "mmpareto": MMParetoTrainer,
     "mla": MLATrainer,
+    "relearning": RelearningTrainer,
 }

@@ -12,6 +12,7 @@ from pmr_hf import (
     MMParetoTrainer,
     OGMTrainer,
     OPMTrainer,
+    RelearningTrainer,
     UniformTrainer,
     ValuationTrainer,
 )
@@ -31,6 +32,7 @@ CASES = {
     "uniform": (UniformTrainer, {}),
     "mmpareto": (MMParetoTrainer, {}),
     "mla": (MLATrainer, {}),
+    "relearning": (RelearningTrainer, {"relearning_fraction": 0.25}),
     "gblend": (GradientBlendingTrainer, BLEND_WEIGHTS),
     "agm": (AGMTrainer, GRADIENT),
     "agm_update": (AGMTrainer, {"modulation": "update"}),

@@ -8,7 +8,7 @@ from helpers.all_methods import BLEND_WEIGHTS
 from pmr_hf import METHODS, MultimodalModel, MultimodalTrainer, UnimodalHeadsTrainer
 
 
-ONE_CLASS = {"mla"}
+ONE_CLASS = {"mla", "relearning"}
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_regression(name, make_of, digits):
 
 
 def test_the_methods_that_need_classes():
-    unable = {"pmr", "acc", "agm", "ogm", "opm", "mla", "valuation"}
+    unable = {"pmr", "acc", "agm", "ogm", "opm", "mla", "relearning", "valuation"}
     assert {name for name, cls in METHODS.items() if cls.needs_classes} == unable
 
 

@@ -32,8 +32,8 @@ RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 CLIPPED = {"max_grad_norm": 1.0, "class_weights": {"0": 4.0, "2": 0.5}}
-# Of 61 rows, 5 are left for the last evaluation batch of 2 x 4
-UNEVEN_EVALUATION = ["labels", "labels_online", "numbers"]
+# Of 61 or 29 rows, 5 are left for the last evaluation batch of 2 x 4
+UNEVEN_EVALUATION = ["labels", "labels_online", "numbers", "relearning"]
 # The name of the data, the problem type, and the labels or targets of a digit
 OTHER_TARGETS = [
     ("labels", "multi_label_classification", lambda digit: [digit // 2, digit % 2]),
@@ -152,6 +152,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "method": "MLATrainer",
             "model": "shared",
         },
+        "relearning": {"data": "holes", "options": {}, "method": "RelearningTrainer", "eval_rows": 29},
         "sharded": {"data": "all", "options": once | {"max_grad_norm": 1.0}, "shard": "transformers"},
         "sharded_acc": {
             "data": "all",
@@ -216,6 +217,14 @@ def test_prototypes_of_labels_count_the_rows_of_both_processes(runs, digits):
     positives = [sum(digits["label"][i] // 2 for i in rows), sum(digits["label"][i] % 2 for i in rows)]
     counts = results(runs[1] / "labels_online")[0]["prototypes.image_count"]
     assert counts.tolist() == [len(rows) - positives[0], positives[0], len(rows) - positives[1], positives[1]]
+
+
+def test_re_learning_diagnoses_the_rows_of_both_processes(runs):
+    """Also where rows lack a modality, and where one process repeats the last of 29 validation rows."""
+    states = (json.loads((folder / "relearning" / "trainer_state.json").read_text()) for folder in runs)
+    one, two = ([entry for entry in state["log_history"] if "text_purity_gap" in entry] for state in states)
+    assert one == two and len(one) == 1
+    assert one[0]["text_relearning_strength"] > 0 and one[0]["image_relearning_strength"] > 0
 
 
 def test_targets_are_standardised_by_the_rows_of_both_processes(runs, digits):

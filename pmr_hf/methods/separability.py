@@ -1,0 +1,98 @@
+"""How well clusters of a modality's embeddings agree with the classes: their purity."""
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import minmax_scale
+from threadpoolctl import threadpool_limits
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ..data.labels import NO_LABEL, integer_labels
+from ..data.random_state import isolated_random_state
+from ..model.missing_modalities import stack_masks
+from ..training.counted_samples import present_samples
+from ..training.finite_checks import stop_not_finite
+from ..training.prototype_rows import rows_of_process
+from ..training.prototype_trainer import PrototypeTrainer
+
+
+Embedded = dict[str, tuple[np.ndarray, np.ndarray]]  # by modality, embeddings (N_m, D_m) and classes (N_m,)
+
+
+def cluster_purity(embeddings: np.ndarray, labels: np.ndarray, num_clusters: int, seed: int) -> float:
+    """
+    The purity of the clusters that k-means finds in the embeddings, each dimension of which is scaled to [-1, 1] first.
+    The best of ten runs of k-means is taken. One thread runs them, since the order of sums differs between threads.
+
+    Args:
+        embeddings (`np.ndarray`): (N, D), at least as many as clusters.
+        labels (`np.ndarray`): (N,), the classes.
+        num_clusters (`int`): the number of clusters.
+        seed (`int`): determines the clusters.
+
+    Returns:
+        `float`: in (0, 1], see [`purity`].
+    """
+    scaled = minmax_scale(embeddings, feature_range=(-1, 1))
+    with threadpool_limits(1):
+        clusters = KMeans(num_clusters, n_init=10, random_state=seed).fit_predict(scaled)
+    return purity(labels, clusters)
+
+
+def purity(labels: np.ndarray, clusters: np.ndarray) -> float:
+    """The share, in (0, 1], of the samples whose class (N,) is the most frequent one of their cluster (N,)."""
+    counts = np.zeros((clusters.max() + 1, labels.max() + 1), dtype=np.int64)
+    np.add.at(counts, (clusters, labels), 1)
+    return float(counts.max(1).sum() / len(labels))
+
+
+def embed_rows(trainer: PrototypeTrainer, dataset: Dataset, rows: list[int]) -> Embedded:
+    """
+    Embed these rows of a labelled dataset in evaluation mode. A row counts in the modalities that it has. Every process
+    embeds a part of the rows, and gets the embeddings of all of them, in the order of `rows`. No random state is
+    changed.
+
+    Raises:
+        ValueError: for a batch without labels, or labels that are not integers in 0..K-1.
+        FloatingPointError: if the embeddings are not finite.
+    """
+    args, model, names = trainer.args, trainer.model, trainer.modalities
+    processes = args.world_size
+    own, _ = rows_of_process(rows, processes, args.process_index)
+    parts: list[list[torch.Tensor]] = []  # by batch, the labels (N, M) and the embeddings of each modality (N, D_m)
+    was_training = model.training
+    model.eval()
+    with isolated_random_state(args.seed, args.device), torch.no_grad():
+        loader = DataLoader(
+            Subset(dataset, own),
+            batch_size=args.eval_batch_size,
+            collate_fn=trainer.data_collator,
+            num_workers=args.dataloader_num_workers,
+        )
+        for inputs in loader:
+            trainer.require_labels(inputs)
+            integer_labels(inputs["labels"], trainer.num_labels)  # still on the CPU
+            inputs = trainer._prepare_inputs(inputs)
+            labels = inputs["labels"]
+            with trainer.compute_loss_context_manager():
+                outputs = trainer.run_model(model, inputs)
+            embeddings = trainer.embeddings_fn(outputs)
+            present = stack_masks(present_samples(outputs), names, labels).T  # (B, M)
+            batch = [torch.where(present, labels[:, None], NO_LABEL), *(embeddings[name] for name in names)]
+            parts.append([in_order(trainer, values) for values in batch])
+    model.train(was_training)
+    labels, *by_modality = (torch.cat(values)[: len(rows)] for values in zip(*parts, strict=True))
+    embedded = {}
+    for name, values, classes in zip(names, by_modality, labels.T, strict=True):
+        counted = classes >= 0
+        if not values[counted].isfinite().all():
+            stop_not_finite(trainer.state.global_step, f"embeddings of {name} that are not finite")
+        embedded[name] = values[counted].numpy(), classes[counted].numpy()
+    return embedded
+
+
+def in_order(trainer: PrototypeTrainer, values: torch.Tensor) -> torch.Tensor:
+    """The values (B, D) of all processes on the CPU, (P * B, D), in the order of the rows, which they share in turn."""
+    values = values.float() if values.is_floating_point() else values
+    gathered = trainer.accelerator.gather(values.contiguous()).cpu()
+    return gathered.unflatten(0, (trainer.args.world_size, -1)).transpose(0, 1).flatten(0, 1)

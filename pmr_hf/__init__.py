@@ -12,6 +12,7 @@ from .methods.agm import AGMTrainer, AGMTrainingArguments
 from .methods.dgl import DGLTrainer, DGLTrainingArguments
 from .methods.gblend import GradientBlendingArguments, GradientBlendingTrainer
 from .methods.gradient_scaling import GradientScalingTrainingArguments
+from .methods.late_fusion import LateFusionTrainer, LateFusionTrainingArguments
 from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
 from .methods.opm import OPMTrainer, OPMTrainingArguments
@@ -61,6 +62,8 @@ __all__ = [
     "GradientBoostTrainer",
     "GradientScalingTrainingArguments",
     "InferredColumns",
+    "LateFusionTrainer",
+    "LateFusionTrainingArguments",
     "MMParetoTrainer",
     "MacroF1",
     "MediaLimits",

@@ -28,6 +28,7 @@ BENCHMARK_METHODS = {
     "uniform": ["--method", "uniform"],
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],
+    "late_fusion": ["--method", "late_fusion"],  # has a fusion head of its own
 }
 # The arguments of run_pmr.py that the benchmark sets, and where they are set
 DECIDED = {
@@ -88,6 +89,8 @@ def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
             settings = [None]
         if method == "unimodal":  # one modality needs no fusion
             heads = [("concat", name) for name in modalities]
+        elif method == "late_fusion":
+            heads = [("late", None)]
         else:
             heads = [(fusion, None) for fusion in args.fusions]
         groups += [Cell(method, head, modality=name, setting=setting) for head, name in heads for setting in settings]

@@ -223,7 +223,13 @@ class ScriptArguments:
             "choices": list(INITIALIZATIONS),
         },
     )
-    fusion: str = field(default="concat", metadata={"help": "Fusion head.", "choices": sorted(FUSIONS)})
+    fusion: str | None = field(
+        default=None,
+        metadata={
+            "help": "Fusion head. Default: concat, or late with --method late_fusion.",
+            "choices": sorted(FUSIONS),
+        },
+    )
     embedding_dim: int | None = field(
         default=None, metadata={"help": "Project the embedding of every modality to this width."}
     )
@@ -254,6 +260,7 @@ class ScriptArguments:
 
     def __post_init__(self):
         self._check_ranges()
+        self._take_fusion()
         if not self.own_data:
             self._check_no_table_is_forgotten()
         self.encoding = "utf-8" if self.encoding is None else self.encoding
@@ -328,6 +335,13 @@ class ScriptArguments:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"Expected --{name} from {least} to {most}, got {value}; correct it.")
+
+    def _take_fusion(self) -> None:
+        """Fill in the fusion head. Raises `ValueError` if it is not that of the method."""
+        late = self.method == "late_fusion"
+        self.fusion = self.fusion or ("late" if late else "concat")
+        if late and self.fusion != "late":
+            raise ValueError(f"Expected --fusion late with --method late_fusion, got {self.fusion}; leave it out.")
 
     def _take_paper_set(self) -> None:
         """Fill in the columns, encoders and frames of the paper's dataset. The user may replace the last two."""

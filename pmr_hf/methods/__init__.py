@@ -5,6 +5,7 @@ from .acc import GradientBoostTrainer
 from .agm import AGMTrainer
 from .dgl import DGLTrainer
 from .gblend import GradientBlendingTrainer
+from .late_fusion import LateFusionTrainer
 from .mmpareto import MMParetoTrainer
 from .ogm import OGMTrainer
 from .opm import OPMTrainer
@@ -23,4 +24,5 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
     "uniform": UniformTrainer,
     "gblend": GradientBlendingTrainer,
     "mmpareto": MMParetoTrainer,
+    "late_fusion": LateFusionTrainer,
 }

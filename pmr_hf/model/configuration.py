@@ -136,8 +136,8 @@ class MultimodalConfig(PreTrainedConfig):
 
     Raises:
         ValueError: for a name that is not an identifier or is taken, for more than 100 modalities, if `modalities` and
-            `backbones` differ, for `answer="prototypes"` in a regression, for `fusion="late"` without one label per
-            sample, or for a value of the wrong type or outside its range.
+            `backbones` differ, for `answer="prototypes"` in a regression, or for a value of the wrong type or outside
+            its range.
     """
 
     model_type = "pmr_multimodal"
@@ -182,11 +182,6 @@ class MultimodalConfig(PreTrainedConfig):
             raise ValueError(
                 "Expected `answer='head'` with `problem_type='regression'`, got 'prototypes', which are of classes; "
                 "leave it out."
-            )
-        if fusion == "late" and problem_type not in (None, SINGLE_LABEL):
-            raise ValueError(
-                f"Expected one label per sample for fusion='late', a mean of class probabilities, got "
-                f"{problem_type!r}; use 'sum'."
             )
         backbones = backbones or {}
         self.modalities = list(backbones if modalities is None else modalities)

@@ -22,8 +22,8 @@ def test_arguments_go_to_the_methods_that_know_them():
 def test_a_regression_refuses_methods_that_need_classes(option):
     args = Namespace(methods=["joint", "pmr", "ogm_ge"], vary=[], learning_rates=[])
     assert mistake_in(args, options_of(option)) == (
-        "Expected --methods among unimodal, joint, dropout, dgl, uniform, gblend, mmpareto with --problem_type "
-        "regression, got pmr, ogm_ge too; leave out what needs class prototypes."
+        "Expected --methods among unimodal, joint, dropout, dgl, uniform, gblend, mmpareto, late_fusion with "
+        "--problem_type regression, got pmr, ogm_ge too; leave out what needs class prototypes."
     )
     args.methods = ["unimodal", "joint", "dropout", "gblend", "mmpareto"]
     assert mistake_in(args, options_of(option)) is None

@@ -8,6 +8,7 @@ from pmr_hf import (
     DGLTrainer,
     GradientBlendingTrainer,
     GradientBoostTrainer,
+    LateFusionTrainer,
     MMParetoTrainer,
     OGMTrainer,
     OPMTrainer,
@@ -30,8 +31,14 @@ CASES = {
     "gblend": (GradientBlendingTrainer, BLEND_WEIGHTS),
     "agm": (AGMTrainer, GRADIENT),
     "agm_update": (AGMTrainer, {"modulation": "update"}),
+    "late_fusion": (LateFusionTrainer, {"late_fusion_weights": "validation"}),
 }
 METHOD_IDS, METHOD_CASES = list(CASES), list(CASES.values())
+
+
+def parts_of(cls):
+    """The arguments of `from_backbones` that a method needs."""
+    return {"fusion": "late"} if cls is LateFusionTrainer else {"unimodal_heads": cls in WITH_HEADS}
 
 
 def batch_of_three(seed):

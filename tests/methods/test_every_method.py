@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.all_methods import METHOD_CASES, METHOD_IDS, WITH_HEADS, batch_of_three
+from helpers.all_methods import METHOD_CASES, METHOD_IDS, WITH_HEADS, batch_of_three, parts_of
 from helpers.gradients import gradients, plain_gradients
 from helpers.snapshots import assert_equal_tensors, changed, snapshot
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 @pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
 def test_a_killed_run_resumes_to_the_bit(make_trainer, make_model, cls, options, tmp_path):
     def make(folder):
-        model = make_model(dropout=0.2, unimodal_heads=cls in WITH_HEADS)
+        model = make_model(dropout=0.2, **parts_of(cls))
         return make_trainer(
             model, cls=cls, output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=5, **options
         )
@@ -28,7 +28,7 @@ def test_a_killed_run_resumes_to_the_bit(make_trainer, make_model, cls, options,
 
 @pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
 def test_training_by_each_method(make_trainer, make_model, digits, cls, options):
-    trainer = make_trainer(make_model(unimodal_heads=cls in WITH_HEADS), cls=cls, eval_strategy="epoch", **options)
+    trainer = make_trainer(make_model(**parts_of(cls)), cls=cls, eval_strategy="epoch", **options)
     before = snapshot(trainer.model)
     trainer.train()
     metrics = trainer.evaluate()
@@ -55,7 +55,7 @@ def test_three_modalities_of_which_some_are_missing(make_args, make_model_of_thr
     options = (
         {"blend_weights": dict.fromkeys(("a", "b", "c", "fused"), 0.25)} if "blend_weights" in options else options
     )
-    model = make_model_of_three(unimodal_heads=cls in WITH_HEADS)
+    model = make_model_of_three(**parts_of(cls))
     trainer = cls(model=model, args=make_args(cls.args_class, **options))
     batch = batch_of_three(0)
     batch["c"]["present"] = torch.zeros(8, dtype=torch.bool)

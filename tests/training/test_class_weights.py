@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.all_methods import parts_of
 from helpers.digits import NUM_LABELS, WORDS, batch_of
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
@@ -125,9 +126,7 @@ def test_every_method_takes_class_weights(make_trainer, make_model, method):
     options = {"blend_epochs": 1.0} if method == "gblend" else {}
     weights = {WORDS[0]: 4.0}
     names = {"id2label": dict(enumerate(WORDS[:NUM_LABELS]))}
-    trainer = make_trainer(
-        make_model(unimodal_heads=True, **names), cls=cls, class_weights=weights, max_steps=2, **options
-    )
+    trainer = make_trainer(make_model(**parts_of(cls), **names), cls=cls, class_weights=weights, max_steps=2, **options)
     trainer.train()
     loss = trainer.evaluate()["eval_loss"]
     logits, labels = torch.tensor(trainer.predict(trainer.eval_dataset).predictions), trainer.eval_dataset["label"]

@@ -28,7 +28,7 @@ SAME = [
     "reference",
     "weighted",
 ]
-RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend"]
+RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend", "late_fusion"]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 # Of 61 rows, 5 are left for the last evaluation batch of 2 x 4
@@ -55,6 +55,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
     folder = tmp_path_factory.mktemp("runs")
     make_model().save_pretrained(folder / "model")
     make_model(unimodal_heads=True).save_pretrained(folder / "heads")
+    make_model(fusion="late").save_pretrained(folder / "late")
     processor.save_pretrained(folder / "processor")
 
     def punch(row, i):
@@ -132,6 +133,13 @@ def runs(tmp_path_factory, make_model, processor, digits):
         },
         "dgl": {"data": "holes", "options": once, "method": "DGLTrainer"},
         "uniform": {"data": "holes", "options": once, "method": "UniformTrainer", "model": "heads"},
+        "late_fusion": {
+            "data": "holes",
+            "options": once
+            | {"late_fusion_weights": "validation", "max_grad_norm": 1.0, "gradient_checkpointing": True},
+            "method": "LateFusionTrainer",
+            "model": "late",
+        },
         "gblend": {
             "data": "all",
             "options": once | GBLEND,

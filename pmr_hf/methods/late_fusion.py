@@ -75,8 +75,8 @@ class LateFusionTrainer(PrototypeTrainer):
     which trains nothing. Evaluation adds `m_accuracy`, or the metric of another problem type. With weights by
     validation, the last entry of the log has them as `m_weight`.
 
-    This is a baseline without a paper; Wang et al. ("What Makes Training Multi-Modal Classification Networks Hard?",
-    CVPR 2020) compare with it. What differs from M runs of their own:
+    The mean of probabilities is the sum rule of Kittler, Hatef, Duin, Matas, "On Combining Classifiers", TPAMI 1998.
+    What differs from M runs of their own:
 
     * All modalities have the same schedule and the same best epoch, which is that of the fused answer with equal
       weights. Apart, each modality would have its own best epoch.

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from pmr_hf.command_line.benchmark_cells import Cell, mistake_in
+from pmr_hf.command_line.benchmark_cells import Cell, groups_of, mistake_in
 from pmr_hf.command_line.options import options_of
 
 
@@ -29,3 +29,17 @@ def test_a_regression_refuses_methods_that_need_classes(option):
     assert mistake_in(args, options_of(option)) is None
     args.methods = ["pmr"]
     assert mistake_in(args, options_of(["--problem_type", "multi_label_classification"])) is None
+
+
+def test_a_method_with_a_head_of_its_own_runs_once_for_all_heads():
+    args = Namespace(methods=["unimodal", "joint", "late_fusion"], fusions=["sum", "film"], vary=["seed", "1"])
+    groups = [(cell.fusion, cell.method, cell.modality) for cell in groups_of(args, ["a", "b"])]
+    assert groups == [
+        ("concat", "unimodal", "a"),
+        ("concat", "unimodal", "b"),
+        ("sum", "joint", None),
+        ("film", "joint", None),
+        ("late", "late_fusion", None),
+    ]
+    (cell,) = groups_of(Namespace(methods=["late_fusion"], fusions=["sum"], vary=[]), ["a", "b"])
+    assert cell.name == "late-late_fusion-seed0" and cell.arguments([])[:2] == ["--fusion", "late"]

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -165,3 +166,15 @@ def test_a_forgotten_table_is_not_replaced_by_the_digits(parse, options, named):
 
 def test_a_paper_set_may_have_another_encoder(parse):
     assert parse(["--backbones", "gray=a"])[0].backbones == {"gray": "a", "colored": "cg_mnist"}
+
+
+def test_the_fusion_head_follows_from_the_method_unless_it_is_named(parse):
+    for arguments, expected in (
+        (["--method", "joint"], "concat"),
+        (["--method", "joint", "--fusion", "late"], "late"),
+        (["--method", "late_fusion"], "late"),
+    ):
+        script, training = parse(arguments)
+        assert script.fusion == expected and Path(training.output_dir).name.startswith(f"digits-{expected}-")
+    with pytest.raises(ValueError, match="Expected --fusion late with --method late_fusion, got film; leave it out"):
+        parse(["--method", "late_fusion", "--fusion", "film"])

@@ -38,7 +38,7 @@ OTHER_TARGETS = [
     ("labels", "multi_label_classification", lambda digit: [digit // 2, digit % 2]),
     ("numbers", "regression", lambda digit: [100.0 + 10 * digit, -digit / 1000]),
 ]
-SHARDED = ["sharded", "sharded_saved", "sharded_acc"]
+SHARDED = ["sharded", "sharded_saved", "sharded_acc", "sharded_late"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
 
@@ -151,6 +151,13 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "data": "all",
             "options": saving | once | {"prototype_source": "subset", "modulation": "update"},
             "method": "GradientBoostTrainer",
+            "shard": "accelerate",
+        },
+        "sharded_late": {
+            "data": "all",
+            "options": once | {"max_grad_norm": 0.5},
+            "method": "LateFusionTrainer",
+            "model": "late",
             "shard": "accelerate",
         },
         "sharded_saved": {"data": "all", "options": saving, "shard": "accelerate"},

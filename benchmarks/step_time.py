@@ -1,8 +1,9 @@
 """
-Measure what PMR costs compared with plain `Trainer`: time of steps and epochs, memory, and how the terms scale.
+Measure what PMR, and each other method, costs compared with plain `Trainer`: time of steps and epochs, memory, and how
+the terms scale.
 
-    python benchmarks/step_time.py                       # all parts, about 30 minutes on 2 cores
-    python benchmarks/step_time.py steps epochs          # some parts: steps, epochs, memory, loop, growth, profile
+    python benchmarks/step_time.py                       # all parts, about 45 minutes on 2 cores
+    python benchmarks/step_time.py steps epochs          # some: steps, epochs, methods, memory, loop, growth, profile
 
 The model has the paper's CG-MNIST encoders. A batch is 64 samples of 28 x 28 pixels, in memory. What is compared runs
 in turn in one process, and in several such processes: each has its own memory layout, which changes the time of a step
@@ -19,18 +20,31 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from pmr_hf import CGMNISTConfig, MultimodalModel, PMRTrainer, PMRTrainingArguments, Prototypes
+from pmr_hf import (
+    METHODS,
+    CGMNISTConfig,
+    MultimodalModel,
+    PMRTrainer,
+    PMRTrainingArguments,
+    Prototypes,
+    UnimodalHeadsTrainer,
+)
 from pmr_hf.equations import prototypical_cross_entropy, prototypical_entropy
 
 
 BATCH = 64
 KINDS = ("plain", "control", "subset", "online")
+# What a method of `METHODS` needs, if its defaults do not train here: arguments, and the fusion head
+ARGUMENTS = {name: {"modulation": "update"} for name in ("acc", "agm", "ogm")}
+ARGUMENTS["gblend"] = {"blend_weights": {"gray": 0.3, "colored": 0.3, "fused": 0.4}}
+FUSIONS = {"late_fusion": "late"}
 
 
 class Digits(torch.utils.data.Dataset):
@@ -66,11 +80,28 @@ class EpochTimes(TrainerCallback):
         self.seconds.append(time.perf_counter() - self.start)
 
 
+class StepTimes(TrainerCallback):
+    """Seconds from the beginning of each step to that of the next, in the last training."""
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.begins: list[float] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.begins.append(time.perf_counter())
+
+    def median(self) -> float:
+        return statistics.median(after - before for before, after in pairwise(self.begins))
+
+
 def make_trainer(kind: str, data: Digits, epochs: int = 1) -> Trainer:
-    """A trainer of one of the `KINDS`, without its printed logs."""
+    """A trainer of one of the `KINDS`, or of a method of `METHODS`, without its printed logs."""
     set_seed(0)
+    method = METHODS.get(kind)
     model = MultimodalModel.from_backbones(
-        {"gray": CGMNISTConfig(num_channels=1), "colored": CGMNISTConfig(num_channels=3)}, num_labels=10
+        {"gray": CGMNISTConfig(num_channels=1), "colored": CGMNISTConfig(num_channels=3)},
+        num_labels=10,
+        fusion=FUSIONS.get(kind, "concat"),
+        unimodal_heads=method is not None and issubclass(method, UnimodalHeadsTrainer),
     )
     settings: dict[str, Any] = {
         "per_device_train_batch_size": BATCH,
@@ -89,6 +120,8 @@ def make_trainer(kind: str, data: Digits, epochs: int = 1) -> Trainer:
     folder, shared = tempfile.gettempdir(), {"model": model, "train_dataset": data, "data_collator": data.collate}
     if kind in ("plain", "control"):
         trainer = Trainer(args=TrainingArguments(folder, **settings), **shared)
+    elif method is not None:
+        trainer = method(args=method.args_class(folder, **settings, **ARGUMENTS.get(kind, {})), **shared)
     else:
         trainer = PMRTrainer(args=PMRTrainingArguments(folder, prototype_source=kind, **settings), **shared)
     trainer.remove_callback(PrinterCallback)
@@ -99,10 +132,13 @@ def paired(title: str, times: dict[str, list[float]], base: str = "plain") -> No
     print(f"\n| {title} | median ratio to {base} | quartiles |\n|---|---|---|")
     for kind, values in times.items():
         if kind != base:
-            ratios = [a / b for a, b in zip(values, times[base], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            print(f"| {kind} | {middle:.3f} | {low:.3f} .. {high:.3f} |")
+            print_ratios(kind, [a / b for a, b in zip(values, times[base], strict=True)])
     print(f"\n{base}: {1000 * statistics.median(times[base]):.1f} ms")
+
+
+def print_ratios(kind: str, ratios: list[float]) -> None:
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    print(f"| {kind} | {middle:.3f} | {low:.3f} .. {high:.3f} |")
 
 
 def child(*arguments: object) -> Any:
@@ -171,6 +207,30 @@ def epoch_times(rounds: int) -> dict[str, list[float]]:
         runs[kind] = trainer.train
     in_turn(runs, rounds + 1)
     return {kind: clock.seconds[1:] for kind, clock in clocks.items()}
+
+
+def methods(rounds: int, processes: int) -> None:
+    """A step in the loop of `Trainer`, by each method. Beside each method, plain `Trainer` trains in turn."""
+    ratios = in_processes("method", rounds, processes)
+    print(f"\n| one step of {BATCH}, in the training loop | median ratio to plain | quartiles |\n|---|---|---|")
+    for kind, values in ratios.items():
+        print_ratios(kind, values)
+
+
+def method_ratios(rounds: int) -> dict[str, list[float]]:
+    data = Digits(6 * BATCH)
+    trainers = {kind: make_trainer(kind, data) for kind in ("plain", "control", *METHODS)}
+    clocks = {kind: StepTimes() for kind in trainers}
+    for kind, trainer in trainers.items():
+        trainer.add_callback(clocks[kind])
+        trainer.train()
+    ratios: dict[str, list[float]] = {kind: [] for kind in trainers if kind != "plain"}
+    for i in range(rounds):
+        for kind, values in ratios.items():
+            for each in ("plain", kind) if i % 2 else (kind, "plain"):
+                trainers[each].train()
+            values.append(clocks[kind].median() / clocks["plain"].median())
+    return ratios
 
 
 def loop_step(data: Digits, head_scores: bool) -> Callable[[], None]:
@@ -311,8 +371,8 @@ def profile(rounds: int, processes: int) -> None:
         print(f"| {name} | {1000 * seconds:.2f} | {100 * seconds / times['whole step']:.1f} % |")
 
 
-PARTS = {part.__name__: part for part in (steps, epochs, memory, loop, growth, profile)}
-TIMES = {"step": step_times, "epoch": epoch_times, "loop": loop_times}
+PARTS = {part.__name__: part for part in (steps, epochs, methods, memory, loop, growth, profile)}
+TIMES = {"step": step_times, "epoch": epoch_times, "method": method_ratios, "loop": loop_times}
 
 
 def main() -> None:

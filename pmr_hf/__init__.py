@@ -15,6 +15,7 @@ from .methods.dgl import DGLTrainer, DGLTrainingArguments
 from .methods.gblend import GradientBlendingArguments, GradientBlendingTrainer
 from .methods.gradient_scaling import GradientScalingTrainingArguments
 from .methods.mla import MLATrainer, MLATrainingArguments
+from .methods.late_fusion import LateFusionTrainer, LateFusionTrainingArguments
 from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
 from .methods.opm import OPMTrainer, OPMTrainingArguments
@@ -69,6 +70,8 @@ __all__ = [
     "InferredColumns",
     "MLATrainer",
     "MLATrainingArguments",
+    "LateFusionTrainer",
+    "LateFusionTrainingArguments",
     "MMParetoTrainer",
     "MacroF1",
     "MediaLimits",

@@ -32,6 +32,7 @@ BENCHMARK_METHODS = {
     "mmpareto": ["--method", "mmpareto"],
     "mla": ["--method", "mla"],  # with its own fusion head
     "relearning": ["--method", "relearning"],
+    "late_fusion": ["--method", "late_fusion"],  # has a fusion head of its own
 }
 # The arguments of run_pmr.py that the benchmark sets, and where they are set
 DECIDED = {

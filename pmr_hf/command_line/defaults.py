@@ -30,4 +30,4 @@ RECIPES = {
     "paper": {},
 }
 # Of a method that trains one fusion head only
-FUSION_OF = {"mla": "shared"}
+FUSION_OF = {"late_fusion": "late", "mla": "shared"}

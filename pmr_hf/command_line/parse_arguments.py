@@ -12,7 +12,7 @@ from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION,
 from ..methods import METHODS
 from ..model.targets import MODALITY_METRIC, REGRESSION
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
-from .defaults import FUSION_OF, LEAST_STEPS, MOST_EPOCHS, OWN_DATA_DEFAULTS, RECIPES, SELECTED_BY
+from .defaults import LEAST_STEPS, MOST_EPOCHS, OWN_DATA_DEFAULTS, RECIPES, SELECTED_BY
 from .options import name_of, options_of
 from .output_folder import default_folder, seed_of
 from .script_arguments import ScriptArguments
@@ -43,11 +43,9 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
     """
     script_parser = HfArgumentParser(ScriptArguments, add_help=False)
     script_args, _ = script_parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
-    script_args.fusion = FUSION_OF.get(script_args.method, script_args.fusion)
     parser = HfArgumentParser((ScriptArguments, METHODS[script_args.method].args_class))
     parser.set_defaults(
         output_dir=default_folder(script_args, seed_of(arguments)),
-        fusion=FUSION_OF.get(script_args.method, "concat"),
         do_predict=True,  # evaluate on the test split once, at the end
         **DEFAULTS,
     )

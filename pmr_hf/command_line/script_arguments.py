@@ -17,7 +17,7 @@ from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
 from ..model.initialization import INITIALIZATIONS
 from ..model.targets import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
-from .defaults import RECIPES
+from .defaults import FUSION_OF, RECIPES
 
 
 # Arguments that are given as modality=value and become a dict by modality
@@ -230,7 +230,13 @@ class ScriptArguments:
             "choices": list(INITIALIZATIONS),
         },
     )
-    fusion: str = field(default="concat", metadata={"help": "Fusion head.", "choices": sorted(FUSIONS)})
+    fusion: str | None = field(
+        default=None,
+        metadata={
+            "help": "Fusion head. Default: concat, or the one that --method needs: late for late_fusion, shared for mla.",
+            "choices": sorted(FUSIONS),
+        },
+    )
     embedding_dim: int | None = field(
         default=None, metadata={"help": "Project the embedding of every modality to this width."}
     )
@@ -261,6 +267,7 @@ class ScriptArguments:
 
     def __post_init__(self):
         self._check_ranges()
+        self._take_fusion()
         if not self.own_data:
             self._check_no_table_is_forgotten()
         self.encoding = "utf-8" if self.encoding is None else self.encoding
@@ -337,6 +344,13 @@ class ScriptArguments:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"Expected --{name} from {least} to {most}, got {value}; correct it.")
+
+    def _take_fusion(self) -> None:
+        """Fill in the fusion head. Raises `ValueError` if it is not that of the method."""
+        own = FUSION_OF.get(self.method)
+        self.fusion = self.fusion or own or "concat"
+        if own is not None and self.fusion != own:
+            raise ValueError(f"Expected --fusion {own} with --method {self.method}, got {self.fusion}; leave it out.")
 
     def _take_paper_set(self) -> None:
         """Fill in the columns, encoders and frames of the paper's dataset. The user may replace the last two."""

@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 from transformers import EvalPrediction
 
+from ..model.fusion import LateFusion
 from ..model.modeling import MultimodalModel, MultimodalOutput
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..training.counted_samples import guesses_of
@@ -98,9 +99,11 @@ def metrics_of(model: MultimodalModel, tested: Embedded) -> dict[str, float]:
 
 def head_logits(model: MultimodalModel, tested: Embedded) -> dict[str, torch.Tensor]:
     """
-    The logits (N, K) of each modality's part of the fusion head. The dict is empty if the head does not split by
-    modality, or if the model has a single modality.
+    The logits (N, K) of each modality's part of the fusion head, or its answer in late fusion. The dict is empty for
+    any other head that does not split by modality, or if the model has a single modality.
     """
+    if isinstance(model.fusion, LateFusion) and len(tested.embeddings) > 1:
+        return model.unimodal_answers(tested.embeddings, tested.present)
     if not model.fusion.splits_by_modality or len(tested.embeddings) == 1:
         return {}
     return model.modality_logits(tested.embeddings, tested.present)

@@ -6,6 +6,7 @@ from .agm import AGMTrainer
 from .dgl import DGLTrainer
 from .gblend import GradientBlendingTrainer
 from .mla import MLATrainer
+from .late_fusion import LateFusionTrainer
 from .mmpareto import MMParetoTrainer
 from .ogm import OGMTrainer
 from .opm import OPMTrainer
@@ -29,4 +30,5 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
     "mmpareto": MMParetoTrainer,
     "mla": MLATrainer,
     "relearning": RelearningTrainer,
+    "late_fusion": LateFusionTrainer,
 }

@@ -101,7 +101,11 @@ class DGLTrainer(PrototypeTrainer):
             fused = self.fused_loss(model.fuse_by_head(detached, present), labels)
         with frozen([*model.fusion.parameters(), *model.absent.parameters()]):
             none = {name: torch.zeros_like(mask) for name, mask in present.items()}
-            logits = {name: model.fuse_by_head(outputs.embeddings, none | {name: present[name]}) for name in names}
+            # The others are replaced: detached, they get no gradients of zeros
+            logits = {
+                name: model.fuse_by_head(detached | {name: outputs.embeddings[name]}, none | {name: present[name]})
+                for name in names
+            }
         return fused + self.args.dgl_alpha * mean_losses(self, logits, outputs, labels).sum()
 
 

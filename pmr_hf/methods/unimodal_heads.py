@@ -49,7 +49,8 @@ def mean_losses(
     samples that count, of all processes.
     """
     names = trainer.modalities
-    losses = torch.stack([trainer.unwrapped_model.loss_of(logits[name], labels, reduction="none") for name in names])
+    all_logits, all_labels = torch.cat([logits[name] for name in names]), torch.cat([labels] * len(names))
+    losses = trainer.unwrapped_model.loss_of(all_logits, all_labels, reduction="none").unflatten(0, (len(names), -1))
     counted = stack_masks(trainer.counted_samples(outputs, labels), names, labels)  # (M, B), as the losses
     sums, counts = torch.where(counted, losses, 0).sum(1), counted.float().sum(1)
     trainer.track(tuple(f"{name}_{trainer.loss_name}" for name in names), sums, counts)

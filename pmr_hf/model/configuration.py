@@ -52,7 +52,7 @@ POOLINGS = ("auto", "cls", "mean", "max")
 ANSWERS = ("head", "prototypes")
 
 # Fusion heads that need one label per sample, and what they do
-ONE_LABEL_FUSIONS = {"late": "a mean of class probabilities", "shared": "a mean weighted by the entropy of the classes"}
+ONE_LABEL_FUSIONS = {"shared": "a mean weighted by the entropy of the classes"}
 
 MOST_MODALITIES = 100
 LARGEST = 10**6  # the limit for the number of classes, a width or a rank, which still fits in memory
@@ -139,8 +139,8 @@ class MultimodalConfig(PreTrainedConfig):
 
     Raises:
         ValueError: for a name that is not an identifier or is taken, for more than 100 modalities, if `modalities` and
-            `backbones` differ, for `answer="prototypes"` in a regression, for `fusion="late"` or `"shared"`
-            without one label per sample, or for a value of the wrong type or outside its range.
+            `backbones` differ, for `answer="prototypes"` in a regression, for `fusion="shared"` without one label per
+            sample, or for a value of the wrong type or outside its range.
     """
 
     model_type = "pmr_multimodal"

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .missing_modalities import Masks, stack_masks
+from .targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 class Fusion(nn.Module):
@@ -37,6 +38,9 @@ class Fusion(nn.Module):
     #: for samples that have all of them. Other heads only see the learned vectors that replace absent embeddings.
     takes_masks = False
 
+    #: Whether `__init__` also takes `problem_type`, one of [`~pmr_hf.model.targets.PROBLEM_TYPES`]
+    takes_problem_type = False
+
     def forward(self, embeddings: dict[str, torch.Tensor]) -> torch.Tensor:
         """The fused logits (B, K), from the embeddings (B, D_m) by modality."""
         raise NotImplementedError
@@ -67,14 +71,15 @@ def register_fusion(name: str):
     return register
 
 
-def build_fusion(name: str, widths: dict[str, int], num_labels: int) -> Fusion:
+def build_fusion(name: str, widths: dict[str, int], num_labels: int, problem_type: str = SINGLE_LABEL) -> Fusion:
     """Build the fusion head registered as `name`. Raises `ValueError` for an unknown name."""
     if name not in FUSIONS:
         raise ValueError(
             f"Expected `fusion` to be one of {sorted(FUSIONS)}, got {name!r}; if this is a head of your own, import "
             f'the module that defines it with `@register_fusion("{name}")` before the model is built or loaded.'
         )
-    return FUSIONS[name](widths, num_labels)
+    head = FUSIONS[name]
+    return head(widths, num_labels, **({"problem_type": problem_type} if head.takes_problem_type else {}))
 
 
 @register_fusion("concat")
@@ -223,29 +228,41 @@ class AttentionFusion(Fusion):
 @register_fusion("late")
 class LateFusion(Fusion):
     """
-    The weighted mean of the class probabilities of one linear layer for each modality that a sample has. The logits are
-    its logarithm, in fp32, and all equal without any modality. For one label per sample only.
+    The weighted mean of what one linear layer for each modality that a sample has predicts, in fp32: of the class
+    probabilities, whose logarithm are the logits; of the probability of each label, whose log odds are the logits; or
+    of the numbers of a regression. A sample without any modality gets equal probabilities, or the mean target.
 
     The buffer `log_weights` (M,) has the logarithms of the weights, which are equal unless
-    [`MultimodalModel.from_unimodal`] sets them.
+    [`MultimodalModel.from_unimodal`] or [`LateFusionTrainer`] sets them.
     """
 
     takes_masks = True
+    takes_problem_type = True
 
-    def __init__(self, widths: dict[str, int], num_labels: int):
+    def __init__(self, widths: dict[str, int], num_labels: int, problem_type: str = SINGLE_LABEL):
         super().__init__()
-        self.num_labels = num_labels
+        self.problem_type = problem_type
         self.classifiers = nn.ModuleDict({name: nn.Linear(width, num_labels) for name, width in widths.items()})
         self.register_buffer("log_weights", torch.zeros(len(widths)))
 
+    def unimodal_logits(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the layer of each modality gives, (B, K) by modality."""
+        return {name: layer(embeddings[name]) for name, layer in self.classifiers.items()}
+
     def forward(self, embeddings: dict[str, torch.Tensor], present: Masks | None = None) -> torch.Tensor:
         """The logits (B, K). In the rows that a mask of `present` leaves out, the embedding must be finite."""
-        logits = torch.stack([layer(embeddings[name]).float() for name, layer in self.classifiers.items()])  # (M, B, K)
+        logits = torch.stack([values.float() for values in self.unimodal_logits(embeddings).values()])  # (M, B, K)
         kept = stack_masks(present, self.classifiers, logits[0])  # (M, B)
         none = ~kept.any(0)
-        shares = torch.where(kept | none, self.log_weights.float()[:, None], -torch.inf).log_softmax(0)
-        mean = (logits.log_softmax(-1) + shares[:, :, None]).logsumexp(0)
-        return torch.where(none[:, None], -math.log(self.num_labels), mean)
+        shares = torch.where(kept | none, self.log_weights.float()[:, None], -torch.inf).log_softmax(0)[:, :, None]
+        if self.problem_type == REGRESSION:
+            mean, of_none = (shares.exp() * logits).sum(0), 0.0
+        elif self.problem_type == MULTI_LABEL:
+            with_label, without = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
+            mean, of_none = (with_label + shares).logsumexp(0) - (without + shares).logsumexp(0), 0.0
+        else:
+            mean, of_none = (logits.log_softmax(-1) + shares).logsumexp(0), -math.log(logits.shape[-1])
+        return torch.where(none[:, None], of_none, mean)
 
 
 @register_fusion("shared")

@@ -119,7 +119,7 @@ class MultimodalModel(PreTrainedModel):
                 self.projections.update(
                     {name: nn.Linear(width, config.embedding_dim) for name, width in widths.items()}
                 )
-            self.fusion = build_fusion(config.fusion, fused_widths, config.num_labels)
+            self.fusion = build_fusion(config.fusion, fused_widths, config.num_labels, config.problem)
             self.absent = AbsentVectors(fused_widths)
             prototypes = {SINGLE_LABEL: Prototypes, MULTI_LABEL: LabelPrototypes}.get(config.problem)
             self.prototypes = prototypes and prototypes(widths, config.num_labels)
@@ -403,6 +403,21 @@ class MultimodalModel(PreTrainedModel):
         Raises `TypeError` if the head does not split them.
         """
         return self.fusion.modality_logits(self._fused(embeddings, present))
+
+    def unimodal_answers(
+        self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """
+        What the layer of each modality in late fusion answers alone: logits (B, K), or predictions (B, R) in the user's
+        units. Raises `TypeError` for another fusion head.
+        """
+        if not isinstance(self.fusion, LateFusion):
+            raise TypeError(
+                f"Expected fusion='late', whose layers each answer alone, got {self.config.fusion!r}; use "
+                "`modality_logits`, or the prototype classifier of a modality."
+            )
+        logits = self.fusion.unimodal_logits(self._fused(embeddings, present))
+        return {name: self._in_units(values) for name, values in logits.items()}
 
     def _fused(
         self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None

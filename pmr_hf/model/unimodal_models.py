@@ -108,7 +108,7 @@ def load_unimodal(
     if (model.config.problem_type or SINGLE_LABEL) != SINGLE_LABEL:
         raise ValueError(
             f"Expected a model of {name!r} for one label per sample, got problem_type={model.config.problem_type!r}; "
-            "late fusion takes the mean of class probabilities only."
+            "train the modalities with `LateFusionTrainer` instead, which fuses labels and numbers too."
         )
     names = [model.config.id2label[k] for k in range(model.config.num_labels)]
     if isinstance(model.config, MultimodalConfig):

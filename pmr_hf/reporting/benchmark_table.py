@@ -99,9 +99,13 @@ def modalities_of(results: list[Result]) -> list[str]:
 def reference_of(row: tuple[str, str], rows: Rows) -> dict[int, Result]:
     """
     The runs of joint training to compare a row with, by seed: with the same head and setting, or else with the same
-    head and no setting. Joint training itself has none.
+    head and no setting. Late fusion, whose head is its own, is compared with joint training of another head if there is
+    one such head. Joint training itself has none.
     """
     fusion, setting = row[0], rows[row][0]["setting"]
+    heads = {head for head, method in rows if method.startswith("joint")}
+    if rows[row][0]["method"] == "late_fusion" and fusion not in heads and len(heads) == 1:
+        (fusion,) = heads
     candidates = [(fusion, f"joint, {setting}"), (fusion, "joint")]
     found = [rows[other] for other in candidates if other in rows and other != row]
     return {result["seed"]: result for result in found[0]} if found else {}

@@ -22,8 +22,8 @@ def test_arguments_go_to_the_methods_that_know_them():
 def test_a_regression_refuses_methods_that_need_classes(option):
     args = Namespace(methods=["joint", "pmr", "ogm_ge"], vary=[], learning_rates=[])
     assert mistake_in(args, options_of(option)) == (
-        "Expected --methods among unimodal, joint, dropout, dgl, uniform, gblend, mmpareto with --problem_type "
-        "regression, got pmr, ogm_ge too; leave out what needs class prototypes."
+        "Expected --methods among unimodal, joint, dropout, dgl, uniform, gblend, mmpareto, late_fusion with "
+        "--problem_type regression, got pmr, ogm_ge too; leave out what needs class prototypes."
     )
     args.methods = ["unimodal", "joint", "dropout", "gblend", "mmpareto"]
     assert mistake_in(args, options_of(option)) is None
@@ -38,11 +38,12 @@ def test_all_methods_are_those_that_can_train_the_data():
 
 
 def test_a_method_with_its_own_fusion_head_ignores_the_others():
-    args = Namespace(methods=["joint", "mla", "unimodal"], fusions=["sum", "film"], vary=[])
+    args = Namespace(methods=["joint", "mla", "late_fusion", "unimodal"], fusions=["sum", "film"], vary=[])
     found = [(cell.method, cell.fusion, cell.modality) for cell in groups_of(args, ["a"])]
     assert found == [
         ("joint", "sum", None),
         ("joint", "film", None),
         ("mla", "shared", None),
+        ("late_fusion", "late", None),
         ("unimodal", "concat", "a"),
     ]

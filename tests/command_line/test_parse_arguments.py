@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -167,9 +168,15 @@ def test_a_paper_set_may_have_another_encoder(parse):
     assert parse(["--backbones", "gray=a"])[0].backbones == {"gray": "a", "colored": "cg_mnist"}
 
 
-def test_a_method_with_its_own_fusion_head_chooses_it(parse):
-    script_args, training_args = parse(["--method", "mla", "--mla_alpha", "0.5"])
-    assert script_args.fusion == "shared" and training_args.mla_alpha == 0.5
-    assert "shared-mla" in str(training_args.output_dir).replace("_", "-").replace("/", "-")
-    assert parse(["--method", "mla", "--fusion", "concat"])[0].fusion == "concat"  # which the trainer refuses
-    assert parse(["--method", "dgl"])[0].fusion == "concat"
+def test_the_fusion_head_follows_from_the_method_unless_it_is_named(parse):
+    for arguments, expected in (
+        (["--method", "joint"], "concat"),
+        (["--method", "joint", "--fusion", "late"], "late"),
+        (["--method", "late_fusion"], "late"),
+        (["--method", "mla", "--mla_alpha", "0.5"], "shared"),
+    ):
+        script, training = parse(arguments)
+        assert script.fusion == expected and Path(training.output_dir).name.startswith(f"digits-{expected}-")
+    for method, own in (("late_fusion", "late"), ("mla", "shared")):
+        with pytest.raises(ValueError, match=f"Expected --fusion {own} with --method {method}, got film; leave it out"):
+            parse(["--method", method, "--fusion", "film"])

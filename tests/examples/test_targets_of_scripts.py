@@ -122,7 +122,7 @@ def test_methods_are_compared_on_several_labels(tmp_path):
 def test_arguments_that_are_refused(tmp_path):
     table = ["--train_file", "train.csv", *DATA, "--problem_type"]
     with pytest.raises(
-        ValueError, match=r"Expected --method among \['joint', 'dgl', 'uniform', 'gblend', 'mmpareto'\] with"
+        ValueError, match=r"Expected --method among \['joint', 'dgl', 'uniform', 'gblend', 'mmpareto', 'late_fusion'\]"
     ):
         parse_arguments(["--method", "pmr", *table, "regression"])
     with pytest.raises(ValueError, match="--dataset digits, whose samples have one class each"):

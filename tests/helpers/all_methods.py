@@ -9,6 +9,7 @@ from pmr_hf import (
     GradientBlendingTrainer,
     GradientBoostTrainer,
     MLATrainer,
+    LateFusionTrainer,
     MMParetoTrainer,
     OGMTrainer,
     OPMTrainer,
@@ -36,14 +37,15 @@ CASES = {
     "gblend": (GradientBlendingTrainer, BLEND_WEIGHTS),
     "agm": (AGMTrainer, GRADIENT),
     "agm_update": (AGMTrainer, {"modulation": "update"}),
+    "late_fusion": (LateFusionTrainer, {"late_fusion_weights": "validation"}),
 }
 METHOD_IDS, METHOD_CASES = list(CASES), list(CASES.values())
 
 
 def parts_of(cls):
-    """The parts that a model needs for a method, as keyword arguments of `make_model`."""
-    own = {"fusion": "shared", "embedding_dim": 8} if cls is MLATrainer else {}
-    return {"unimodal_heads": cls in WITH_HEADS} | own
+    """The arguments of `from_backbones` that a method needs."""
+    heads = {MLATrainer: {"fusion": "shared", "embedding_dim": 8}, LateFusionTrainer: {"fusion": "late"}}
+    return heads.get(cls, {"unimodal_heads": cls in WITH_HEADS})
 
 
 def batch_of_three(seed):

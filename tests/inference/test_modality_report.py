@@ -179,3 +179,18 @@ def test_probes_by_hand():
     predicted = np.mean([0, 2, 1, 5, 9, 7]) + 6 / 7 * line.coef_[0] * x[:, 0].numpy()
     expected = np.abs(predicted - [0, 2, 1, 5, 9, 7]).mean()
     assert probe_metric(NUMBERS, "a", of_six, of_six) == pytest.approx(expected, rel=1e-5)
+
+
+def test_late_fusion_answers_by_each_modality_alone(make_model, processor, digits):
+    model = make_model(fusion="late").eval()
+    collator = MultimodalCollator(processor, {"image": "picture", "text": "caption"})
+    batch = collator([digits[i] for i in range(64)])
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        for head in model.fusion.classifiers.values():
+            head.weight.normal_()
+        alone = {
+            name: (model(**{name: batch[name]}).logits.argmax(1) == labels).float().mean().item() for name in batch
+        }
+    report = modality_report(model, collator, {"train": digits, "test": digits}, batch_size=16)
+    assert {name: report[f"{name}_head_accuracy"] for name in alone} == pytest.approx(alone)

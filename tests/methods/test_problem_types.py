@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.all_methods import BLEND_WEIGHTS
+from helpers.all_methods import BLEND_WEIGHTS, parts_of
 
 from pmr_hf import METHODS, MultimodalModel, MultimodalTrainer, UnimodalHeadsTrainer
 
@@ -18,9 +18,8 @@ def make_of(make_model, make_args, digits, collator):
     def make(cls, problem_type, num_labels, labels, model=None, trainer_kwargs=None, **kwargs):
         data = digits.remove_columns("label").add_column("label", labels)
         settings = BLEND_WEIGHTS if "blend" in cls.args_class.__name__.lower() else {}
-        heads = issubclass(cls, UnimodalHeadsTrainer)
         return cls(
-            model=model or make_model(num_labels=num_labels, problem_type=problem_type, unimodal_heads=heads),
+            model=model or make_model(num_labels=num_labels, problem_type=problem_type, **parts_of(cls)),
             args=make_args(cls.args_class, **({"num_train_epochs": 1} | settings | kwargs)),
             train_dataset=data,
             eval_dataset=data,

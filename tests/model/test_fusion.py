@@ -192,12 +192,32 @@ def test_shared_fusion_weighs_the_logits_of_each_modality_that_is_there_by_its_e
 
 
 @pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
-@pytest.mark.parametrize("fusion", ["late", "shared"])
-def test_a_mean_over_the_classes_needs_one_label_per_sample(make_model, problem_type, fusion):
+def test_an_entropy_of_classes_needs_one_label_per_sample(make_model, problem_type):
     with pytest.raises(
-        ValueError, match=f"Expected one label per sample for fusion='{fusion}'.*got '{problem_type}'; use"
+        ValueError, match=f"Expected one label per sample for fusion='shared'.*got '{problem_type}'; use"
     ):
-        make_model(fusion=fusion, problem_type=problem_type)
+        make_model(fusion="shared", problem_type=problem_type)
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
+def test_late_fusion_of_labels_and_of_numbers(problem_type):
+    torch.manual_seed(0)
+    head, embeddings = build_fusion("late", WIDTHS, 7, problem_type), embeddings_of(WIDTHS, batch=4)
+    weights = dict(zip(WIDTHS, (0.5, 3.0, 0.01), strict=True))
+    head.log_weights.copy_(torch.tensor(list(weights.values())).log())
+    found, p = head(embeddings, PRESENT), parameters(head)
+    if problem_type == "multi_label_classification":
+        found = found.sigmoid()
+    for i, subset in enumerate(SUBSETS):
+        mean = [0.5 if problem_type == "multi_label_classification" and not subset else 0.0] * 7
+        for name in subset:
+            scores = p[f"classifiers.{name}.weight"] @ embeddings[name][i] + p[f"classifiers.{name}.bias"]
+            if problem_type == "multi_label_classification":
+                scores = [1 / (1 + math.exp(-score)) for score in scores]
+            share = weights[name] / sum(weights[other] for other in subset)
+            mean = [m + share * float(score) for m, score in zip(mean, scores, strict=True)]
+        assert found[i].tolist() == pytest.approx(mean, abs=1e-5)
+    torch.testing.assert_close(head(embeddings)[0], head(embeddings, PRESENT)[0])
 
 
 @pytest.mark.parametrize("name", ["attention", "late", "shared"])

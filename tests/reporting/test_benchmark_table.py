@@ -48,6 +48,16 @@ def test_a_varied_setting_is_compared_with_joint_training_in_that_setting():
     ]
 
 
+def test_late_fusion_is_compared_with_joint_training_of_the_only_other_head():
+    base = {"seed": 0, "rho": None, "peak_memory_mib": None, "learning_rate": 0.01, "setting": None}
+    base |= {"modalities": ["a"], "split": "test", "test_macro_f1": 0.2, "train_seconds": None}
+    runs = [("late", "late_fusion", 0.6), ("concat", "joint", 0.5), ("late", "pmr", 0.5), ("sum", "joint", 0.2)]
+    rows = [{**base, "fusion": head, "method": name, "test_accuracy": value} for head, name, value in runs]
+    gains = [cells[4] for cells in cells_of(table_of(rows[:3]).split("\n\n")[0])[2:]]
+    assert gains == ["+10.0 (1 of 1 ahead)", "", ""]
+    assert not any(cells[4] for cells in cells_of(table_of(rows).split("\n\n")[0])[2:])
+
+
 def cells_of(text):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
 

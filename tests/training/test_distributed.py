@@ -28,7 +28,20 @@ SAME = [
     "reference",
     "weighted",
 ]
-RIVALS = ["ogm", "ogm_ge", "acc_accumulated", "agm", "mmpareto", "opm", "dgl", "uniform", "gblend", "mla", "valuation"]
+RIVALS = [
+    "ogm",
+    "ogm_ge",
+    "acc_accumulated",
+    "agm",
+    "mmpareto",
+    "opm",
+    "dgl",
+    "uniform",
+    "gblend",
+    "mla",
+    "valuation",
+    "late_fusion",
+]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
 CLIPPED = {"max_grad_norm": 1.0, "class_weights": {"0": 4.0, "2": 0.5}}
@@ -39,7 +52,7 @@ OTHER_TARGETS = [
     ("labels", "multi_label_classification", lambda digit: [digit // 2, digit % 2]),
     ("numbers", "regression", lambda digit: [100.0 + 10 * digit, -digit / 1000]),
 ]
-SHARDED = ["sharded", "sharded_saved", "sharded_acc", "sharded_valuation"]
+SHARDED = ["sharded", "sharded_saved", "sharded_acc", "sharded_valuation", "sharded_late"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
 
@@ -57,6 +70,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
     make_model().save_pretrained(folder / "model")
     make_model(unimodal_heads=True).save_pretrained(folder / "heads")
     make_model(fusion="shared", embedding_dim=8).save_pretrained(folder / "shared")
+    make_model(fusion="late").save_pretrained(folder / "late")
     processor.save_pretrained(folder / "processor")
 
     def punch(row, i):
@@ -140,6 +154,13 @@ def runs(tmp_path_factory, make_model, processor, digits):
         },
         "uneven_valuation": {"data": "uneven", "options": still, "method": "ValuationTrainer"},
         "uniform": {"data": "holes", "options": once, "method": "UniformTrainer", "model": "heads"},
+        "late_fusion": {
+            "data": "holes",
+            "options": once
+            | {"late_fusion_weights": "validation", "max_grad_norm": 1.0, "gradient_checkpointing": True},
+            "method": "LateFusionTrainer",
+            "model": "late",
+        },
         "gblend": {
             "data": "all",
             "options": once | GBLEND,
@@ -160,10 +181,12 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "method": "GradientBoostTrainer",
             "shard": "accelerate",
         },
-        "sharded_valuation": {
+        "sharded_valuation": {"data": "all", "options": once, "method": "ValuationTrainer", "shard": "accelerate"},
+        "sharded_late": {
             "data": "all",
-            "options": once,
-            "method": "ValuationTrainer",
+            "options": once | {"max_grad_norm": 0.5},
+            "method": "LateFusionTrainer",
+            "model": "late",
             "shard": "accelerate",
         },
         "sharded_saved": {"data": "all", "options": saving, "shard": "accelerate"},

@@ -14,8 +14,8 @@ from .methods.agm import AGMTrainer, AGMTrainingArguments
 from .methods.dgl import DGLTrainer, DGLTrainingArguments
 from .methods.gblend import GradientBlendingArguments, GradientBlendingTrainer
 from .methods.gradient_scaling import GradientScalingTrainingArguments
-from .methods.mla import MLATrainer, MLATrainingArguments
 from .methods.late_fusion import LateFusionTrainer, LateFusionTrainingArguments
+from .methods.mla import MLATrainer, MLATrainingArguments
 from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
 from .methods.opm import OPMTrainer, OPMTrainingArguments
@@ -68,10 +68,10 @@ __all__ = [
     "GradientBoostTrainer",
     "GradientScalingTrainingArguments",
     "InferredColumns",
-    "MLATrainer",
-    "MLATrainingArguments",
     "LateFusionTrainer",
     "LateFusionTrainingArguments",
+    "MLATrainer",
+    "MLATrainingArguments",
     "MMParetoTrainer",
     "MacroF1",
     "MediaLimits",

@@ -14,7 +14,7 @@ import psutil  # installed with accelerate
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
-from helpers.all_methods import WITH_HEADS
+from helpers.all_methods import parts_of
 from helpers.digits import NUM_LABELS, WORDS, batch_of
 from helpers.media_files import write_video, write_wav
 from hypothesis import HealthCheck, settings
@@ -168,7 +168,7 @@ def prepared(make_trainer, make_model):
     """A trainer of a model that has been trained for one epoch and has prototypes, and a batch."""
 
     def make(cls, batch_size=16, fusion="concat", **kwargs):
-        model = make_model(fusion=fusion, unimodal_heads=cls in WITH_HEADS)
+        model = make_model(**{"fusion": fusion} | parts_of(cls))
         warm = make_trainer(model, cls=PrototypeTrainer, num_train_epochs=1, prototype_fraction=1.0)
         warm.train()
         trainer = make_trainer(warm.model, cls=cls, **kwargs)

@@ -233,7 +233,7 @@ class ScriptArguments:
     fusion: str | None = field(
         default=None,
         metadata={
-            "help": "Fusion head. Default: concat, or the one that --method needs: late for late_fusion, shared for mla.",
+            "help": "Fusion head. Default: concat; late with --method late_fusion, shared with mla.",
             "choices": sorted(FUSIONS),
         },
     )

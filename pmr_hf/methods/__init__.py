@@ -5,8 +5,8 @@ from .acc import GradientBoostTrainer
 from .agm import AGMTrainer
 from .dgl import DGLTrainer
 from .gblend import GradientBlendingTrainer
-from .mla import MLATrainer
 from .late_fusion import LateFusionTrainer
+from .mla import MLATrainer
 from .mmpareto import MMParetoTrainer
 from .ogm import OGMTrainer
 from .opm import OPMTrainer

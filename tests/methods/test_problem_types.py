@@ -39,7 +39,7 @@ def test_several_labels(name, make_of, digits):
     cls = METHODS[name]
     labels = [[int(label > 1), label % 2, int(label == 3)] for label in digits["label"]]
     if name in ONE_CLASS:
-        with pytest.raises(ValueError, match=f"Expected a model that predicts one class for {cls.__name__}"):
+        with pytest.raises(ValueError, match="Expected a model that predicts one class|Expected one label per sample"):
             make_of(cls, "multi_label_classification", 3, labels)
         return
     trainer = make_of(cls, "multi_label_classification", 3, labels)
@@ -56,9 +56,8 @@ def test_several_labels(name, make_of, digits):
 def test_a_regression(name, make_of, digits):
     cls = METHODS[name]
     if cls.needs_classes:
-        with pytest.raises(
-            ValueError, match=f"Expected a model that classifies for {cls.__name__}, since it needs class"
-        ):
+        sentence = f"Expected a model that classifies for {cls.__name__}, since it needs class|Expected one label per"
+        with pytest.raises(ValueError, match=sentence):
             make_of(cls, "regression", 1, numbers(digits))
         return
     trainer = make_of(cls, "regression", 1, numbers(digits))

@@ -39,7 +39,7 @@ def test_several_labels(name, make_of, digits):
     cls = METHODS[name]
     labels = [[int(label > 1), label % 2, int(label == 3)] for label in digits["label"]]
     if name in ONE_CLASS:
-        with pytest.raises(ValueError, match="Expected a model that predicts one class|Expected one label per sample"):
+        with pytest.raises(ValueError, match=r"Expected a model that predicts one class|Expected one label per sample"):
             make_of(cls, "multi_label_classification", 3, labels)
         return
     trainer = make_of(cls, "multi_label_classification", 3, labels)

@@ -34,6 +34,11 @@ CASES = {
 METHOD_IDS, METHOD_CASES = list(CASES), list(CASES.values())
 
 
+def parts_of(cls):
+    """The parts that a model needs for a method, as keyword arguments of `make_model`."""
+    return {"unimodal_heads": cls in WITH_HEADS}
+
+
 def batch_of_three(seed):
     """Eight samples with the modalities `a`, `b` and `c`; only three of them have `b`."""
     generator = torch.Generator().manual_seed(seed)

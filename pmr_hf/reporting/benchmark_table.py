@@ -9,6 +9,7 @@ from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LAB
 Result = dict[str, Any]  # what `examples/benchmark.py` reports about one run
 Rows = dict[tuple[str, str], list[Result]]  # the runs of each row of a table, by fusion head and method
 
+OWN_HEAD = ("late_fusion", "mla")  # the methods whose fusion head is their own
 # The metrics of the fused model and their names in a header, by problem type. The gain is that of the first.
 FUSED_METRICS = {
     SINGLE_LABEL: {"accuracy": "accuracy", "macro_f1": "macro F1"},
@@ -99,12 +100,12 @@ def modalities_of(results: list[Result]) -> list[str]:
 def reference_of(row: tuple[str, str], rows: Rows) -> dict[int, Result]:
     """
     The runs of joint training to compare a row with, by seed: with the same head and setting, or else with the same
-    head and no setting. Late fusion, whose head is its own, is compared with joint training of another head if there is
-    one such head. Joint training itself has none.
+    head and no setting. A method whose head is its own is compared with joint training of another head if there is one
+    such head. Joint training itself has none.
     """
     fusion, setting = row[0], rows[row][0]["setting"]
     heads = {head for head, method in rows if method.startswith("joint")}
-    if rows[row][0]["method"] == "late_fusion" and fusion not in heads and len(heads) == 1:
+    if rows[row][0]["method"] in OWN_HEAD and fusion not in heads and len(heads) == 1:
         (fusion,) = heads
     candidates = [(fusion, f"joint, {setting}"), (fusion, "joint")]
     found = [rows[other] for other in candidates if other in rows and other != row]

@@ -126,7 +126,7 @@ def test_no_example_imports_another():
 @pytest.mark.skipif(not (PACKAGE.parent / "docs").is_dir(), reason="an installed package has no docs")
 def test_the_files_that_docs_name_exist():
     root = PACKAGE.parent
-    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+    for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         named = re.findall(r"\b(?:pmr_hf|tests|examples|benchmarks)/[\w/]+\.(?:py|sh|yaml)\b", text)
         lost = sorted({name for name in named if not (root / name).is_file()})

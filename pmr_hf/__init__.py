@@ -16,6 +16,7 @@ from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
 from .methods.opm import OPMTrainer, OPMTrainingArguments
 from .methods.pmr import PMRTrainer, PMRTrainingArguments
+from .methods.reconboost import ReconBoostTrainer, ReconBoostTrainingArguments
 from .methods.uniform import UniformTrainer
 from .methods.unimodal_heads import UnimodalHeadsTrainer
 from .model.cg_mnist_encoder import CGMNISTConfig, CGMNISTModel
@@ -84,6 +85,8 @@ __all__ = [
     "PrototypeTrainer",
     "PrototypeTrainingArguments",
     "Prototypes",
+    "ReconBoostTrainer",
+    "ReconBoostTrainingArguments",
     "SpectrogramFeatureExtractor",
     "TabularConfig",
     "TabularModel",

@@ -25,6 +25,7 @@ BENCHMARK_METHODS = {
     "agm": ["--method", "agm"],
     "opm": ["--method", "opm"],
     "dgl": ["--method", "dgl"],
+    "reconboost": ["--method", "reconboost"],
     "uniform": ["--method", "uniform"],
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],

@@ -9,6 +9,7 @@ from .mmpareto import MMParetoTrainer
 from .ogm import OGMTrainer
 from .opm import OPMTrainer
 from .pmr import PMRTrainer
+from .reconboost import ReconBoostTrainer
 from .uniform import UniformTrainer
 
 
@@ -20,6 +21,7 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
     "ogm": OGMTrainer,  # OGM-GE with --ogm_noise True
     "opm": OPMTrainer,
     "dgl": DGLTrainer,
+    "reconboost": ReconBoostTrainer,
     "uniform": UniformTrainer,
     "gblend": GradientBlendingTrainer,
     "mmpareto": MMParetoTrainer,

@@ -64,7 +64,14 @@ def test_a_regression(name, make_of, digits):
 
 
 def test_the_methods_that_need_classes():
-    assert {name for name, cls in METHODS.items() if cls.needs_classes} == {"pmr", "acc", "agm", "ogm", "opm"}
+    assert {name for name, cls in METHODS.items() if cls.needs_classes} == {
+        "pmr",
+        "acc",
+        "agm",
+        "ogm",
+        "opm",
+        "reconboost",
+    }
 
 
 @pytest.mark.parametrize("cls", [MultimodalTrainer, METHODS["joint"]])

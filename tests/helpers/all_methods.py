@@ -26,8 +26,8 @@ CASES = {
     "ogm_ge_update": (OGMTrainer, {"modulation": "update", "ogm_noise": True}),
     "opm": (OPMTrainer, {"opm_base": 0.7}),
     "dgl": (DGLTrainer, {}),
-    # turns of half an epoch, so that a run that stops in its first epoch resumes in joint training
-    "reconboost": (ReconBoostTrainer, {"reconboost_epochs": 0.5, "reconboost_rectify_epochs": 0.25}),
+    # of 8 steps, 6 are the turn of one modality, so that a run resumes after step 5 in a turn
+    "reconboost": (ReconBoostTrainer, {"reconboost_epochs": 0.75, "reconboost_rectify_epochs": 0.25}),
     "uniform": (UniformTrainer, {}),
     "mmpareto": (MMParetoTrainer, {}),
     "gblend": (GradientBlendingTrainer, BLEND_WEIGHTS),

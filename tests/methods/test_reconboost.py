@@ -94,17 +94,20 @@ def test_a_turn_moves_nothing_of_the_others(make_trainer, make_model):
     options = {"weight_decay": 0.1, "reconboost_epochs": 0.5, "reconboost_rectify_epochs": 0.5}
     model = make_model(fusion="sum", embedding_dim=6, dropout=0.1)
     trainer = make_trainer(model, cls=ReconBoostTrainer, optim="adamw_torch", **options)
-    step, moved = trainer.training_step, {}
+    step, moved, learning = trainer.training_step, {}, {}
 
     def watched(*args, **kwargs):
         if trainer.state.global_step in (4, 12):
             moved[trainer.state.global_step] = changed(moved.pop("before"), model)
         if trainer.state.global_step in (0, 8):
             moved["before"] = snapshot(model)
-        return step(*args, **kwargs)
+        loss = step(*args, **kwargs)
+        learning[trainer.state.global_step] = [name for name in ("image", "text") if model.backbones[name].training]
+        return loss
 
     trainer.training_step = watched
     trainer.train()
+    assert [learning[i] for i in (0, 4, 8, 12)] == [["image"], ["image", "text"], ["text"], ["image", "text"]]
     for end, own in ((4, "image"), (12, "text")):
         trained = {key for key in moved[end] if not key.startswith("prototypes.")}
         assert {f"backbones.{own}", f"projections.{own}"} <= {".".join(key.split(".")[:2]) for key in trained}

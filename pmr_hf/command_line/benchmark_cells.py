@@ -27,6 +27,7 @@ BENCHMARK_METHODS = {
     "opm": ["--method", "opm"],
     "dgl": ["--method", "dgl"],
     "valuation": ["--method", "valuation"],
+    "reconboost": ["--method", "reconboost"],
     "uniform": ["--method", "uniform"],
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],

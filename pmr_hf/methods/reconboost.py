@@ -54,12 +54,8 @@ class ReconBoostTrainingArguments(PrototypeTrainingArguments):
         super().__post_init__()
         if not 0 <= self.reconboost_lambda <= 1:
             raise ValueError(f"Expected `reconboost_lambda` in [0, 1], got {self.reconboost_lambda}; correct it.")
-        for name in ("reconboost_memory", "reconboost_rectify_epochs"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"Expected `{name}` to be finite and at least 0, got {getattr(self, name)}; correct it."
-                )
-        if not 0 < self.reconboost_epochs < float("inf"):
+        self.require_at_least(0, "reconboost_memory", "reconboost_rectify_epochs")
+        if self.reconboost_epochs <= 0:
             raise ValueError(f"Expected `reconboost_epochs` above 0, got {self.reconboost_epochs}; correct it.")
 
     @property

@@ -29,7 +29,15 @@ from typing import Any, NamedTuple
 import psutil  # installed with accelerate
 
 from pmr_hf import MultimodalModel, MultimodalProcessor
-from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, able_methods, groups_of, known_to, mistake_in
+from pmr_hf.command_line.benchmark_cells import (
+    BENCHMARK_METHODS,
+    Cell,
+    able_methods,
+    groups_of,
+    heads_of,
+    known_to,
+    mistake_in,
+)
 from pmr_hf.command_line.build import build_collator
 from pmr_hf.command_line.defaults import SELECTED_BY
 from pmr_hf.command_line.infer_modalities import inferred_columns
@@ -93,7 +101,7 @@ def main() -> None:
     mistake = mistake_in(args, shared)
     if mistake is not None:
         parser.error(mistake)
-    script_args = parsed(Cell(args.methods[0], args.fusions[0]), shared)
+    script_args = parsed(Cell(args.methods[0], heads_of(args.methods[0], args.fusions)[0]), shared)
     groups = groups_of(args, list(script_args.columns))
     rates = args.learning_rates or [None]
     for group in groups:  # a mistake in any of them must show before the first run

@@ -20,6 +20,7 @@ from .methods.mmpareto import MMParetoTrainer
 from .methods.ogm import OGMTrainer, OGMTrainingArguments
 from .methods.opm import OPMTrainer, OPMTrainingArguments
 from .methods.pmr import PMRTrainer, PMRTrainingArguments
+from .methods.reconboost import ReconBoostTrainer, ReconBoostTrainingArguments
 from .methods.relearning import RelearningArguments, RelearningTrainer
 from .methods.uniform import UniformTrainer
 from .methods.unimodal_heads import UnimodalHeadsTrainer
@@ -95,6 +96,8 @@ __all__ = [
     "PrototypeTrainer",
     "PrototypeTrainingArguments",
     "Prototypes",
+    "ReconBoostTrainer",
+    "ReconBoostTrainingArguments",
     "RelearningArguments",
     "RelearningTrainer",
     "SpectrogramFeatureExtractor",

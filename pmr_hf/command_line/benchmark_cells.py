@@ -27,6 +27,7 @@ BENCHMARK_METHODS = {
     "opm": ["--method", "opm"],
     "dgl": ["--method", "dgl"],
     "valuation": ["--method", "valuation"],
+    "reconboost": ["--method", "reconboost"],
     "uniform": ["--method", "uniform"],
     "gblend": ["--method", "gblend"],
     "mmpareto": ["--method", "mmpareto"],
@@ -93,12 +94,15 @@ def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
             settings = [None]
         if method == "unimodal":  # one modality needs no fusion
             heads = [("concat", name) for name in modalities]
-        elif method in FUSION_OF:
-            heads = [(FUSION_OF[method], None)]
         else:
-            heads = [(fusion, None) for fusion in args.fusions]
+            heads = [(fusion, None) for fusion in heads_of(method, args.fusions)]
         groups += [Cell(method, head, modality=name, setting=setting) for head, name in heads for setting in settings]
     return groups
+
+
+def heads_of(method: str, fusions: list[str]) -> list[str]:
+    """The fusion heads that a method runs with: the given ones, or the only one that it trains."""
+    return [FUSION_OF[method]] if method in FUSION_OF else fusions
 
 
 def known_to(method: str, shared: Options) -> Options:

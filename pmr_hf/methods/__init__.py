@@ -11,6 +11,7 @@ from .mmpareto import MMParetoTrainer
 from .ogm import OGMTrainer
 from .opm import OPMTrainer
 from .pmr import PMRTrainer
+from .reconboost import ReconBoostTrainer
 from .relearning import RelearningTrainer
 from .uniform import UniformTrainer
 from .valuation import ValuationTrainer
@@ -25,6 +26,7 @@ METHODS: dict[str, type[PrototypeTrainer]] = {
     "opm": OPMTrainer,
     "dgl": DGLTrainer,
     "valuation": ValuationTrainer,
+    "reconboost": ReconBoostTrainer,
     "uniform": UniformTrainer,
     "gblend": GradientBlendingTrainer,
     "mmpareto": MMParetoTrainer,

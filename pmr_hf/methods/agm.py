@@ -35,8 +35,7 @@ class AGMTrainingArguments(GradientScalingTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.agm_alpha < float("inf"):
-            raise ValueError(f"Expected `agm_alpha` to be finite and at least 0, got {self.agm_alpha}; correct it.")
+        self.require_at_least(0, "agm_alpha")
 
     def hp_space(self, trial: Any) -> dict[str, Any]:
         """Add `agm_alpha` from 0.1 to 10."""

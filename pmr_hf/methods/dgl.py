@@ -34,8 +34,7 @@ class DGLTrainingArguments(PrototypeTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.dgl_alpha < float("inf"):
-            raise ValueError(f"Expected `dgl_alpha` to be finite and at least 0, got {self.dgl_alpha}; correct it.")
+        self.require_at_least(0, "dgl_alpha")
 
     @property
     def hyper_parameters(self) -> dict[str, object]:

@@ -48,8 +48,8 @@ class MLATrainingArguments(PrototypeTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.mla_alpha < float("inf"):
-            raise ValueError(f"Expected `mla_alpha` to be finite and above 0, got {self.mla_alpha}; correct it.")
+        if self.mla_alpha <= 0:
+            raise ValueError(f"Expected `mla_alpha` above 0, got {self.mla_alpha}; correct it.")
 
     @property
     def hyper_parameters(self) -> dict[str, object]:

@@ -38,8 +38,7 @@ class OGMTrainingArguments(GradientScalingTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.ogm_alpha < float("inf"):
-            raise ValueError(f"Expected `ogm_alpha` to be finite and at least 0, got {self.ogm_alpha}; correct it.")
+        self.require_at_least(0, "ogm_alpha")
 
     def hp_space(self, trial: Any) -> dict[str, Any]:
         """Add `ogm_alpha` from 0.05 to 1. `ogm_noise` stays as given, since OGM-GE is a method of its own."""

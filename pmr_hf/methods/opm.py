@@ -47,8 +47,7 @@ class OPMTrainingArguments(PrototypeTrainingArguments):
         for name in ("opm_base", "opm_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Expected `{name}` in [0, 1], got {getattr(self, name)}; correct it.")
-        if not 0 <= self.opm_lambda < float("inf"):
-            raise ValueError(f"Expected `opm_lambda` to be finite and at least 0, got {self.opm_lambda}; correct it.")
+        self.require_at_least(0, "opm_lambda")
 
     def hp_space(self, trial: Any) -> dict[str, Any]:
         """Add `opm_base` from 0.1 to 0.9."""

@@ -50,10 +50,7 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("pmr_alpha", "pmr_mu", "pmr_entropy_epochs", "pmr_epochs"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"Expected `{name}` to be finite and at least 0, got {value}; 0 switches it off.")
+        self.require_at_least(0, "pmr_alpha", "pmr_mu", "pmr_entropy_epochs", "pmr_epochs")
         if self.pmr_weights not in ("clip", "hard"):
             raise ValueError(
                 f"Expected `pmr_weights` to be 'clip' or 'hard', got {self.pmr_weights!r}; the paper uses 'clip'."

@@ -58,15 +58,8 @@ class RelearningArguments(PrototypeTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.relearning_epochs is not None and self.relearning_epochs < 1:
-            raise ValueError(f"Expected `relearning_epochs` of at least 1, got {self.relearning_epochs}; correct it.")
-        if self.relearning_times < 1:
-            raise ValueError(f"Expected `relearning_times` of at least 1, got {self.relearning_times}; correct it.")
-        if not 0 <= self.relearning_strength < float("inf"):
-            raise ValueError(
-                "Expected `relearning_strength` to be finite and at least 0, got "
-                f"{self.relearning_strength}; correct it."
-            )
+        self.require_at_least(1, "relearning_epochs", "relearning_times")
+        self.require_at_least(0, "relearning_strength")
         if not 0 < self.relearning_fraction <= 1:
             raise ValueError(f"Expected `relearning_fraction` in (0, 1], got {self.relearning_fraction}; correct it.")
 

@@ -61,13 +61,8 @@ class ValuationArguments(PrototypeTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.valuation_rate < float("inf"):
-            raise ValueError(
-                f"Expected `valuation_rate` to be finite and at least 0, got {self.valuation_rate}; correct it."
-            )
-        for name, least in (("valuation_warmup_epochs", 0), ("valuation_epochs", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"Expected `{name}` of at least {least}, got {getattr(self, name)}; correct it.")
+        self.require_at_least(0, "valuation_rate", "valuation_warmup_epochs")
+        self.require_at_least(1, "valuation_epochs")
 
     def hp_space(self, trial: Any) -> dict[str, Any]:
         """Add `valuation_rate` from 0.25 to 4."""

@@ -213,6 +213,13 @@ class MultimodalTrainingArguments(TrainingArguments):
         scaled = {name: own * factor for name, own in rates.items()}
         return {"learning_rate": rate, "modality_learning_rates": scaled}
 
+    def require_at_least(self, least: float, *names: str) -> None:
+        """Raise `ValueError` for a field below `least`. `None` passes; what is not finite was refused before."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"Expected `{name}` of at least {least}, got {value}; correct it.")
+
     @property
     def hyper_parameters(self) -> dict[str, object]:
         """The settings that the model card lists: a dict from the name shown in its table to the value."""

@@ -14,7 +14,7 @@ import pytest
 from helpers.scripts import EXAMPLES, load_example
 from PIL import Image
 
-from pmr_hf.command_line.benchmark_cells import Cell
+from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell
 
 
 SHORT = ["--max_train_samples", "96", "--num_train_epochs", "2", "--use_cpu"]
@@ -204,6 +204,15 @@ def test_a_mistake_stops_before_the_first_run(script, arguments, said, tmp_path,
         script.main()
     assert said in (stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", BENCHMARK_METHODS)
+def test_each_method_may_be_the_first_one(script, method, tmp_path, capsys, monkeypatch):
+    command = ["benchmark.py", "--methods", method, "--fusions", "sum", "--only_report", "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as stopped:
+        script.main()
+    assert stopped.value.code == f"Expected finished runs in {tmp_path}, found none."
 
 
 def test_a_result_beside_those_of_earlier_commands(script):

@@ -13,6 +13,7 @@ from pmr_hf import (
     MMParetoTrainer,
     OGMTrainer,
     OPMTrainer,
+    ReconBoostTrainer,
     RelearningTrainer,
     UniformTrainer,
     ValuationTrainer,
@@ -30,6 +31,8 @@ CASES = {
     "opm": (OPMTrainer, {"opm_base": 0.7}),
     "dgl": (DGLTrainer, {}),
     "valuation": (ValuationTrainer, {}),
+    # of 8 steps, 6 are the turn of one modality, so that a run resumes after step 5 in a turn
+    "reconboost": (ReconBoostTrainer, {"reconboost_epochs": 0.75, "reconboost_rectify_epochs": 0.25}),
     "uniform": (UniformTrainer, {}),
     "mmpareto": (MMParetoTrainer, {}),
     "mla": (MLATrainer, {}),

@@ -66,7 +66,7 @@ def test_the_fused_loss_has_class_weights_and_label_smoothing(make_trainer, make
 
 
 def test_dgl_refuses_a_loss_that_it_cannot_compute_again(make_trainer, make_args):
-    with pytest.raises(ValueError, match="`dgl_alpha` to be finite and at least 0"):
+    with pytest.raises(ValueError, match="`dgl_alpha` of at least 0"):
         make_args(DGLTrainer.args_class, dgl_alpha=-1.0)
     own = {"compute_loss_func": lambda outputs, labels, num_items_in_batch=None: outputs.loss}
     with pytest.raises(ValueError, match=r"the loss of the model for DGLTrainer, .* got a `compute_loss_func`"):

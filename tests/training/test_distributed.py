@@ -41,6 +41,7 @@ RIVALS = [
     "mla",
     "valuation",
     "late_fusion",
+    "reconboost",
 ]
 # 8 rows are held out; two processes repeat them to fill an evaluation batch of 16
 GBLEND = {"blend_epochs": 1, "blend_holdout": 0.125, "learning_rate": 0.02, "per_device_eval_batch_size": 16}
@@ -153,6 +154,11 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "method": "ValuationTrainer",
         },
         "uneven_valuation": {"data": "uneven", "options": still, "method": "ValuationTrainer"},
+        "reconboost": {
+            "data": "holes",
+            "options": once | {"reconboost_epochs": 0.25, "reconboost_rectify_epochs": 0.25},
+            "method": "ReconBoostTrainer",
+        },
         "uniform": {"data": "holes", "options": once, "method": "UniformTrainer", "model": "heads"},
         "late_fusion": {
             "data": "holes",

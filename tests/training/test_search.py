@@ -112,7 +112,7 @@ def test_what_comes_before_the_first_step_has_the_new_model_of_the_trial(make_se
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"pmr_alpha": -1.0}, "Expected `pmr_alpha` to be finite and at least 0, got -1.0"),
+        ({"pmr_alpha": -1.0}, "Expected `pmr_alpha` of at least 0, got -1.0"),
         ({"learning_rate": -1e-3}, "Expected `learning_rate` of at least 0, got -0.001"),
         ({"pmr_weights": "soft"}, "Expected `pmr_weights` to be 'clip' or 'hard', got 'soft'"),
         ({"modality_learning_rates": {"sound": 1e-3}}, "sound"),

@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,7 +37,7 @@ def run_script(main: Callable[[], None]) -> None:
         is_sentence = isinstance(error, OSError) or (isinstance(error, SENTENCES) and "Expected " in str(error))
         if not is_sentence or "--verbose" in sys.argv or os.environ.get("WORLD_SIZE", "1") != "1":
             raise
-        sys.exit(traceback.format_exception_only(error)[-1].rstrip())  # such as "ValueError: Expected ..."
+        sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command with --resume_from_checkpoint True continues from the last checkpoint.")
 

@@ -42,9 +42,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
         ValueError: for an unknown argument, or a value outside its range.
         SystemExit: raised by argparse for a value of another type, and after --help.
     """
-    script_parser = HfArgumentParser(ScriptArguments, add_help=False)
+    usage = "%(prog)s [--argument value ...]; --help lists the arguments"
+    script_parser = HfArgumentParser(ScriptArguments, add_help=False, usage=usage)
     script_args, _ = script_parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
-    parser = HfArgumentParser((ScriptArguments, METHODS[script_args.method].args_class))
+    parser = HfArgumentParser((ScriptArguments, METHODS[script_args.method].args_class), usage=usage)
     parser.set_defaults(
         output_dir=default_folder(script_args, seed_of(arguments)),
         do_predict=True,  # evaluate on the test split once, at the end

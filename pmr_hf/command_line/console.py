@@ -22,14 +22,15 @@ from .script_arguments import ScriptArguments
 
 Entry = dict[str, Any]
 TARGETS = {SINGLE_LABEL: "classes", MULTI_LABEL: "labels", REGRESSION: "numbers to predict"}
+CONTINUE = "Stopped. The same command with --resume_from_checkpoint True continues from the last checkpoint."
 # Errors whose message is for the user, if it says what was expected
 SENTENCES = (ValueError, TypeError, FloatingPointError, ImportError, RuntimeError)
 
 
-def run_script(main: Callable[[], None]) -> None:
+def run_script(main: Callable[[], None], stopped: str = CONTINUE) -> None:
     """
     Run the `main` of a script. Where one process runs, an error that says what the user can do ends it with that
-    sentence in place of a traceback, unless the command has --verbose.
+    sentence in place of a traceback, unless the command has --verbose. Ctrl+C ends it with the sentence `stopped`.
     """
     try:
         main()
@@ -39,7 +40,7 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command with --resume_from_checkpoint True continues from the last checkpoint.")
+        sys.exit(stopped)
 
 
 def set_verbosity(verbose: bool) -> None:

@@ -1,17 +1,20 @@
 """
 Train PMR, or a method that it is compared with, on any dataset of several modalities.
 
-    accelerate launch examples/run_pmr.py                                # digits of scikit-learn, beside joint training
-    accelerate launch examples/run_pmr.py --dataset cg_mnist --data_dir mnist            # raw MNIST files
-    accelerate launch examples/run_pmr.py --dataset crema_d --data_dir CREMA-D           # or ave: the raw downloads
-    accelerate launch examples/run_pmr.py --train_file posts.csv --label_column topic    # your own data
-    accelerate launch examples/run_pmr.py --dataset_name user/posts --label_column topic \\
+    python examples/run_pmr.py                                # digits of scikit-learn, beside joint training
+    python examples/run_pmr.py --dataset cg_mnist --data_dir mnist            # raw MNIST files
+    python examples/run_pmr.py --dataset crema_d --data_dir CREMA-D           # or ave: the raw downloads
+    python examples/run_pmr.py --train_file posts.csv --label_column topic    # your own data
+    python examples/run_pmr.py --dataset_name user/posts --label_column topic \\
         --columns image=picture text=title \\
         --backbones image=google/vit-base-patch16-224 text=bert-base-uncased             # with encoders that you choose
-    accelerate launch examples/run_pmr.py --search 20                    # the best of 20 trials, by validation
+    python examples/run_pmr.py --search 20                    # the best of 20 trials, by validation
 
 Of your own data, the script prints what it takes each column for, and why. `--columns` and `--backbones` replace a part
 of that. If they name the same modalities, these are all.
+
+On several GPUs, start it with `accelerate launch` in place of `python`, see docs/launching.md. `--verbose` prints all that
+transformers and datasets say.
 
 The script also takes every argument of the method's trainer. For PMR, these are the arguments of
 `PMRTrainingArguments`, which include all of `TrainingArguments`.

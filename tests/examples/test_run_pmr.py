@@ -1,6 +1,7 @@
 """`examples/run_pmr.py`, run as a user runs it: on the digits and on a user's own data."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -67,6 +68,22 @@ def test_run_pmr_prints_a_line_for_joint_training_and_one_for_pmr(main_job):
         scores = [log[f"{name}_score"] for name in ("gray", "colored")]
         assert lines[1].split() == ["score", *(f"{score:.3f}" for score in scores)]
         assert lines[2].split() == ["ratio", *(f"{score / min(scores):.2f}" for score in scores)]
+
+
+def test_the_readme_shows_what_is_printed(main_job):
+    """But for the numbers, and the epochs that it leaves out."""
+    shown = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8").split("```\n")
+    (block,) = [part for part in shown if part.startswith("data ")]
+
+    def words(text):
+        lines = [" ".join(re.sub(r"\d[\d.,]*", "#", line).split()) for line in text.splitlines()]
+        return [line for line in lines if line not in ("", "...") and not line.startswith("device")]
+
+    expected = words(main_job[0])
+    assert [line for line in words(block) if not line.startswith("#/#")] == [
+        line for line in expected if not line.startswith("#/#")
+    ]
+    assert {line for line in words(block) if line.startswith("#/#")} == {"#/# # # # # #"}
 
 
 @pytest.mark.slow

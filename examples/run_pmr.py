@@ -13,8 +13,8 @@ Train PMR, or a method that it is compared with, on any dataset of several modal
 Of your own data, the script prints what it takes each column for, and why. `--columns` and `--backbones` replace a part
 of that. If they name the same modalities, these are all.
 
-On several GPUs, start it with `accelerate launch` in place of `python`, see docs/launching.md. `--verbose` prints all that
-transformers and datasets say.
+On several GPUs, start it with `accelerate launch` in place of `python`, see docs/launching.md. `--verbose` prints all
+that transformers and datasets say.
 
 The script also takes every argument of the method's trainer. For PMR, these are the arguments of
 `PMRTrainingArguments`, which include all of `TrainingArguments`.

@@ -6,7 +6,6 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import f1_score
 from transformers import EvalPrediction
 
 from ..model.targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -53,6 +52,8 @@ class MacroF1(_ClassificationMetric):
     """
 
     def _compute(self, predictions, references):
+        from sklearn.metrics import f1_score  # slow to import
+
         return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0))}
 
 

@@ -74,8 +74,11 @@ def kept_epoch(state: TrainerState, args: TrainingArguments, modalities: Sequenc
 def print_table(title: str, rows: Sequence[Row]) -> None:
     """Print a line for each row, below a line with the title and the names of the columns. Rows may lack columns."""
     columns = list(dict.fromkeys(column for _, cells in rows for column in cells))
-    width = max(24, len(title), *(len(name) + 2 for name, _ in rows))
-    print(f"\n{title:<{width}}" + "".join(f"  {column}" for column in columns))
+    widths = {column: max(len(column), *(len(cells.get(column, "")) for _, cells in rows)) for column in columns}
+    first = max(24, len(title), *(len(name) + 2 for name, _ in rows))
+    print(f"\n{title:<{first}}" + "".join(f"  {column:>{width}}" for column, width in widths.items()))
     for name, cells in rows:
-        line = f"  {name:<{width - 2}}" + "".join(f"  {cells.get(column, ''):>{len(column)}}" for column in columns)
+        line = f"  {name:<{first - 2}}" + "".join(
+            f"  {cells.get(column, ''):>{width}}" for column, width in widths.items()
+        )
         print(line.rstrip())

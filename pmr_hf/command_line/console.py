@@ -191,7 +191,7 @@ def header(
         )
     epochs, steps, batch = length_of_training(training_args, len(dataset["train"]))
     lines["training"] = f"{' and then '.join(methods)}, with the fusion head {script_args.fusion}"
-    lines["length"] = f"{epochs:.4g} epochs, {steps:,} steps of {batch} rows"
+    lines["length"] = f"{epochs:.4g} {'epoch' if epochs == 1 else 'epochs'}, {steps:,} steps of {batch} rows"
     processes = "" if training_args.world_size == 1 else f", {training_args.world_size} processes"
     lines["device"] = f"{training_args.device}{processes}"
     width = max(map(len, lines))

@@ -1,5 +1,7 @@
 """Prototypical Modal Rebalance (PMR) for multimodal models in the Hugging Face ecosystem."""
 
+from typing import TYPE_CHECKING, Any
+
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .data.collator import MultimodalCollator
@@ -38,11 +40,13 @@ from .model.spectrogram_processor import SpectrogramFeatureExtractor
 from .model.tabular_encoder import TabularConfig, TabularModel
 from .model.tabular_processor import TabularProcessor
 from .training.arguments import MultimodalTrainingArguments, PrototypeTrainingArguments
-from .training.metrics import Accuracy, MacroF1
 from .training.multimodal_trainer import MultimodalTrainer
 from .training.prototype_trainer import PrototypeTrainer
 from .version import __version__
 
+
+if TYPE_CHECKING:
+    from .training.evaluate_metrics import Accuracy, MacroF1
 
 AutoConfig.register(MultimodalConfig.model_type, MultimodalConfig)
 AutoModel.register(MultimodalConfig, MultimodalModel)
@@ -115,3 +119,11 @@ __all__ = [
     "load_prototypes",
     "register_fusion",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Accuracy", "MacroF1"):  # `evaluate` is slow to import
+        from .training import evaluate_metrics
+
+        return getattr(evaluate_metrics, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,7 +19,6 @@ from ..model.missing_modalities import stack_masks
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION
-from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card
 from .arguments import BEST_ANSWER, PrototypeTrainingArguments
 from .counted_samples import Masks, count_new_samples, first_samples, guesses_of, present_samples
 from .finite_checks import stop_not_finite
@@ -494,6 +493,8 @@ class PrototypeTrainer(MultimodalTrainer):
         """
         if not self.is_world_process_zero():
             return
+        from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card  # draws with matplotlib
+
         data, processor = self.train_dataset, self.processing_class
         run = TrainingRun(
             config=self.unwrapped_model.config,

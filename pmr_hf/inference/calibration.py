@@ -24,9 +24,9 @@ def answer_logits(
     """
     The logits (B, K) in fp32 whose softmax or sigmoid is the answer of a pipeline, or the values of a regression.
 
-    The fused logits are divided by `config.calibration_temperature`. With `missing="prototypes"`, samples that lack a modality have
-    the product of the prototype classifiers of the others (Eq. 7), which no temperature changes, unless the prototypes
-    answer for all samples.
+    The fused logits are divided by `config.calibration_temperature`. With `missing="prototypes"`, samples that lack a
+    modality have the product of the prototype classifiers of the others (Eq. 7), which no temperature changes, unless
+    the prototypes answer for all samples.
 
     Args:
         model (`MultimodalModel`): the model, in evaluation mode.

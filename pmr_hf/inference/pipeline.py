@@ -177,8 +177,8 @@ class MultimodalPipeline:
     @torch.inference_mode()
     def calibrate(self, dataset: Dataset, data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> float:
         """
-        Fit the temperature of the model to labelled rows, and set `model.config.calibration_temperature` to it, which is saved and
-        pushed with the model. Take validation rows: neither those of training nor those of the test.
+        Fit the temperature of the model to labelled rows, and set `model.config.calibration_temperature` to it, which
+        is saved and pushed with the model. Take validation rows: neither those of training nor those of the test.
 
         The fused logits, of the head or of the prototypes as `config.answer` says, are divided by it before softmax or
         sigmoid. The best class stays the same. What a modality says alone, with `explain`, is not changed, and neither

@@ -196,8 +196,8 @@ class MultimodalConfig(PreTrainedConfig):
             )
         if problem_type == REGRESSION and calibration_temperature != 1:
             raise ValueError(
-                "Expected `calibration_temperature=1.0` with `problem_type='regression'`, which has no probabilities, got "
-                f"{calibration_temperature}; leave it out."
+                "Expected `calibration_temperature=1.0` with `problem_type='regression'`, which has no probabilities, "
+                f"got {calibration_temperature}; leave it out."
             )
         if fusion == "late" and problem_type not in (None, SINGLE_LABEL):
             raise ValueError(

@@ -27,7 +27,14 @@ import psutil  # installed with accelerate
 import torch
 from transformers import set_seed
 
-from pmr_hf import METHODS, MultimodalModel, PrototypeTrainer, PrototypeTrainingArguments, UnimodalHeadsTrainer
+from pmr_hf import (
+    METHODS,
+    MultimodalModel,
+    PrototypeTrainer,
+    PrototypeTrainingArguments,
+    UnimodalHeadsTrainer,
+    evaluate_report,
+)
 from pmr_hf.command_line.build import build_model
 from pmr_hf.command_line.comparison import joint_arguments
 from pmr_hf.command_line.infer_modalities import inferred_columns
@@ -115,9 +122,13 @@ def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainin
     # Save
     trainer.save_model()
     trainer.save_state()
-    trainer.create_model_card(dataset=script_args.data_name)
+    about = {"dataset": script_args.data_name}
+    if trainer.is_world_process_zero() and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        about["report"] = evaluate_report(trainer, dataset[split])
+        about["report"].save(training_args.output_dir)
+    trainer.create_model_card(**about)
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset=script_args.data_name)
+        trainer.push_to_hub(**about)
     metric = MODALITY_METRIC[script_args.problem_type]
     return table_row(split, metrics, list(script_args.columns), train_metrics["train_runtime"], metric)
 

@@ -117,15 +117,17 @@ def plot_accuracy(axes: Axes, evaluations: list[Entry], colors: dict[str, Any], 
     """
     plot_line(axes, evaluations, f"eval_{metric}", "all modalities, fused", color="black")
     plot_sets(axes, evaluations, metric)
+    sets = evaluation_sets(evaluations)
     plot_line(axes, evaluations, f"eval_prototypes_{metric}", "all modalities, prototypes", color="black", ls="--")
     for name, color in colors.items():
         plot_line(axes, evaluations, f"eval_{name}_prototype_{metric}", f"{name}, prototypes", color=color)
-        plot_line(axes, evaluations, f"eval_{name}_{metric}", f"{name}, slice of the head", color=color, ls=":")
+        if name not in sets:  # the key would be that of the set
+            plot_line(axes, evaluations, f"eval_{name}_{metric}", f"{name}, slice of the head", color=color, ls=":")
     axes.set(title=f"Validation {'accuracy' if metric == 'accuracy' else 'micro F1'}", ylim=(0, 1.02))
 
 
 def plot_sets(axes: Axes, evaluations: list[Entry], metric: str) -> None:
-    """Plot a metric of the fused logits on each of several evaluation sets, in shades of gray with marks of their own."""
+    """Plot a metric of the fused logits on each of several evaluation sets, in grays and with marks of their own."""
     sets = evaluation_sets(evaluations)
     for i, (name, mark) in enumerate(zip(sets, cycle("osD^vX"), strict=False)):
         shade = str(0.6 * i / max(len(sets) - 1, 1))

@@ -35,7 +35,7 @@ def gaps(digits):
     return digits.select(range(40)).map(
         lambda row, i: {
             "picture": None if i % 4 == 1 else row["picture"],
-            "caption": "" if i % 5 == 2 else row["caption"],
+            "caption": "" if i % 8 == 2 else row["caption"],
         },
         with_indices=True,
     )

@@ -26,7 +26,8 @@ def confusion_figure(report: EvaluationReport) -> Figure:
         for j, cell in enumerate(line):
             color = "white" if shares[i][j] > 0.5 else "#222"
             axes.text(j, i, str(cell) if cell else "", ha="center", va="center", color=color, fontsize="small")
-    axes.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 3 else 0, ha="center")
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
+    axes.set_xticks(range(len(names)), names, **slanted)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")

@@ -38,7 +38,14 @@ import psutil  # installed with accelerate
 import torch
 from transformers import set_seed
 
-from pmr_hf import METHODS, MultimodalModel, PrototypeTrainer, PrototypeTrainingArguments, UnimodalHeadsTrainer
+from pmr_hf import (
+    METHODS,
+    MultimodalModel,
+    PrototypeTrainer,
+    PrototypeTrainingArguments,
+    UnimodalHeadsTrainer,
+    evaluate_report,
+)
 from pmr_hf.command_line.build import build_model
 from pmr_hf.command_line.comparison import joint_arguments
 from pmr_hf.command_line.console import EpochLines, header, remove_output, run_script, set_verbosity
@@ -146,9 +153,14 @@ def train_and_test(
     # Save
     trainer.save_model()
     trainer.save_state()
-    trainer.create_model_card(dataset=script_args.data_name)
+    about = {"dataset": script_args.data_name}
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if training_args.do_predict and trainer.is_world_process_zero() and not sharded:
+        about["report"] = evaluate_report(trainer, dataset[split])
+        about["report"].save(training_args.output_dir)
+    trainer.create_model_card(**about)
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset=script_args.data_name)
+        trainer.push_to_hub(**about)
     constant = constant_answer(collator, dataset["train"], dataset[split])
     cells = {f"{split} {MODALITY_METRIC[script_args.problem_type]}": f"{constant:.3f}"}
     return [(CONSTANT[script_args.problem_type], cells)] * bool(methods) + method_rows(

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from .data.collator import MultimodalCollator
 from .data.infer_columns import InferredColumns, infer_columns
 from .diagnosis.diagnose import diagnose
+from .diagnosis.evaluate import evaluate_report
 from .diagnosis.findings import Diagnosis
 from .inference.export import ExportableModel
 from .inference.pipeline import MultimodalPipeline
@@ -39,6 +40,7 @@ from .model.prototypes import Prototypes, attach_prototypes, load_prototypes
 from .model.spectrogram_processor import SpectrogramFeatureExtractor
 from .model.tabular_encoder import TabularConfig, TabularModel
 from .model.tabular_processor import TabularProcessor
+from .reporting.evaluation import EvaluationReport
 from .training.arguments import MultimodalTrainingArguments, PrototypeTrainingArguments
 from .training.multimodal_trainer import MultimodalTrainer
 from .training.prototype_trainer import PrototypeTrainer
@@ -66,6 +68,7 @@ __all__ = [
     "DGLTrainer",
     "DGLTrainingArguments",
     "Diagnosis",
+    "EvaluationReport",
     "ExportableModel",
     "Fusion",
     "GradientBlendingArguments",
@@ -115,6 +118,7 @@ __all__ = [
     "__version__",
     "attach_prototypes",
     "diagnose",
+    "evaluate_report",
     "infer_columns",
     "load_prototypes",
     "register_fusion",

@@ -3,15 +3,17 @@ Predict the class, the labels or the numbers of each row of a table with a train
 row.
 
     python examples/predict.py --model outputs/posts-concat-pmr --input new.csv --columns image=picture text=title \\
-        --output predictions.jsonl
+        --keep id --output predictions.jsonl
 
 When a stopped run is started again, it continues where it stopped, unless the input, the model or an option has since
 changed. Beside the output, the script keeps its options in a JSON file, and a lock. A row that cannot be read, or that
-has none of the modalities, gets an `error` in place of `labels`, or of the `values` of a regression.
+has none of the modalities, gets an `error` in place of `labels`, or of the `values` of a regression. `row` counts the
+rows from 1, without the line of the names. The columns of `--keep` are copied from the input.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -23,12 +25,17 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from pmr_hf import MediaLimits, MultimodalPipeline
+from pmr_hf.command_line.console import run_script
 from pmr_hf.data.columns import as_list, number_columns, parse_column, undecoded, with_numbers
 from pmr_hf.data.table_files import read_table
 from pmr_hf.data.tables import absolute_path
 from pmr_hf.training.checksums import crc32_of
 from pmr_hf.training.folder_lock import InUseError, held
 from pmr_hf.training.whole_files import write_json
+
+
+# What a line of the output may have beside the columns of --keep
+WRITTEN = ("row", "labels", "values", "modalities", "error")
 
 
 def main() -> None:
@@ -48,6 +55,9 @@ def main() -> None:
         metavar="modality=column",
         help="or modality=a,b for numbers and tables; a name that contains a comma stands in double quotes",
     )
+    parser.add_argument(
+        "--keep", nargs="+", default=[], metavar="column", help="columns to copy to the output, such as an id"
+    )
     parser.add_argument("--encoding", default="utf-8", help="encoding of a csv, tsv, json or jsonl input")
     parser.add_argument("--top_k", type=int, default=1, help="number of best classes or labels to write for each row")
     parser.add_argument("--explain", action="store_true", help="also write the answer and the share of each modality")
@@ -64,7 +74,11 @@ def main() -> None:
     if len(columns) < len(args.columns):
         parser.error(f"expected each modality once in --columns, got {args.columns}")
 
-    used = {part for column in columns.values() for part in as_list(column)}
+    taken = [name for name in args.keep if name in WRITTEN]
+    if taken:
+        parser.error(f"expected --keep of other columns than {list(WRITTEN)}, got {taken}; rename them in the input")
+
+    used = {part for column in columns.values() for part in as_list(column)} | set(args.keep)
     table = undecoded(read_table(args.input, used, args.encoding))
     missing = sorted(used - set(table.column_names))
     if missing:
@@ -84,7 +98,8 @@ def main() -> None:
     try:
         with held(lock, str(args.output), "give another --output"):
             check_options(args)
-            errors = write_predictions(args, table, columns, pipe)
+            begin = resume(args.output, len(table))
+            errors = write_predictions(args, table, columns, pipe, begin)
     except (ValueError, InUseError) as error:
         sys.exit(str(error))
     except OSError as error:
@@ -92,26 +107,37 @@ def main() -> None:
             f"Expected to write {args.output}, but got {error}; it keeps what it has. Once that is mended, the same "
             "command continues."
         )
-    if errors:
-        print(f"{errors} rows could not be predicted; see their `error` in {args.output}")
+    before = f", after {begin:,} of an earlier run" if begin else ""
+    wrong = f"; {errors:,} could not be predicted, see their `error`" if errors else ""
+    print(f"read {len(table):,} rows of {args.input}; predicted {len(table) - begin - errors:,}{before}{wrong}")
+    print(f"saved to {args.output}")
 
 
 def write_predictions(
-    args: argparse.Namespace, table: Dataset, columns: dict[str, str | list[str]], pipe: MultimodalPipeline
+    args: argparse.Namespace, table: Dataset, columns: dict[str, str | list[str]], pipe: MultimodalPipeline, begin: int
 ) -> int:
-    """Append the predictions of the rows that the output lacks. Returns how many of these rows got an `error`."""
-    done, errors = resume(args.output, len(table)), 0
+    """Append the predictions of the rows after the first `begin`. Returns how many of these rows got an `error`."""
+    done, errors = begin, 0
     folder = str(args.input.parent.absolute())
     rows = (row_of(table[i], columns, pipe, folder) for i in range(done, len(table)))
+    kept = {name: table[name] for name in args.keep}
     with args.output.open("a", encoding="utf-8") as file, tqdm(total=len(table), initial=done, unit="row") as progress:
         while batch := list(islice(rows, args.batch_size)):
             for result in predict(pipe, batch, args.top_k, args.explain):
-                file.write(json.dumps({"row": done} | result, ensure_ascii=False, allow_nan=False) + "\n")
+                line = {"row": done + 1} | {name: json_value(cells[done]) for name, cells in kept.items()} | result
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
                 done += 1
                 errors += "error" in result
             file.flush()
             progress.update(len(batch))
     return errors
+
+
+def json_value(cell: Any) -> Any:
+    """A cell as JSON has it: a number, truth value, text or `None`; a text for any other value, such as a date."""
+    if isinstance(cell, float) and not math.isfinite(cell):
+        return None
+    return cell if cell is None or isinstance(cell, (bool, int, float, str)) else str(cell)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -120,7 +146,7 @@ def check_options(args: argparse.Namespace) -> None:
     output was begun with others.
     """
     file = args.output.with_name(f"{args.output.name}.options.json")
-    names = ("model", "input", "columns", "encoding", "top_k", "explain", "missing")
+    names = ("model", "input", "columns", "keep", "encoding", "top_k", "explain", "missing")
     options = {name: str(getattr(args, name)) for name in names}
     options["content of the input"] = f"{crc32_of(args.input):08x}"
     options["weights of the model"] = weights_of(args.model)
@@ -155,7 +181,7 @@ def resume(output: Path, size: int) -> int:
         return 0
     lines = output.read_bytes().splitlines(keepends=True)
     whole = lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
-    wrong = next((i for i, line in enumerate(whole) if not line.startswith(b'{"row": %d,' % i)), None)
+    wrong = next((i for i, line in enumerate(whole) if not line.startswith(b'{"row": %d,' % (i + 1))), None)
     if wrong is not None or len(whole) > size:
         found = f"{len(whole)} predictions" if wrong is None else f"line {wrong + 1} of another row"
         raise ValueError(
@@ -198,4 +224,4 @@ def predict(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, "Stopped. The same command continues after the last row.")

@@ -1,41 +1,62 @@
 """
 Train PMR, or a method that it is compared with, on any dataset of several modalities.
 
-    accelerate launch examples/run_pmr.py                                # digits of scikit-learn, beside joint training
-    accelerate launch examples/run_pmr.py --dataset cg_mnist --data_dir mnist            # raw MNIST files
-    accelerate launch examples/run_pmr.py --dataset crema_d --data_dir CREMA-D           # or ave: the raw downloads
-    accelerate launch examples/run_pmr.py --train_file posts.csv --label_column topic    # your own data
-    accelerate launch examples/run_pmr.py --dataset_name user/posts --label_column topic \\
+    python examples/run_pmr.py                                # digits of scikit-learn, beside joint training
+    python examples/run_pmr.py --dataset cg_mnist --data_dir mnist            # raw MNIST files
+    python examples/run_pmr.py --dataset crema_d --data_dir CREMA-D           # or ave: the raw downloads
+    python examples/run_pmr.py --train_file posts.csv --label_column topic    # your own data
+    python examples/run_pmr.py --dataset_name user/posts --label_column topic \\
         --columns image=picture text=title \\
         --backbones image=google/vit-base-patch16-224 text=bert-base-uncased             # with encoders that you choose
-    accelerate launch examples/run_pmr.py --search 20                    # the best of 20 trials, by validation
+    python examples/run_pmr.py --search 20                    # the best of 20 trials, by validation
 
 Of your own data, the script prints what it takes each column for, and why. `--columns` and `--backbones` replace a part
 of that. If they name the same modalities, these are all.
+
+On several GPUs, start it with `accelerate launch` in place of `python`, see docs/launching.md. `--verbose` prints all
+that transformers and datasets say.
 
 The script also takes every argument of the method's trainer. For PMR, these are the arguments of
 `PMRTrainingArguments`, which include all of `TrainingArguments`.
 """
 
 import logging
+import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+
+if __name__ == "__main__" and "--verbose" not in sys.argv:
+    # tqdm reads these when it is imported. Bars that would be short, and bars in a log file, stay away.
+    os.environ.setdefault("TQDM_DELAY", "2")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+
 import psutil  # installed with accelerate
 import torch
 from transformers import set_seed
 
-from pmr_hf import METHODS, MultimodalModel, PrototypeTrainer, PrototypeTrainingArguments, UnimodalHeadsTrainer
+from pmr_hf import (
+    METHODS,
+    MultimodalModel,
+    PrototypeTrainer,
+    PrototypeTrainingArguments,
+    UnimodalHeadsTrainer,
+    evaluate_report,
+)
 from pmr_hf.command_line.build import build_model
 from pmr_hf.command_line.comparison import joint_arguments
+from pmr_hf.command_line.console import EpochLines, header, remove_output, run_script, set_verbosity
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.output_folder import take_folder
 from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.prepare import prepare
+from pmr_hf.command_line.results_table import CONSTANT, LEGEND, Row, kept_epoch, method_rows, print_table
 from pmr_hf.command_line.script_arguments import ScriptArguments
-from pmr_hf.model.targets import MODALITY_METRIC
+from pmr_hf.model.targets import MODALITY_METRIC, REGRESSION
+from pmr_hf.training.constant_answer import constant_answer
 from pmr_hf.training.search import best_of_results, require_optuna, shown
 
 
@@ -58,19 +79,28 @@ def main() -> None:
             args.complete(inferred)
     for args, others in runs:
         take_folder(others, args.overwrite_output_dir)
-    rows = {args.method: train_and_test(args, others) for args, others in runs}
+    rows: list[Row] = []
+    for args, others in runs:
+        rows += train_and_test(args, others, [each.method for each, _ in runs] if not rows else [])
     if training_args.process_index == 0:
         print_table(f"{script_args.data_name}, {script_args.fusion}", rows)
+        if script_args.problem_type != REGRESSION:
+            print(LEGEND)
         print(f"saved to {training_args.output_dir}")
 
 
-def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> dict[str, str]:
-    """Train and save a model. Returns its row of the printed table: the test accuracies and the training time."""
+def train_and_test(
+    script_args: ScriptArguments, training_args: PrototypeTrainingArguments, methods: list[str]
+) -> list[Row]:
+    """
+    Train and save a model. Returns its rows of the printed table. For the first run, `methods` names the methods of all
+    runs; it prints the header and returns the row of the constant answer too.
+    """
     lower_pretrained_rates(script_args, training_args)
-    logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING)
+    set_verbosity(script_args.verbose and training_args.should_log)
     set_seed(training_args.seed)
     if len(script_args.columns) == 1:
-        logger.info(f"One modality, {next(iter(script_args.columns))!r}: there is nothing to rebalance.")
+        logger.warning(f"One modality, {next(iter(script_args.columns))!r}: there is nothing to rebalance.")
 
     dataset, backbones, processor, collator, classes = prepare(script_args, training_args)
 
@@ -92,11 +122,19 @@ def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainin
         data_collator=collator,
     )
 
+    modalities = list(script_args.columns)
+    if not script_args.verbose:
+        remove_output(trainer)
+    if methods and training_args.process_index == 0:
+        print(header(script_args, training_args, trainer.unwrapped_model, dataset, methods), flush=True)
+
     # Search
     if script_args.search is not None:
         print(f"{script_args.method}, {use_best_arguments(trainer, script_args.search)}")
 
     # Train
+    if not script_args.verbose:
+        trainer.add_callback(EpochLines(script_args.method, modalities, script_args.problem_type))
     checkpoint = training_args.resume_from_checkpoint
     start = time.perf_counter()
     train_metrics = trainer.train(resume_from_checkpoint=True if checkpoint == "True" else checkpoint).metrics
@@ -115,11 +153,25 @@ def train_and_test(script_args: ScriptArguments, training_args: PrototypeTrainin
     # Save
     trainer.save_model()
     trainer.save_state()
-    trainer.create_model_card(dataset=script_args.data_name)
+    about = {"dataset": script_args.data_name}
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if training_args.do_predict and trainer.is_world_process_zero() and not sharded:
+        about["report"] = evaluate_report(trainer, dataset[split])
+        about["report"].save(training_args.output_dir)
+    trainer.create_model_card(**about)
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset=script_args.data_name)
-    metric = MODALITY_METRIC[script_args.problem_type]
-    return table_row(split, metrics, list(script_args.columns), train_metrics["train_runtime"], metric)
+        trainer.push_to_hub(**about)
+    constant = constant_answer(collator, dataset["train"], dataset[split])
+    cells = {f"{split} {MODALITY_METRIC[script_args.problem_type]}": f"{constant:.3f}"}
+    return [(CONSTANT[script_args.problem_type], cells)] * bool(methods) + method_rows(
+        script_args.method,
+        split,
+        metrics,
+        modalities,
+        script_args.problem_type,
+        kept_epoch(trainer.state, training_args, modalities),
+        train_metrics["train_runtime"],
+    )
 
 
 def use_best_arguments(trainer: PrototypeTrainer, n_trials: int) -> str:
@@ -147,28 +199,5 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def table_row(
-    split: str, metrics: dict[str, float], modalities: list[str], seconds: float, metric: str = "accuracy"
-) -> dict[str, str]:
-    """
-    The fused accuracy on a split, that of each modality alone, by its prototypes, and the training time. With several
-    labels, `metric` is "micro_f1". In a regression, it is "mae", and no modality answers alone.
-    """
-    prefix = "test" if split == "test" else "eval"
-    row = {f"{split} {metric}": f"{metrics[f'{prefix}_{metric}']:.3f}"}
-    for name in modalities if metric != "mae" else []:
-        alone = metrics.get(f"{prefix}_{name}_prototype_{metric}")
-        row[f"{name} alone"] = "none seen" if alone is None else f"{alone:.3f}"
-    return row | {"training time": f"{seconds:.0f} s"}
-
-
-def print_table(title: str, rows: dict[str, dict[str, str]]) -> None:
-    """Print a line for each method, below a line with the title and the names of the columns."""
-    header = next(iter(rows.values()))
-    print(f"\n{title:<24}" + "".join(f"  {column}" for column in header))
-    for method, row in rows.items():
-        print(f"  {method:<22}" + "".join(f"  {value:>{len(column)}}" for column, value in row.items()))
-
-
 if __name__ == "__main__":
-    main()
+    run_script(main)

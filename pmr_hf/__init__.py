@@ -1,10 +1,13 @@
 """Prototypical Modal Rebalance (PMR) for multimodal models in the Hugging Face ecosystem."""
 
+from typing import TYPE_CHECKING, Any
+
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .data.collator import MultimodalCollator
 from .data.infer_columns import InferredColumns, infer_columns
 from .diagnosis.diagnose import diagnose
+from .diagnosis.evaluate import evaluate_report
 from .diagnosis.findings import Diagnosis
 from .inference.export import ExportableModel
 from .inference.pipeline import MultimodalPipeline
@@ -37,12 +40,15 @@ from .model.prototypes import Prototypes, attach_prototypes, load_prototypes
 from .model.spectrogram_processor import SpectrogramFeatureExtractor
 from .model.tabular_encoder import TabularConfig, TabularModel
 from .model.tabular_processor import TabularProcessor
+from .reporting.evaluation import EvaluationReport
 from .training.arguments import MultimodalTrainingArguments, PrototypeTrainingArguments
-from .training.metrics import Accuracy, MacroF1
 from .training.multimodal_trainer import MultimodalTrainer
 from .training.prototype_trainer import PrototypeTrainer
 from .version import __version__
 
+
+if TYPE_CHECKING:
+    from .training.evaluate_metrics import Accuracy, MacroF1
 
 AutoConfig.register(MultimodalConfig.model_type, MultimodalConfig)
 AutoModel.register(MultimodalConfig, MultimodalModel)
@@ -62,6 +68,7 @@ __all__ = [
     "DGLTrainer",
     "DGLTrainingArguments",
     "Diagnosis",
+    "EvaluationReport",
     "ExportableModel",
     "Fusion",
     "GradientBlendingArguments",
@@ -111,7 +118,16 @@ __all__ = [
     "__version__",
     "attach_prototypes",
     "diagnose",
+    "evaluate_report",
     "infer_columns",
     "load_prototypes",
     "register_fusion",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Accuracy", "MacroF1"):  # `evaluate` is slow to import
+        from .training import evaluate_metrics
+
+        return getattr(evaluate_metrics, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,14 @@ def test_what_docstrings_refer_to_exists(file):
     """References such as [`~pmr_hf.model.pooling.pool`]."""
     for module, name in re.findall(r"\[`~(pmr_hf[\w.]*)\.(\w+)`\]", file.read_text(encoding="utf-8")):
         assert hasattr(importlib.import_module(module), name), f"{file} refers to {module}.{name}"
+
+
+def test_what_is_slow_to_import_waits_until_it_is_needed():
+    slow = {"evaluate", "matplotlib", "scipy.signal", "scipy.stats", "sklearn.metrics", "sklearn.linear_model"}
+    code = f"import sys, pmr_hf; print(sorted(sys.modules.keys() & {slow}))"
+    code += "; from pmr_hf import Accuracy; print(Accuracy.__name__, hasattr(pmr_hf, 'Precision'))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == ["[]", "Accuracy False"]
 
 
 @pytest.mark.skipif(not (PACKAGE.parent / "examples").is_dir(), reason="an installed package has no examples")

@@ -5,6 +5,7 @@ import sys
 
 import torch
 from transformers import HfArgumentParser
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..data.new_encoders import NEW_ENCODERS
@@ -41,9 +42,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
         ValueError: for an unknown argument, or a value outside its range.
         SystemExit: raised by argparse for a value of another type, and after --help.
     """
-    script_parser = HfArgumentParser(ScriptArguments, add_help=False)
+    usage = "%(prog)s [--argument value ...]; --help lists the arguments"
+    script_parser = HfArgumentParser(ScriptArguments, add_help=False, usage=usage)
     script_args, _ = script_parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
-    parser = HfArgumentParser((ScriptArguments, METHODS[script_args.method].args_class))
+    parser = HfArgumentParser((ScriptArguments, METHODS[script_args.method].args_class), usage=usage)
     parser.set_defaults(
         output_dir=default_folder(script_args, seed_of(arguments)),
         do_predict=True,  # evaluate on the test split once, at the end
@@ -73,16 +75,31 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
         raise ValueError(f"Expected the arguments that --help lists, got {unknown} too; correct or remove them.")
     script_args, training_args = parsed
     script_args.default_length = script_args.own_data and not gives_length(arguments)
+    script_args.default_logging = not gives(arguments, "logging_steps", "logging_strategy")
     metric = MODALITY_METRIC[script_args.problem_type]
     if training_args.answer == BEST_ANSWER and training_args.metric_for_best_model == metric:
         training_args.metric_for_best_model = f"best_answer_{metric}"
     return script_args, training_args
 
 
-def gives_length(arguments: list[str] | None) -> bool:
-    """Whether a command says how long to train. An option may be shortened, as argparse allows."""
+def gives(arguments: list[str] | None, *names: str) -> bool:
+    """Whether a command gives one of these arguments. An option may be shortened, as argparse allows."""
     given = [name_of(option) for option in options_of(sys.argv[1:] if arguments is None else arguments)]
-    return any(name and full.startswith(name) for name in given for full in ("num_train_epochs", "max_steps"))
+    return any(name and full.startswith(name) for name in given for full in names)
+
+
+def gives_length(arguments: list[str] | None) -> bool:
+    """Whether a command says how long to train."""
+    return gives(arguments, "num_train_epochs", "max_steps")
+
+
+def length_of_training(training_args: PrototypeTrainingArguments, rows: int) -> tuple[float, int, int]:
+    """The epochs, the steps and the rows of a step, over all processes. `rows` is the number of training rows."""
+    batch = training_args.train_batch_size * training_args.world_size * training_args.gradient_accumulation_steps
+    in_epoch = max(rows // batch, 1) if training_args.dataloader_drop_last else math.ceil(rows / batch)
+    if training_args.max_steps > 0:
+        return training_args.max_steps / in_epoch, training_args.max_steps, batch
+    return training_args.num_train_epochs, math.ceil(training_args.num_train_epochs * in_epoch), batch
 
 
 def lengthen_training(script_args: ScriptArguments, training_args: PrototypeTrainingArguments, rows: int) -> None:
@@ -92,8 +109,7 @@ def lengthen_training(script_args: ScriptArguments, training_args: PrototypeTrai
     """
     if not script_args.default_length:
         return
-    batch = training_args.train_batch_size * training_args.world_size * training_args.gradient_accumulation_steps
-    steps = math.ceil(rows / batch)  # of one epoch
+    steps = math.ceil(rows / length_of_training(training_args, rows)[2])  # of one epoch
     epochs = min(math.ceil(LEAST_STEPS / steps), MOST_EPOCHS)
     if epochs > training_args.num_train_epochs:
         logger.warning(
@@ -101,6 +117,16 @@ def lengthen_training(script_args: ScriptArguments, training_args: PrototypeTrai
             "steps. --num_train_epochs or --max_steps sets another length."
         )
         training_args.num_train_epochs = epochs
+
+
+def log_short_epochs(script_args: ScriptArguments, training_args: PrototypeTrainingArguments, rows: int) -> None:
+    """
+    Log an epoch of at most 40 steps once, at its end, unless the command says when to log. `rows` is the number of
+    training rows.
+    """
+    steps = math.ceil(rows / length_of_training(training_args, rows)[2])
+    if script_args.default_logging and steps <= 2 * DEFAULTS["logging_steps"]:
+        training_args.logging_strategy = IntervalStrategy.EPOCH
 
 
 def lower_pretrained_rates(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> None:

@@ -10,7 +10,7 @@ from ..data.tables import draw_rows
 from ..model.multimodal_processor import MultimodalProcessor
 from ..training.arguments import PrototypeTrainingArguments
 from .build import add_new_encoders, build_collator, class_names, pretrained_processor
-from .parse_arguments import lengthen_training
+from .parse_arguments import lengthen_training, log_short_epochs
 from .script_arguments import ScriptArguments
 from .splits import load_splits
 
@@ -38,6 +38,7 @@ def prepare(script_args: ScriptArguments, training_args: PrototypeTrainingArgume
     dataset = load_splits(script_args, pretrained, training_args.seed)
     dataset["validation"] = draw_rows(dataset["validation"], script_args.max_eval_samples, training_args.seed)
     lengthen_training(script_args, training_args, len(dataset["train"]))
+    log_short_epochs(script_args, training_args, len(dataset["train"]))
     backbones, processor = add_new_encoders(script_args, pretrained, dataset["train"])
     collator = build_collator(script_args, processor)
     classes = class_names(script_args, dataset["train"])

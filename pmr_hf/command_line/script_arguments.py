@@ -63,6 +63,8 @@ class ScriptArguments:
     target_columns = ("label",)
     #: Whether the length of training is a default, which depends on the number of training rows
     default_length = False
+    #: Whether the command leaves open when to log
+    default_logging = False
 
     method: str = field(
         default="pmr",
@@ -260,6 +262,10 @@ class ScriptArguments:
         metadata={"help": "Use the channels-last memory format, which speeds up convolutions in mixed precision."},
     )
 
+    verbose: bool = field(
+        default=False,
+        metadata={"help": "Print all that transformers and datasets say, each log, and the tracebacks of errors."},
+    )
     overwrite_output_dir: bool = field(
         default=False,
         metadata={"help": "Remove the model, results and checkpoints of an earlier run from --output_dir first."},

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import v2
 
 from ..model.kinds import Picture
 from ..model.media_values import UnreadableError
@@ -34,6 +33,8 @@ class CropAndFlip:
     size: tuple[int, int] | None = None
 
     def __call__(self, picture: Image.Image) -> Image.Image:
+        from torchvision.transforms import v2  # slow to import
+
         size = self.size or (picture.height, picture.width)
         return v2.RandomHorizontalFlip()(v2.RandomResizedCrop(size)(picture))
 

@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 from PIL import Image as PILImage
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 
 
@@ -45,6 +43,9 @@ Digits = tuple[np.ndarray, np.ndarray]  # images (N, H, W) uint8, labels (N,)
 
 def read_sklearn_digits() -> dict[str, Digits]:
     """Read the 1,797 digits of 8 x 8 pixels in scikit-learn, as `train` (three quarters) and `test` (a quarter)."""
+    from sklearn.datasets import load_digits  # slow to import
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     images = (digits.images * (255 / 16)).round().astype(np.uint8)
     train, test = train_test_split(np.arange(len(images)), test_size=0.25, stratify=digits.target, random_state=0)
@@ -172,6 +173,8 @@ def cg_mnist(
         ValueError: for a `test_correlation` outside [0, 1], `max_train_samples` below 1, or `reference_samples` that
             are fewer than the classes or leave no training digits.
     """
+    from sklearn.model_selection import train_test_split  # slow to import
+
     if not 0 <= test_correlation <= 1:
         raise ValueError(f"Expected `test_correlation` in [0, 1], got {test_correlation}; 0 leaves no correlation.")
     if max_train_samples is not None and max_train_samples < 1:

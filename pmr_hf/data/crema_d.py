@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from sklearn.model_selection import train_test_split
 
 from .labels import stratified_cut
 
@@ -113,6 +112,8 @@ def _speaker_split(folder: Path, validation_size: float, seed: int) -> dict[str,
             f"Expected clips of at least 3 actors in {folder / 'AudioWAV'}, one for each split, got {actors}; complete "
             f"the clone of {CLIPS_URL}."
         )
+    from sklearn.model_selection import train_test_split  # slow to import
+
     rest, test = train_test_split(actors, test_size=0.1, random_state=seed)
     train, validation = train_test_split(rest, test_size=validation_size, random_state=seed)
     groups = {"train": train, "validation": validation, "test": test}

@@ -11,15 +11,14 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from ..data.collator import MultimodalCollator
-from ..data.columns import labels_in
 from ..data.table_values import frames_as_datasets
 from ..inference.modality_report import modality_report
 from ..model.configuration import MultimodalConfig
 from ..model.modeling import MultimodalModel
-from ..model.targets import MODALITY_METRIC, REGRESSION, SINGLE_LABEL
+from ..model.targets import MODALITY_METRIC, REGRESSION
 from ..training.arguments import PrototypeTrainingArguments
+from ..training.constant_answer import constant_answer
 from ..training.prototype_trainer import PrototypeTrainer
-from ..training.target_metrics import micro_f1
 from .findings import Diagnosis, ModalityFindings
 
 
@@ -90,7 +89,7 @@ def diagnose(
         metric=metric,
         rows=len(rows),
         steps=trainer.state.global_step,
-        majority=_majority(trainer.data_collator, train, rows),
+        majority=constant_answer(trainer.data_collator, train, rows),
         joint=joint[f"test_{metric}"],
         modalities=[
             ModalityFindings(
@@ -173,11 +172,3 @@ def _ratios(history: list[dict[str, Any]], names: list[str]) -> dict[str, list[t
             for name in names:
                 ratios[name].append((entry["epoch"], entry[f"{name}_score"] / highest))
     return ratios
-
-
-def _majority(collator: MultimodalCollator, train: Dataset, rows: Dataset) -> float:
-    """The metric of always giving the most frequent class of the training rows, or the labels that most rows have."""
-    known, true = (collator.convert_labels(labels_in(split, collator.label)) for split in (train, rows))
-    if collator.problem_type == SINGLE_LABEL:
-        return float((true == known.mode().values).float().mean())
-    return micro_f1((known.mean(0) > 0.5).expand_as(true).numpy(), true.numpy())

@@ -1,7 +1,5 @@
 """The page of a diagnosis: verdict, pictures and table in one HTML file that needs nothing else."""
 
-import base64
-import io
 from html import escape
 from itertools import cycle
 
@@ -9,6 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ..reporting.dynamics import scale_for_ratio
+from ..reporting.evaluation_plots import as_base64
 from .findings import Diagnosis
 
 
@@ -100,10 +99,3 @@ def lines_of(diagnosis: Diagnosis) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
-
-
-def as_base64(figure: Figure) -> str:
-    """A figure as a PNG file in base64."""
-    file = io.BytesIO()
-    figure.savefig(file, dpi=110, format="png")
-    return base64.b64encode(file.getvalue()).decode()

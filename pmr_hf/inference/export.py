@@ -76,7 +76,10 @@ class ExportableModel(nn.Module):
         return tuple(inputs[name][key] for name, key in self.names)
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """The fused logits (B, K), from the tensors of a batch in the order of `input_names`."""
+        """
+        The fused logits (B, K), divided by `config.calibration_temperature`, from the tensors of a batch in the order
+        of `input_names`.
+        """
         inputs: dict[str, dict[str, torch.Tensor]] = {}
         for (name, key), tensor in zip(self.names, tensors, strict=True):
             inputs.setdefault(name, {})[key] = tensor
@@ -88,4 +91,6 @@ class ExportableModel(nn.Module):
             else:
                 embeddings[name] = torch.zeros(like.shape[0], model.widths[name], device=like.device)
             present[name] = torch.full((like.shape[0],), name in inputs, device=like.device)
-        return model.fuse(embeddings, present)
+        logits = model.fuse(embeddings, present)
+        temperature = model.config.calibration_temperature
+        return logits if temperature == 1 else logits / temperature

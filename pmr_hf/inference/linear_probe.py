@@ -6,9 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -65,6 +62,10 @@ def probe_metric(problem_type: str, name: str, fitted: Embedded, tested: Embedde
         user's units. `None` if all rows to fit have the same labels.
     """
 
+    from sklearn.linear_model import Ridge  # slow to import
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     def rows(data: Embedded) -> tuple[np.ndarray, np.ndarray]:
         present = data.present[name]
         return data.embeddings[name][present].float().cpu().numpy(), data.labels[present].cpu().numpy()
@@ -82,6 +83,10 @@ def probe_metric(problem_type: str, name: str, fitted: Embedded, tested: Embedde
 
 def _classified(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
     """The classes of other rows by logistic regression."""
+    from sklearn.linear_model import LogisticRegression  # slow to import
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     if (y == y[0]).all():
         return np.full(len(x_test), y[0])
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x, y).predict(x_test)

@@ -11,6 +11,7 @@ from ..model.modeling import MultimodalModel, MultimodalOutput
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..training.counted_samples import guesses_of
 from ..training.metrics import METRIC_NAMES, modality_metrics
+from .calibration import answer_logits, answered_by_fusion
 from .linear_probe import PROBE_ROWS, Collator, Embedded, embed, probe_metric
 from .shapley import shapley_values
 
@@ -109,19 +110,21 @@ def head_logits(model: MultimodalModel, tested: Embedded) -> dict[str, torch.Ten
     return model.modality_logits(tested.embeddings, tested.present)
 
 
-def shares_of(model: MultimodalModel, tested: Embedded) -> dict[str, dict[str, Any]]:
+def shares_of(model: MultimodalModel, tested: Embedded, missing: str = "fused") -> dict[str, dict[str, Any]]:
     """
     The shares of each modality, under their keys in [`modality_report`]. The dict is empty if the model has a single
-    modality.
+    modality. `missing` says how incomplete rows are answered, see [`MultimodalPipeline`].
     """
     names, problem = list(tested.embeddings), model.config.problem
     if len(names) == 1:
         return {}
 
+    whole = answered_by_fusion(model, tested.present, tested.labels, missing)
+
     def answers(taking_part: tuple[bool, ...]) -> torch.Tensor:
         """The probability of each class or label, or the prediction of each target, (N, K)."""
         some = {name: tested.present[name] & takes for name, takes in zip(names, taking_part, strict=True)}
-        logits = model.fuse(tested.embeddings, some).float()
+        logits = answer_logits(model, tested.embeddings, some, missing, whole)
         return {SINGLE_LABEL: logits.softmax(1), MULTI_LABEL: logits.sigmoid(), REGRESSION: logits}[problem]
 
     def goodness(taking_part: tuple[bool, ...]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import torch
 
 from ..model.modeling import MultimodalModel
+from ..model.targets import MULTI_LABEL
 
 
 def check_weights(model: MultimodalModel) -> None:
@@ -22,6 +23,23 @@ def check_weights(model: MultimodalModel) -> None:
         raise ValueError(
             f"Expected finite weights and prototypes in {source}, got NaN or infinity in {some(wrong)}; load an "
             "earlier checkpoint, or train the model again."
+        )
+
+
+def unseen_modalities(model: MultimodalModel) -> list[str]:
+    """The modalities of a classifier that have no prototype of any class or label."""
+    several = model.config.problem == MULTI_LABEL
+    seen = model.prototypes.known() if several else model.prototypes.stacked_seen()  # (M, K)
+    return [name for name, of_modality in zip(model.config.modalities, seen, strict=True) if not of_modality.any()]
+
+
+def require_prototypes(model: MultimodalModel) -> None:
+    """Raise `ValueError` if a modality has no prototypes, which would answer for samples that lack modalities."""
+    unseen = unseen_modalities(model)
+    if unseen:
+        raise ValueError(
+            f"Expected prototypes of each modality for samples that lack any, got none of {unseen}; train with "
+            "PMRTrainer, or set `missing='fused'`."
         )
 
 

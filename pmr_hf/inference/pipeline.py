@@ -2,12 +2,13 @@
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
+from datasets import Dataset
 
 from ..model.media_limits import MediaLimits
 from ..model.media_values import is_frame, is_series, rows_of
@@ -15,7 +16,9 @@ from ..model.missing_modalities import all_present, stack_masks
 from ..model.modeling import MultimodalModel, MultimodalOutput
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.targets import MULTI_LABEL
-from .model_checks import check_scores, check_weights
+from .calibration import answer_logits, answered_by_fusion, fit_temperature, labelled_rows
+from .linear_probe import embed
+from .model_checks import check_scores, check_weights, require_prototypes, unseen_modalities
 from .shapley import shapley_values
 
 
@@ -171,6 +174,36 @@ class MultimodalPipeline:
             yield from self._classify(batch, first, top_k, explain)
             first += len(batch)
 
+    @torch.inference_mode()
+    def calibrate(self, dataset: Dataset, data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> float:
+        """
+        Fit the temperature of the model to labelled rows, and set `model.config.calibration_temperature` to it, which
+        is saved and pushed with the model. Take validation rows: neither those of training nor those of the test.
+
+        The fused logits, of the head or of the prototypes as `config.answer` says, are divided by it before softmax or
+        sigmoid. The best class stays the same. What a modality says alone, with `explain`, is not changed, and neither
+        is the product of prototype classifiers that answers for incomplete samples with `missing="prototypes"`; such
+        rows are left out here.
+
+        Args:
+            dataset (`Dataset`): the rows.
+            data_collator (`MultimodalCollator`): turns rows into batches with labels.
+
+        Returns:
+            `float`: the temperature; above 1 if the model was too sure. See
+            [`~pmr_hf.inference.calibration.fit_temperature`].
+
+        Raises:
+            ValueError: for a regression, for no labelled rows, and if no temperature is best.
+        """
+        model = self.model
+        found = embed(model, dataset, data_collator, self.batch_size, "Embedding rows to calibrate")
+        logits = model.fuse(found.embeddings, found.present).float()
+        rows = labelled_rows(model.config.problem, found.labels)
+        rows &= answered_by_fusion(model, found.present, logits, self.missing)
+        model.config.calibration_temperature = fit_temperature(model.config.problem, logits[rows], found.labels[rows])
+        return model.config.calibration_temperature
+
     def _is_list(self, name: str, value: Any) -> bool:
         if is_series(value) or is_frame(value):
             return True
@@ -208,20 +241,13 @@ class MultimodalPipeline:
         logits = model.prototypes(output.embeddings)
         alone = logits if several else {name: values.log_softmax(1) for name, values in logits.items()}
         seen = model.prototypes.known() if several else model.prototypes.stacked_seen()  # (M, K)
-        unseen = [name for name, of_modality in zip(names, seen, strict=True) if not of_modality.any()]
-        if self.missing == "prototypes" and unseen and not whole.all():
-            raise ValueError(
-                f"Expected prototypes of each modality for samples that lack any, got none of {unseen}; train with "
-                "PMRTrainer, or set `missing='fused'`."
-            )
+        unseen = unseen_modalities(model)
+        if self.missing == "prototypes" and not whole.all():
+            require_prototypes(model)
 
         def scores(present: dict[str, torch.Tensor]) -> torch.Tensor:
             """The scores (B, K) from these modalities, fused only for samples that have all modalities."""
-            fused = probabilities(model.fuse(output.embeddings, present).float())
-            if self.missing == "fused" or model.config.answer == "prototypes" or whole.all():
-                return fused
-            product = sum(torch.where(present[name][:, None], alone[name], 0) for name in names)
-            return torch.where(whole[:, None], fused, probabilities(product))
+            return probabilities(answer_logits(model, output.embeddings, present, self.missing, whole))
 
         decision = scores(present)
         check_scores(decision, output.embeddings, first)

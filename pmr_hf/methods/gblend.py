@@ -10,6 +10,7 @@ import datasets
 import torch
 from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
+from transformers import PrinterCallback
 from transformers.utils import logging
 
 from ..data.random_state import isolated_random_state
@@ -242,6 +243,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             compute_loss_func=self.compute_loss_func,
             optimizer_cls_and_kwargs=self.optimizer_cls_and_kwargs,
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.is_whole_run = False
         return trainer
 

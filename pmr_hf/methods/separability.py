@@ -2,8 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.preprocessing import minmax_scale
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -33,6 +31,9 @@ def cluster_purity(embeddings: np.ndarray, labels: np.ndarray, num_clusters: int
     Returns:
         `float`: in (0, 1], see [`purity`].
     """
+    from sklearn.cluster import KMeans  # slow to import
+    from sklearn.preprocessing import minmax_scale
+
     scaled = minmax_scale(embeddings, feature_range=(-1, 1))
     with threadpool_limits(1):
         clusters = KMeans(num_clusters, n_init=10, random_state=seed).fit_predict(scaled)

@@ -1,6 +1,7 @@
 """The configuration of a [`MultimodalModel`]: one sub-config per modality, their order, and the fusion head."""
 
 import keyword
+import math
 from collections.abc import Callable
 from types import NoneType
 from typing import Any
@@ -75,6 +76,10 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 1 <= int(value) <= LARGEST
 
 
+def _is_temperature(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
 # What each field of a `config.json` must hold. transformers checks the other fields.
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "backbones": ("a dict of configs, or None", lambda value: isinstance(value, dict | NoneType)),
@@ -86,6 +91,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "lora": ("a dict such as {'text': {'r': 8}}, or None", lambda value: isinstance(value, dict | NoneType)),
     "unimodal_heads": ("True or False", lambda value: isinstance(value, bool)),
     "answer": (f"one of {ANSWERS}", lambda value: value in ANSWERS),
+    "calibration_temperature": ("a finite number above 0", _is_temperature),
     "initialization": (f"one of {INITIALIZATIONS}", lambda value: value in INITIALIZATIONS),
     "problem_type": (f"one of {PROBLEM_TYPES}, or None", lambda value: value is None or value in PROBLEM_TYPES),
     "num_labels": (f"a number of classes up to {LARGEST}", _is_size),
@@ -135,6 +141,9 @@ class MultimodalConfig(PreTrainedConfig):
         problem_type (`str`, *optional*, defaults to `"single_label_classification"`): what the model predicts, as in
             transformers: one of K classes, any of K labels (`"multi_label_classification"`), or R numbers
             (`"regression"`). `num_labels` is K or R.
+        calibration_temperature (`float`, *optional*, defaults to 1.0): what [`MultimodalPipeline`] and
+            [`ExportableModel`] divide the fused logits by, so that probabilities are calibrated;
+            `MultimodalPipeline.calibrate` fits it. The model's own `logits` stay as they are.
         kwargs: other fields of [`~transformers.PreTrainedConfig`], such as `num_labels` or `id2label`.
 
     Raises:
@@ -163,6 +172,7 @@ class MultimodalConfig(PreTrainedConfig):
         initialization: str = "default",
         answer: str = "head",
         problem_type: str | None = None,
+        calibration_temperature: float = 1.0,
         **kwargs,
     ):
         check_fields(
@@ -178,6 +188,7 @@ class MultimodalConfig(PreTrainedConfig):
                 "initialization": initialization,
                 "answer": answer,
                 "problem_type": problem_type,
+                "calibration_temperature": calibration_temperature,
                 **kwargs,
             }
         )
@@ -185,6 +196,11 @@ class MultimodalConfig(PreTrainedConfig):
             raise ValueError(
                 "Expected `answer='head'` with `problem_type='regression'`, got 'prototypes', which are of classes; "
                 "leave it out."
+            )
+        if problem_type == REGRESSION and calibration_temperature != 1:
+            raise ValueError(
+                "Expected `calibration_temperature=1.0` with `problem_type='regression'`, which has no probabilities, "
+                f"got {calibration_temperature}; leave it out."
             )
         if fusion in ONE_LABEL_FUSIONS and problem_type not in (None, SINGLE_LABEL):
             raise ValueError(
@@ -215,6 +231,7 @@ class MultimodalConfig(PreTrainedConfig):
         self.unimodal_heads = unimodal_heads
         self.initialization = initialization
         self.answer = answer
+        self.calibration_temperature = calibration_temperature
         for field in ("pooling", "lora"):
             unknown = [name for name in getattr(self, field) if name not in self.modalities]
             if unknown:

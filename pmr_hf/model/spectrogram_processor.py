@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.signal import spectrogram
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import TensorType
 
@@ -111,6 +110,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                     f"Expected waveforms of shape (samples,), got {clip.shape} for number {i}; average the channels of "
                     "stereo sound, and leave out clips without sound."
                 )
+        from scipy.signal import spectrogram  # slow to import
+
         # `np.resize` repeats or cuts.
         waves = np.stack([np.resize(clip, round(self.seconds * self.sampling_rate)) for clip in clips])
         _, _, power = spectrogram(waves, self.sampling_rate, nperseg=self.window, noverlap=self.overlap)

@@ -22,7 +22,7 @@ CARD = """---
 ![{plot_title} over training]({plot})
 
 {how_to_read_the_ratio}
-
+{evaluation}
 ## Training
 
 | hyperparameter | value |
@@ -34,8 +34,7 @@ CARD = """---
 
 {limits}
 Its accuracy on other kinds of data is unknown.
-{modality_dropout}
-The results do not show how accurate the model is when a modality is missing.
+{modality_dropout}{missing}
 
 ## Citation
 
@@ -45,6 +44,8 @@ The results do not show how accurate the model is when a modality is missing.
 
 {end}
 """
+
+MISSING = "\nThe results do not show how accurate the model is when a modality is missing."
 
 CODE_SAMPLE = """
 ## Usage
@@ -78,8 +79,7 @@ for name, logits in model.prototypes(output.embeddings).items():  # what each mo
     print(model.config.id2label[k], value)""",
 }
 LIMITS = {
-    SINGLE_LABEL: "The model predicts only the classes that it was trained on, and its probabilities are not "
-    "calibrated.",
-    MULTI_LABEL: "The model finds only the labels that it was trained on, and its probabilities are not calibrated.",
+    SINGLE_LABEL: "The model predicts only the classes that it was trained on.",
+    MULTI_LABEL: "The model finds only the labels that it was trained on.",
     REGRESSION: "The model predicts numbers without a range in which they may lie.",
 }

@@ -72,12 +72,26 @@ def plot_dynamics(
 
 
 def evaluations_of(log_history: list[Entry]) -> list[Entry]:
-    """The first evaluation at each step. `load_best_model_at_end` may cause a second one after the last step."""
+    """
+    The first evaluation at each step, in which those of several evaluation sets are together.
+    `load_best_model_at_end` may cause a second one after the last step.
+    """
     evaluations: dict[int, Entry] = {}
     for entry in log_history:
-        if "eval_loss" in entry:
-            evaluations.setdefault(entry["step"], entry)
+        if loss_keys(entry):
+            evaluations[entry["step"]] = entry | evaluations.get(entry["step"], {})
     return list(evaluations.values())
+
+
+def loss_keys(entry: Entry) -> list[str]:
+    """The keys of the losses of an evaluation: `eval_loss`, or `eval_<name>_loss` of each of several sets."""
+    return [key for key in entry if key.startswith("eval_") and key.endswith("_loss")]
+
+
+def evaluation_sets(log_history: list[Entry]) -> list[str]:
+    """The names of several evaluation sets, `eval_dataset` as a dict. The list is empty for a single set."""
+    keys = dict.fromkeys(key for entry in log_history for key in loss_keys(entry))
+    return [key.removeprefix("eval_").removesuffix("_loss") for key in keys if key != "eval_loss"]
 
 
 def plot_regression(log_history: list[Entry], evaluations: list[Entry], file: str | Path) -> None:
@@ -87,6 +101,7 @@ def plot_regression(log_history: list[Entry], evaluations: list[Entry], file: st
     error, loss = figure.subplots(1, 2)
     plot_line(error, evaluations, "eval_mae", "mean absolute error", color="black")
     plot_line(error, evaluations, "eval_rmse", "root mean square error", color="black", ls="--")
+    plot_sets(error, evaluations, "mae")
     error.set_title("Validation error")
     plot_line(loss, steps, "mse_loss", None, color="tab:gray")
     loss.set_title("Training loss, of standardised targets")
@@ -101,11 +116,22 @@ def plot_accuracy(axes: Axes, evaluations: list[Entry], colors: dict[str, Any], 
     and of each modality by its prototype classifier and by its slice of the fusion head.
     """
     plot_line(axes, evaluations, f"eval_{metric}", "all modalities, fused", color="black")
+    plot_sets(axes, evaluations, metric)
+    sets = evaluation_sets(evaluations)
     plot_line(axes, evaluations, f"eval_prototypes_{metric}", "all modalities, prototypes", color="black", ls="--")
     for name, color in colors.items():
         plot_line(axes, evaluations, f"eval_{name}_prototype_{metric}", f"{name}, prototypes", color=color)
-        plot_line(axes, evaluations, f"eval_{name}_{metric}", f"{name}, slice of the head", color=color, ls=":")
+        if name not in sets:  # the key would be that of the set
+            plot_line(axes, evaluations, f"eval_{name}_{metric}", f"{name}, slice of the head", color=color, ls=":")
     axes.set(title=f"Validation {'accuracy' if metric == 'accuracy' else 'micro F1'}", ylim=(0, 1.02))
+
+
+def plot_sets(axes: Axes, evaluations: list[Entry], metric: str) -> None:
+    """Plot a metric of the fused logits on each of several evaluation sets, in grays and with marks of their own."""
+    sets = evaluation_sets(evaluations)
+    for i, (name, mark) in enumerate(zip(sets, cycle("osD^vX"), strict=False)):
+        shade = str(0.6 * i / max(len(sets) - 1, 1))
+        plot_line(axes, evaluations, f"eval_{name}_{metric}", f"{name}, fused", color=shade, marker=mark, ms=4)
 
 
 def plot_ratio_of_two(axes: Axes, steps: list[Entry], modalities: list[str]) -> None:
@@ -159,7 +185,8 @@ def plot_line(axes: Axes, entries: Iterable[Entry], key: str, label: str | None,
     """Plot a line through the values of one key over the epochs, if any entry has the key."""
     points = [(entry["epoch"], entry[key]) for entry in entries if key in entry]
     if points:
-        axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 60 else None, **style)
+        style = {"marker": "." if len(points) < 60 else None} | style
+        axes.plot(*zip(*points, strict=True), label=label, **style)
 
 
 def scale_for_ratio(axes: Axes) -> None:

@@ -1,18 +1,24 @@
 """The model card of a training run: what the model does, how to use it, its results, and how it was trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from matplotlib.figure import Figure
 from transformers import PreTrainedConfig
 
 from ..model.configuration import MultimodalConfig
 from ..model.hub_card import BEGIN, END, IMPORT_LINE, LIBRARY, TAGS, hub_names, keep_own_text, what_it_does
 from ..model.multimodal_processor import MultimodalProcessor
-from ..model.targets import MODALITY_METRIC, REGRESSION, SINGLE_LABEL
-from .card_template import CARD, CODE_SAMPLE, LIMITS, PRINTING
-from .dynamics import PLOT_NAME, PLOT_TITLES, plot_dynamics
+from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .card_template import CARD, CODE_SAMPLE, LIMITS, MISSING, PRINTING
+from .dynamics import PLOT_NAME, PLOT_TITLES, evaluation_sets, loss_keys, plot_dynamics
+from .evaluation import EvaluationReport
+from .evaluation_plots import confusion_figure, predictions_figure, reliability_figure
+
+
+CONFUSION_NAME, RELIABILITY_NAME, PREDICTIONS_NAME = "confusion.png", "reliability.png", "predictions.png"
 
 
 # The metrics of the fused logits of every problem type, as the card calls them
@@ -101,9 +107,15 @@ class Results:
     names: dict[str, str]
 
 
-def write_model_card(folder: str | Path, run: TrainingRun, metadata: HubMetadata, previous: str | None = None) -> None:
+def write_model_card(
+    folder: str | Path,
+    run: TrainingRun,
+    metadata: HubMetadata,
+    previous: str | None = None,
+    report: EvaluationReport | None = None,
+) -> None:
     """
-    Write `README.md`, and the plot that it shows, to the folder of a trained model.
+    Write `README.md`, and the plots that it shows, to the folder of a trained model.
 
     Args:
         folder (`str | Path`): the folder; it must exist.
@@ -111,18 +123,28 @@ def write_model_card(folder: str | Path, run: TrainingRun, metadata: HubMetadata
         metadata (`HubMetadata`): the metadata for the Hub.
         previous (`str`, *optional*): an earlier card, whose user-written text and metadata are kept, see
             [`~pmr_hf.model.hub_card.keep_own_text`]. Defaults to the card in the folder, if there is one.
+        report (`EvaluationReport`, *optional*): adds its confusion matrix, its calibration, and the results by which
+            modalities are there.
     """
     folder = Path(folder)
+    for name, figure in figures_of(report).items():
+        figure.savefig(folder / name, dpi=110)
     plot_dynamics(run.log_history, run.modalities, folder / PLOT_NAME, run.applies_weights, run.problem_type)
     file = folder / "README.md"
     if previous is None and file.is_file():
         previous = file.read_text(encoding="utf-8")
-    card = model_card(run, metadata)
+    card = model_card(run, metadata, report)
     ModelCard(card if previous is None else keep_own_text(card, previous)).save(file)
 
 
-def model_card(run: TrainingRun, metadata: HubMetadata) -> str:
+def model_card(run: TrainingRun, metadata: HubMetadata, report: EvaluationReport | None = None) -> str:
     """The text of the card, with its metadata at the top."""
+    metadata = replace(
+        metadata,
+        model_name=as_name(metadata.model_name),
+        dataset=metadata.dataset and as_name(metadata.dataset),
+        finetuned_from=as_names(metadata.finetuned_from),
+    )
     results = last_results(run)
     return CARD.format(
         metadata=card_data(run, metadata, results).to_yaml(),
@@ -135,13 +157,81 @@ def model_card(run: TrainingRun, metadata: HubMetadata) -> str:
         plot=PLOT_NAME,
         plot_title=PLOT_TITLES[run.problem_type],
         how_to_read_the_ratio="" if run.problem_type == REGRESSION else how_to_read_the_ratio(run.modalities),
-        limits=LIMITS[run.problem_type],
+        evaluation=evaluation_part(report),
+        limits=limits_of(run, report),
         training_samples=training_samples(run.train_size, metadata.dataset),
         hyper_parameters="\n".join(f"| {name} | {value} |" for name, value in run.hyper_parameters.items()),
         modality_dropout=modality_dropout(run.config),
+        missing="" if report is not None else MISSING,
         citation=run.citation,
         end=END,
     )
+
+
+def as_name(name: str) -> str:
+    """A Hub name or a relative path as it is, and the last part of an absolute path, which holds on one machine."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def as_names(names: str | list[str] | None) -> str | list[str] | None:
+    """The names of base models: of a local folder, its own name."""
+    if names is None:
+        return None
+    if isinstance(names, str):
+        return Path(names).resolve().name if Path(names).is_absolute() or Path(names).is_dir() else names
+    return [as_names(name) for name in names]
+
+
+def figures_of(report: EvaluationReport | None) -> dict[str, Figure]:
+    """The plots of a report by their files."""
+    figures: dict[str, Figure] = {}
+    if report is None:
+        return figures
+    if report.confusion is not None or report.confused:
+        figures[CONFUSION_NAME] = confusion_figure(report)
+    if report.calibration is not None:
+        figures[RELIABILITY_NAME] = reliability_figure(report.calibration, report.problem_type == MULTI_LABEL)
+    if report.targets:
+        figures[PREDICTIONS_NAME] = predictions_figure(report)
+    return figures
+
+
+def evaluation_part(report: EvaluationReport | None) -> str:
+    """The sections of a report: results by which modalities are there, confusion matrix and calibration."""
+    if report is None:
+        return ""
+    parts, figures = [], figures_of(report)
+    if len(report.modalities) > 1:
+        called = TITLES[report.metric]
+        lines = [
+            f"| {', '.join(each.modalities)} | {each.rows} | {each.score:.4f} |"
+            for each in report.sweep
+            if each.score is not None
+        ]
+        header = f"| modalities | rows that have them | {called} |\n|---|---|---|\n"
+        parts.append("### When modalities are missing\n\n" + header + "\n".join(lines))
+    if CONFUSION_NAME in figures:
+        parts.append(f"### Confusion\n\n![Confusion of classes]({CONFUSION_NAME})")
+    if RELIABILITY_NAME in figures:
+        picture = f"![Accuracy by confidence]({RELIABILITY_NAME})"
+        parts.append(f"### Calibration\n\n{report.calibration_sentence}\n\n{picture}")
+    if PREDICTIONS_NAME in figures:
+        parts.append(f"### Predictions\n\n![Predicted over true values]({PREDICTIONS_NAME})")
+    text = "\n\n".join(parts)
+    return f"\nMeasured on {report.rows} rows.\n\n{text}\n"
+
+
+def limits_of(run: TrainingRun, report: EvaluationReport | None) -> str:
+    """What the model does not do."""
+    limits = LIMITS[run.problem_type]
+    temperature = getattr(run.config, "calibration_temperature", 1.0)
+    if run.problem_type != REGRESSION:
+        limits += (
+            " Its probabilities are not calibrated."
+            if temperature == 1
+            else f" `MultimodalPipeline` divides its logits by {temperature:.4g}, which calibrates its probabilities."
+        )
+    return limits
 
 
 def last_results(run: TrainingRun) -> Results:
@@ -153,8 +243,12 @@ def last_results(run: TrainingRun) -> Results:
     for name in run.modalities:
         names[f"{name}_prototype_{metric}"] = f"{title} of {name} alone, by its prototypes"
         names[f"{name}_{metric}"] = f"{title} of {name} alone, by its slice of the fusion head"
+    for one in evaluation_sets(run.log_history):
+        names |= {f"{one}_{key}": f"{title}, all modalities fused, on {one}" for key, title in TITLES.items()}
     prefix = "test" if any("test_loss" in entry for entry in run.log_history) else "eval"
     metrics: dict[str, Any] = next((entry for entry in reversed(run.log_history) if f"{prefix}_loss" in entry), {})
+    if not metrics:  # several evaluation sets, each in an entry of its own
+        metrics = {key: value for entry in run.log_history for key, value in entry.items() if loss_keys(entry)}
     values = {key: metrics[f"{prefix}_{key}"] for key in names if f"{prefix}_{key}" in metrics}
     return Results("test" if prefix == "test" else "validation", values, names)
 

@@ -1,12 +1,9 @@
-"""Classification metrics as `evaluate.Metric`s that load without a hub."""
+"""The metrics of an evaluation, of the fused logits and of each modality alone."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
-from sklearn.metrics import f1_score
 from transformers import EvalPrediction
 
 from ..model.targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -19,41 +16,6 @@ METRIC_NAMES = {
     MULTI_LABEL: ("micro_f1", "macro_f1", "mAP", "subset_accuracy"),
     REGRESSION: ("mae", "rmse", "r2"),
 }
-
-
-class _ClassificationMetric(evaluate.Metric):
-    """Base class. `keep_in_memory` keeps the processes from sharing a cache file."""
-
-    def __init__(self, **kwargs):
-        super().__init__(keep_in_memory=True, **kwargs)
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=type(self).__doc__,
-            citation="",
-            inputs_description="predictions and references: class ids, (N,)",
-            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
-        )
-
-
-class Accuracy(_ClassificationMetric):
-    """
-    The fraction of correct predictions, in [0, 1]. `Accuracy().compute(predictions=..., references=...)["accuracy"]`
-    takes predicted and true classes, (N,) integers each.
-    """
-
-    def _compute(self, predictions, references):
-        return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
-
-
-class MacroF1(_ClassificationMetric):
-    """
-    The F1 score averaged over the classes that are predicted or true, in [0, 1].
-    `MacroF1().compute(predictions=..., references=...)["macro_f1"]` takes (N,) integers each.
-    """
-
-    def _compute(self, predictions, references):
-        return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0))}
 
 
 def modality_metrics(
@@ -80,6 +42,8 @@ def modality_metrics(
     Returns:
         `dict[str, float]`: the metrics. Those without any labelled sample are left out.
     """
+    from .evaluate_metrics import Accuracy, MacroF1  # slow to import
+
     predictions: dict[str, Any] = {**prediction.predictions}
     labels, logits = np.asarray(prediction.label_ids), predictions.pop("logits", None)
     metrics: dict[str, float] = {}

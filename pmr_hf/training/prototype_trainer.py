@@ -19,7 +19,7 @@ from ..model.missing_modalities import stack_masks
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.prototypes import Prototypes, Sums, load_sums, save_sums
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION
-from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card
+from ..reporting.evaluation import EvaluationReport
 from .arguments import BEST_ANSWER, PrototypeTrainingArguments
 from .counted_samples import Masks, count_new_samples, first_samples, guesses_of, present_samples
 from .finite_checks import stop_not_finite
@@ -480,6 +480,7 @@ class PrototypeTrainer(MultimodalTrainer):
         tags: list[str] | None = None,
         language: str | list[str] | None = None,
         finetuned_from: str | list[str] | None = None,
+        report: EvaluationReport | None = None,
     ) -> None:
         """
         Write a model card, with a plot of the training dynamics, to `output_dir`; see [`write_model_card`].
@@ -488,12 +489,16 @@ class PrototypeTrainer(MultimodalTrainer):
         the Hub if the model is pushed there.
 
         Args:
-            model_name (`str`, *optional*): the name in the card, unless `hub_model_id` is set. Defaults to
-                `output_dir`.
+            model_name (`str`, *optional*): the name in the card, unless `hub_model_id` is set. Defaults to the name of
+                the folder `output_dir`.
             dataset, license, tags, language, finetuned_from (*optional*): see [`HubMetadata`].
+            report (`EvaluationReport`, *optional*): what [`evaluate_report`] found, to show its confusion matrix and
+                calibration. `trainer.push_to_hub(report=report)` does so too.
         """
         if not self.is_world_process_zero():
             return
+        from ..reporting.model_card import HubMetadata, TrainingRun, write_model_card  # draws with matplotlib
+
         data, processor = self.train_dataset, self.processing_class
         run = TrainingRun(
             config=self.unwrapped_model.config,
@@ -507,11 +512,11 @@ class PrototypeTrainer(MultimodalTrainer):
             train_size=len(data) if has_length(data) else None,
             processor=processor if isinstance(processor, MultimodalProcessor) else None,
         )
-        name = self.hub_model_id or model_name or self.args.output_dir
+        name = self.hub_model_id or model_name or os.path.basename(os.path.abspath(self.args.output_dir))
         metadata = HubMetadata(name, dataset, license, language, finetuned_from, tags)
         previous = None if self.hub_model_id is None else card_on_hub(self.hub_model_id, self.args.hub_token)
         with self.saving_explained():
-            write_model_card(self.args.output_dir, run, metadata, previous)
+            write_model_card(self.args.output_dir, run, metadata, previous, report)
 
 
 def output_embeddings(output: Any) -> Mapping[str, torch.Tensor]:

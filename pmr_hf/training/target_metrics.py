@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 
 def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -19,6 +18,8 @@ def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
         predicted or true; `subset_accuracy`, the share of samples whose labels are all right; and `mAP`, the mean
         average precision of the labels that some sample has, left out if there are none.
     """
+    from sklearn.metrics import average_precision_score  # slow to import
+
     labels, guesses = labels.astype(int), (logits > 0).astype(int)
     found = (labels + guesses).sum(0)
     f1_of_each = 2 * (labels & guesses).sum(0)[found > 0] / found[found > 0]

@@ -47,8 +47,11 @@ def test_a_line_for_each_row(job, digits):
     run = predict(*arguments, "--output", output)
     assert run.returncode == 0, run.stderr
     lines = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [line["row"] for line in lines] == list(range(10))
-    assert "2 rows could not be predicted" in run.stdout
+    assert [line["row"] for line in lines] == list(range(1, 11))
+    assert run.stdout.splitlines() == [
+        f"read 10 rows of {folder / 'rows.csv'}; predicted 8; 2 could not be predicted, see their `error`",
+        f"saved to {output}",
+    ]
     assert "4.png' is not an image that can be read" in lines[4]["error"]
     assert "give at least one value" in lines[7]["error"]
     pipe = MultimodalPipeline(folder / "model", missing="fused")
@@ -60,10 +63,11 @@ def test_a_line_for_each_row(job, digits):
 
     # Stopped in the middle of a line
     whole = output.read_bytes()
-    output.write_bytes(whole[: whole.index(b'"row": 5') + 30])
-    assert predict(*arguments, "--output", output).returncode == 0
+    output.write_bytes(whole[: whole.index(b'"row": 6') + 30])
+    run = predict(*arguments, "--output", output)
+    assert run.returncode == 0 and "; predicted 4, after 5 of an earlier run; 1 could not be" in run.stdout
     again = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [line["row"] for line in again] == list(range(10))
+    assert [line["row"] for line in again] == list(range(1, 11))
     assert output.read_bytes().splitlines()[:5] == whole.splitlines()[:5]  # these lines were not written again
 
     # Other options are refused: a file holds the answers of one set of options
@@ -71,6 +75,28 @@ def test_a_line_for_each_row(job, digits):
     run = predict(*arguments, "--explain", "--output", output)
     assert run.returncode == 1 and "but it was begun with {" in run.stderr
     assert len(output.read_bytes().splitlines()) == 5
+
+
+def test_columns_are_kept(tmp_path):
+    table = {"x": [0.0, 1.0], "id": ["post 0", "post 1"], "score": [1.5, None]}
+    table["when"] = [pd.Timestamp(2026, 1, 1), pd.Timestamp(2026, 1, 2)]
+    pd.DataFrame(table).to_parquet(tmp_path / "rows.parquet")
+    model = MultimodalModel.from_backbones({"a": NumericConfig(num_features=1)}, num_labels=2)
+    model.save_pretrained(tmp_path / "model")
+    MultimodalProcessor({"a": NumericProcessor.fit([[0.0], [1.0]])}).save_pretrained(tmp_path / "model")
+    arguments = ["--model", tmp_path / "model", "--input", tmp_path / "rows.parquet", "--columns", "a=x"]
+    run = predict(*arguments, "--output", tmp_path / "a.jsonl", "--keep", "score", "id", "when")
+    assert run.returncode == 0, run.stderr
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [list(line) for line in lines] == [["row", "score", "id", "when", "labels"]] * 2
+    assert [line["id"] for line in lines] == ["post 0", "post 1"] and [line["score"] for line in lines] == [1.5, None]
+    assert lines[1]["when"] == "2026-01-02 00:00:00"
+    for column, sentence in [
+        ("labels", "expected --keep of other columns than"),
+        ("no", "expected the columns ['no']"),
+    ]:
+        run = predict(*arguments, "--output", tmp_path / "b.jsonl", "--keep", column)
+        assert run.returncode == 2 and sentence in run.stderr and not (tmp_path / "b.jsonl").exists()
 
 
 @pytest.mark.slow

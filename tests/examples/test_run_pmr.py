@@ -1,6 +1,7 @@
 """`examples/run_pmr.py`, run as a user runs it: on the digits and on a user's own data."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -48,14 +49,41 @@ def main_job(tmp_path_factory):
 
 def test_run_pmr_prints_a_line_for_joint_training_and_one_for_pmr(main_job):
     table = main_job[0][main_job[0].index("digits, concat") :].splitlines()
-    assert table[0].split("  ")[-4:] == ["test accuracy", "gray alone", "colored alone", "training time"]
-    assert table[3:] == ["saved to outputs/digits-concat-pmr"]
-    for line, method in zip(table[1:3], ("joint", "pmr"), strict=True):
+    columns = ["test accuracy", "gray alone", "colored alone", "kept epoch", "training time"]
+    assert table[0].split("  ")[-5:] == columns
+    labels = cg_mnist(read_sklearn_digits(), seed=42)
+    constant = np.bincount(labels["train"]["label"]).argmax() == np.array(labels["test"]["label"])
+    assert table[1].split() == ["most", "frequent", "class", f"{constant.mean():.3f}"]
+    assert table[-1] == "saved to outputs/digits-concat-pmr" and len(table) == 11
+    for lines, method in zip((table[2:5], table[5:8]), ("joint", "pmr"), strict=True):
         folder = main_job[1] if method == "pmr" else main_job[1].with_name("digits-concat-pmr-joint")
         results = json.loads((folder / "all_results.json").read_text())
+        state = json.loads((folder / "trainer_state.json").read_text())
         keys = ("test_accuracy", "test_gray_prototype_accuracy", "test_colored_prototype_accuracy")
         accuracies = [f"{results[key]:.3f}" for key in keys]
-        assert line.split() == [method, *accuracies, f"{results['train_runtime']:.0f}", "s"]
+        kept = 1 if state["best_model_checkpoint"].endswith("checkpoint-19") else 2
+        seconds = f"{results['train_runtime']:.0f}"
+        assert lines[0].split() == [method, *accuracies, str(kept), "of", "2", seconds, "s"]
+        log = next(entry for entry in state["log_history"] if "rho" in entry and entry["epoch"] == kept)
+        scores = [log[f"{name}_score"] for name in ("gray", "colored")]
+        assert lines[1].split() == ["score", *(f"{score:.3f}" for score in scores)]
+        assert lines[2].split() == ["ratio", *(f"{score / min(scores):.2f}" for score in scores)]
+
+
+def test_the_readme_shows_what_is_printed(main_job):
+    """But for the numbers, and the epochs that it leaves out."""
+    shown = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8").split("```\n")
+    (block,) = [part for part in shown if part.startswith("data ")]
+
+    def words(text):
+        lines = [" ".join(re.sub(r"\d[\d.,]*", "#", line).split()) for line in text.splitlines()]
+        return [line for line in lines if line not in ("", "...") and not line.startswith("device")]
+
+    expected = words(main_job[0])
+    assert [line for line in words(block) if not line.startswith("#/#")] == [
+        line for line in expected if not line.startswith("#/#")
+    ]
+    assert {line for line in words(block) if line.startswith("#/#")} == {"#/# # # # # #"}
 
 
 @pytest.mark.slow
@@ -109,7 +137,7 @@ def test_joint_training_and_another_head(tmp_path):
         "--logging_steps",
         "1",
     )
-    assert "digits, film" in table and len(table[table.index("digits, film") :].splitlines()) == 3
+    assert "digits, film" in table and len(table[table.index("digits, film") :].splitlines()) == 8
     folder = tmp_path / "outputs" / "digits-film-joint"
     results = json.loads((folder / "all_results.json").read_text())
     assert "test_gray_prototype_accuracy" in results and "test_gray_accuracy" not in results

@@ -2,9 +2,10 @@ import copy
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from pmr_hf.reporting.dynamics import plot_dynamics
+from pmr_hf.reporting.dynamics import evaluations_of, plot_accuracy, plot_dynamics
 
 
 @pytest.fixture
@@ -29,3 +30,20 @@ def test_a_plot_for_any_number_of_modalities_that_leaves_the_log_alone(history, 
     # a line of the first modality's colour was drawn
     blue = np.array([31, 119, 180])
     assert (np.abs(pixels.astype(int) - blue).sum(2) < 10).any()
+
+
+def test_each_of_several_evaluation_sets_has_its_line(make_trainer, digits, tmp_path):
+    sets = {"clean": digits.select(range(20)), "image": digits.select(range(20, 64))}  # also a modality's name
+    trainer = make_trainer(eval_dataset=sets, eval_strategy="epoch")
+    trainer.train()
+    axes = Figure().subplots()
+    evaluations = evaluations_of(trainer.state.log_history)
+    plot_accuracy(axes, evaluations, {"image": "blue", "text": "orange"})
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes.get_lines()}
+    for name in sets:
+        logged = [entry[f"eval_{name}_accuracy"] for entry in trainer.state.log_history if f"eval_{name}_loss" in entry]
+        assert len(logged) == 2 and lines[f"{name}, fused"] == logged
+    assert len(lines) == 2
+    trainer.create_model_card()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| accuracy, all modalities fused, on clean | {lines['clean, fused'][-1]:.4f} |" in card

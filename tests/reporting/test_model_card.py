@@ -1,7 +1,9 @@
 import re
 
 from huggingface_hub import ModelCard
+from PIL import Image as PILImage
 
+from pmr_hf import evaluate_report
 from pmr_hf.reporting.model_card import HubMetadata, TrainingRun, write_model_card
 
 
@@ -57,3 +59,32 @@ def test_a_run_without_results_and_processor(make_model, tmp_path):
     for part in ("# me/digits\n", "The model was not evaluated.", "| training samples | streamed", "| seed | 3 |"):
         assert part in card.text
     assert "```python" not in card.text and (tmp_path / "training_dynamics.png").is_file()
+
+
+def test_the_card_shows_a_report(make_trainer, digits, tmp_path):
+    trainer = make_trainer(num_train_epochs=1)
+    trainer.train()
+    report = evaluate_report(trainer, digits)
+    trainer.model.config.calibration_temperature = 1.5
+    trainer.create_model_card(report=report)
+    text = (tmp_path / "out" / "README.md").read_text()
+    for part in ("![Confusion of classes](confusion.png)", report.calibration_sentence, "![Accuracy by confidence]"):
+        assert part in text
+    assert f"| text | 64 | {report.sweep[2].score:.4f} |" in text and "divides its logits by 1.5" in text
+    assert "not calibrated" not in text and "when a modality is missing" not in text
+    for name in ("confusion.png", "reliability.png"):
+        assert PILImage.open(tmp_path / "out" / name).size > (400, 400)
+
+
+def test_a_card_has_a_name_and_no_path(make_trainer, digits, tmp_path):
+    trainer = make_trainer(num_train_epochs=1)
+    trainer.train()
+    (tmp_path / "my-vit").mkdir()
+    trainer.create_model_card(finetuned_from=[str(tmp_path / "my-vit"), "me/bert"], dataset=str(tmp_path / "data"))
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert str(tmp_path) not in text and "\n# out\n" in text and 'from_pretrained("out")' in text
+    card = ModelCard(text)
+    assert card.data.base_model == ["my-vit", "me/bert"] and card.data.eval_results is None
+    assert "| training samples | 64, data |" in text
+    trainer.create_model_card(model_name=str(tmp_path / "other"))
+    assert "\n# other\n" in (tmp_path / "out" / "README.md").read_text()

@@ -5,7 +5,6 @@ from itertools import combinations
 import numpy as np
 import torch
 from datasets import Dataset
-from sklearn.metrics import average_precision_score
 from transformers import EvalPrediction
 
 from ..data.table_values import frames_as_datasets
@@ -202,6 +201,8 @@ def class_scores(guesses: np.ndarray, labels: np.ndarray, names: list[str]) -> l
 
 def label_scores(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> list[ClassScores]:
     """Precision, recall, F1 and average precision of each label, from logits and labels (N, K)."""
+    from sklearn.metrics import average_precision_score  # slow to import
+
     guesses, truth = logits > 0, labels > 0.5
     scores = []
     for k, name in enumerate(names):

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 
 from ..model.missing_modalities import stack_masks
 from ..model.modeling import MultimodalModel
@@ -85,6 +84,8 @@ def fit_temperature(problem_type: str, logits: torch.Tensor, labels: torch.Tenso
         ValueError: for a regression, for no rows, and if no temperature in the range is best: the model makes no
             mistake on these rows, or knows nothing of them.
     """
+    from scipy.optimize import minimize_scalar  # slow to import
+
     if problem_type == REGRESSION:
         raise ValueError(
             "Expected a model of classes or labels to calibrate, got a regression, which has no probabilities; leave "

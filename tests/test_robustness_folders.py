@@ -486,9 +486,10 @@ def job(tmp_path, monkeypatch):
         top_k=1,
         explain=False,
         missing="prototypes",
+        keep=[],
     )
     module.check_options(args)
-    args.output.write_text('{"row": 0, "labels": []}\n{"row": 1, "labels": []}\n{"row": 2, "la')
+    args.output.write_text('{"row": 1, "labels": []}\n{"row": 2, "labels": []}\n{"row": 3, "la')
     return module, args, tmp_path / "out.jsonl.options.json"
 
 
@@ -528,6 +529,6 @@ def test_an_output_of_two_runs_is_noticed(job):
     assert module.resume(args.output, 3) == 2 and args.output.read_text().count("\n") == 2
     with pytest.raises(ValueError, match="got 2 predictions"):
         module.resume(args.output, 1)
-    args.output.write_text('{"row": 0, "labels": []}\n' * 2)
+    args.output.write_text('{"row": 1, "labels": []}\n' * 2)
     with pytest.raises(ValueError, match=r"3 rows .*in their order, got line 2 of another row"):
         module.resume(args.output, 3)

@@ -360,5 +360,5 @@ def test_predict_writes_valid_json_for_a_sample_without_scores(numeric, tmp_path
         raise AssertionError(f"{word} is no JSON")
 
     lines = [json.loads(line, parse_constant=refuse) for line in output.read_text().splitlines()]
-    assert [line["row"] for line in lines] == [0, 1]
+    assert [line["row"] for line in lines] == [1, 2]
     assert all(line["error"].startswith("Expected finite numbers for sample 0") for line in lines)

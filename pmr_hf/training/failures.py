@@ -41,7 +41,7 @@ def failures_explained(
         error = first
         if isinstance(error, (ConnectionError, EOFError)):
             try:
-                time.sleep(1)  # a worker has died, and torch raises the reason a moment later
+                time.sleep(5)  # a worker has died, and torch raises the reason a moment later, which ends this wait
             except RuntimeError as later:
                 error = later
         reason = _reason(error, str(output_dir))

@@ -263,6 +263,9 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         prototype_refresh_steps (`int`, *optional*, defaults to `None`): number of optimizer steps between two
             refreshes, at least 1. By default the prototypes are refreshed once per epoch, as in the paper, or every 100
             steps if the training set has no length.
+        balance_labels (`bool`, *optional*, defaults to `False`): with several labels per sample, let the samples that
+            have a label count as much in its PCE and score as those that lack it. Take it where labels are rare:
+            without it, PCE pulls all embeddings to the mean of the many samples that lack each label. It is ours.
         answer (`str`, *optional*, defaults to `None`): what gives the fused answer of a [`MultimodalModel`] in
             evaluation: `"head"` or `"prototypes"` (see [`MultimodalConfig`]), or `"best"` for the one with the higher
             validation accuracy after training. Evaluations then log `best_answer_accuracy`, the higher of the two,
@@ -291,6 +294,10 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
     prototype_refresh_steps: int | None = field(
         default=None,
         metadata={"help": "Optimizer steps between two refreshes of the prototypes; by default one epoch."},
+    )
+    balance_labels: bool = field(
+        default=False,
+        metadata={"help": "Of several rare labels, let samples with and without a label count alike in PCE and score."},
     )
     answer: str | None = field(
         default=None,
@@ -338,6 +345,7 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         return {
             "ε, momentum of the prototypes": self.prototype_momentum,
             "prototypes from": subset if self.prototype_source == "subset" else "the embeddings of the training steps",
+            **({"samples with and without a label": "count alike"} if self.balance_labels else {}),
             **({} if self.answer is None else {"fused answer": self.answer}),
         } | super().hyper_parameters
 

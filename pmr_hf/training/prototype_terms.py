@@ -63,10 +63,28 @@ class SampleValues(NamedTuple):
     compared: torch.Tensor
 
 
-def sample_values(prototypes: Prototypes, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor) -> SampleValues:
-    """The values of samples with embeddings (B, D_m), by modality, and classes (B,), or multi-hot labels (B, K)."""
+def balanced_label_weights(labels: torch.Tensor) -> torch.Tensor:
+    """
+    The weights (K, 2) of the samples without and with each label, 1 / (2 share), for multi-hot labels (N, K). The mean
+    weight of the N samples is 1, and both halves have the same sum. A label that all or none have weighs 1.
+    """
+    shares = torch.stack([1 - labels.double().mean(0), labels.double().mean(0)], 1)  # (K, 2)
+    both = (shares > 0).all(1, keepdim=True)
+    return torch.where(both, 1 / (2 * torch.where(both, shares, 1)), 1).float()
+
+
+def sample_values(
+    prototypes: Prototypes,
+    embeddings: Mapping[str, torch.Tensor],
+    labels: torch.Tensor,
+    label_weights: torch.Tensor | None = None,
+) -> SampleValues:
+    """
+    The values of samples with embeddings (B, D_m), by modality, and classes (B,), or multi-hot labels (B, K).
+    `label_weights` are [`balanced_label_weights`], which multiply PCE and score of each label.
+    """
     if isinstance(prototypes, LabelPrototypes):
-        return _values_of_labels(prototypes, embeddings, labels)
+        return _values_of_labels(prototypes, embeddings, labels, label_weights)
     logits = prototypes.stacked_logits(embeddings)  # (M, B, K)
     known = prototypes.stacked_seen()[:, labels]  # (M, B)
     log_probabilities = logits.log_softmax(-1)
@@ -79,7 +97,10 @@ def sample_values(prototypes: Prototypes, embeddings: Mapping[str, torch.Tensor]
 
 
 def _values_of_labels(
-    prototypes: LabelPrototypes, embeddings: Mapping[str, torch.Tensor], labels: torch.Tensor
+    prototypes: LabelPrototypes,
+    embeddings: Mapping[str, torch.Tensor],
+    labels: torch.Tensor,
+    label_weights: torch.Tensor | None,
 ) -> SampleValues:
     """Of several labels, each value is the mean over the labels that count. Each label has two classes."""
     pairs = prototypes.pairs(embeddings)  # (M, B, K, 2)
@@ -87,6 +108,9 @@ def _values_of_labels(
     pce = prototypical_cross_entropy(pairs, labels.long())  # (M, B, K)
     entropy = prototypical_entropy(pairs)
     scores = true_class_probability(pce.detach())
+    if label_weights is not None:
+        weights = label_weights.gather(1, labels.long().T).T  # (B, K)
+        pce, scores = pce * weights, scores * weights
     counts = known.sum(1, keepdim=True).clamp(min=1)
     compared = (known.any(1) & common.any())[:, None].expand(pce.shape[:2])
     return SampleValues(

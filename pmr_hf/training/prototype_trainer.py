@@ -25,10 +25,10 @@ from .counted_samples import Masks, count_new_samples, first_samples, guesses_of
 from .finite_checks import stop_not_finite
 from .gradients import gradient_cosines
 from .multimodal_trainer import MultimodalTrainer
-from .prototype_dataset import check_prototype_dataset, is_same
+from .prototype_dataset import check_prototype_dataset, is_same, labels_of
 from .prototype_refresh import RefreshPrototypes, sums_of_subset, warn_of_unseen_classes
 from .prototype_rows import PrototypeRows
-from .prototype_terms import TERMS, PrototypeTerms, sample_values
+from .prototype_terms import TERMS, PrototypeTerms, balanced_label_weights, sample_values
 from .segments import by_segment
 from .setup_checks import check_prototype_source, check_prototypes, check_without_classes, is_stream, require_multimodal
 
@@ -104,6 +104,7 @@ class PrototypeTrainer(MultimodalTrainer):
         self._online_sums: Sums | None = None  # class sums of this process since the last refresh
         self._rows: PrototypeRows | None = None
         self._unseen: dict[str, list[int]] = {}  # classes without a prototype in the last warning
+        self.label_weights = self._label_weights() if self.args.balance_labels else None
         if self.has_prototypes:
             self.add_callback(RefreshPrototypes(self))
 
@@ -149,6 +150,19 @@ class PrototypeTrainer(MultimodalTrainer):
         # Every process computes the same prototypes, so DDP need not broadcast them before each forward pass.
         names = [name for name, _ in model.named_buffers() if name.startswith("prototypes.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+
+    def _label_weights(self) -> torch.Tensor | None:
+        """The weights of `balance_labels`. Raises `ValueError` without several labels, or if they are unknown."""
+        if self.train_dataset is None:
+            return None
+        labels = labels_of(self.train_dataset, self.data_collator)
+        if self.problem_type != MULTI_LABEL or labels is None:
+            found = type(self.train_dataset).__name__ if self.problem_type == MULTI_LABEL else self.problem_type
+            raise ValueError(
+                "Expected several labels per sample for `balance_labels`, and a training set whose labels are known "
+                f"before training, such as a `datasets.Dataset` with a MultimodalCollator, got {found}; leave it out."
+            )
+        return balanced_label_weights(torch.from_numpy(labels)).to(self.args.device)
 
     def run_facts(self) -> dict[str, Any]:
         """Add the modalities and the number of classes, also for a model of another class."""
@@ -300,7 +314,9 @@ class PrototypeTrainer(MultimodalTrainer):
                 counts.
         """
         names = self.modalities
-        pce, entropy, scores, known, compared = sample_values(self.prototypes, embeddings, labels)  # each (M, B)
+        pce, entropy, scores, known, compared = sample_values(  # each (M, B)
+            self.prototypes, embeddings, labels, self.label_weights
+        )
         has_modality = stack_masks(counted, names, labels)
         counted = known & has_modality
         with torch.no_grad():

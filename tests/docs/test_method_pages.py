@@ -17,7 +17,7 @@ from pmr_hf.training.arguments import MultimodalTrainingArguments
 DOCS = Path(__file__).parents[2] / "docs"
 INDEX = (DOCS / "methods" / "README.md").read_text(encoding="utf-8")
 PARTS = ["What it does", "Equations", "In your code", "Arguments", "Logged", "When to use it"]
-RESULTS = "Results: [the tables](../comparing_methods.md)"
+RESULTS = "Results: [all methods](../methods_results.md)"
 OPTIONS = dict(reversed(CASES.values()))  # the first case of each trainer
 # The name in a classification, which the test trains, of a metric of another problem type
 IN_CLASSIFICATION = {"mse_loss": "ce_loss", "micro_f1": "accuracy", "mae": "accuracy"}

@@ -1,5 +1,7 @@
 """Prototypes of several labels: against the oracle, and against one label where both are the same."""
 
+import math
+
 import pytest
 import torch
 from helpers import label_oracle, oracle
@@ -8,7 +10,7 @@ from pmr_hf import PMRTrainer
 from pmr_hf.equations import rebalance_weights
 from pmr_hf.model.label_prototypes import LabelPrototypes
 from pmr_hf.model.prototypes import Prototypes
-from pmr_hf.training.prototype_terms import sample_values
+from pmr_hf.training.prototype_terms import balanced_label_weights, sample_values
 
 
 WIDTHS = {"image": 4, "text": 3}
@@ -53,6 +55,53 @@ def test_terms_are_those_of_the_oracle(case):
     weights = rebalance_weights(values.scores.mean(1))
     for found, by_hand in zip(weights, oracle.weights([score for _, _, score in expected]), strict=True):
         assert found.tolist() == pytest.approx(by_hand, rel=1e-4, abs=1e-5)
+
+
+def test_samples_with_and_without_a_label_count_alike():
+    labels = torch.tensor([[1, 0, 1], [0, 0, 1], [0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 1, 1]]).float()
+    weights = balanced_label_weights(labels)
+    expected = torch.tensor([[6 / 10, 6 / 2], [6 / 8, 6 / 4], [1, 1]])  # all have the last label
+    torch.testing.assert_close(weights, expected)
+    embeddings = sample(labels)
+    prototypes = fitted(LabelPrototypes, embeddings, labels, 3)
+    values = sample_values(prototypes, embeddings, labels, weights)
+    pairs, plain = prototypes.pairs(embeddings), sample_values(prototypes, embeddings, labels)
+    for m in range(2):
+        losses, scores = [], []
+        for k in range(2):  # the last label has no prototype without it
+            for value in (0, 1):
+                found = [-pairs[m, i, k, value].item() for i in range(6) if labels[i, k] == value]
+                losses.append(sum(found) / len(found))
+                scores.append(sum(math.exp(-loss) for loss in found) / len(found))
+        assert values.pce[m].mean().item() == pytest.approx(sum(losses) / 4, rel=1e-5)
+        assert values.scores[m].mean().item() == pytest.approx(sum(scores) / 4, rel=1e-5)
+    torch.testing.assert_close(values.entropy, plain.entropy)
+
+
+def test_balanced_labels_in_a_trainer(make_trainer, make_model, make_args, digits, collator):
+    names = ["zero", "big"]
+    tags = [["zero"] * (label == 0) + ["big"] * (label > 1) for label in digits["label"]]
+    rows = digits.remove_columns("label").add_column("label", tags)
+
+    def make(rows, **kwargs):
+        kinds = {"num_labels": 2, "problem_type": "multi_label_classification", "id2label": dict(enumerate(names))}
+        args = make_args(num_train_epochs=1, balance_labels=True)
+        return PMRTrainer(model=make_model(**(kinds | kwargs)), args=args, train_dataset=rows, data_collator=collator)
+
+    trainer = make(rows)
+    share = sum("zero" in labels for labels in tags) / len(tags)
+    assert trainer.label_weights[0].tolist() == pytest.approx([0.5 / (1 - share), 0.5 / share])
+    trainer.train()
+    assert "image_pce_loss" in trainer.state.log_history[0]
+    with pytest.raises(ValueError, match=r"Expected several labels per sample for `balance_labels`.*got single_label"):
+        make(digits, num_labels=4, problem_type="single_label_classification", id2label=None)
+    with pytest.raises(ValueError, match=r"labels are known before training.*got IterableDataset; leave it out"):
+        PMRTrainer(
+            model=trainer.model,
+            args=make_args(balance_labels=True, prototype_source="online", max_steps=2),
+            train_dataset=rows.to_iterable_dataset(),
+            data_collator=collator,
+        )
 
 
 def test_two_exclusive_labels_are_two_classes():

@@ -5,6 +5,8 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..reporting.aligned_table import aligned
+
 
 LEAST_LOSS = 0.05  # a smaller difference in accuracy is no reason to rebalance
 STARVED, IGNORED, BALANCED = "starved", "ignored", "balanced"
@@ -76,6 +78,11 @@ class Diagnosis:
     majority: float
     joint: float
     modalities: list[ModalityFindings]
+
+    @property
+    def metric_name(self) -> str:
+        """The metric, as the table and the page call it."""
+        return "Accuracy" if self.metric == "accuracy" else "Micro F1"
 
     @property
     def margin(self) -> float:
@@ -168,18 +175,10 @@ class Diagnosis:
         ]
 
     def __str__(self) -> str:
-        table = self.table()
-        widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in table
-        ]
-        called = "Accuracy" if self.metric == "accuracy" else "Micro F1"
-        title = f"{called} in percent on {self.rows} evaluation rows, after {self.steps} steps of each training"
-        return "\n".join([title, *lines, "", self.sentence, self.advice])
+        title = (
+            f"{self.metric_name} in percent on {self.rows} evaluation rows, after {self.steps} steps of each training"
+        )
+        return "\n".join([title, aligned(self.table()), "", self.sentence, self.advice])
 
     def to_dict(self) -> dict[str, object]:
         """All findings and the verdict, for JSON."""
@@ -192,7 +191,8 @@ class Diagnosis:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "diagnosis.json").write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        (folder / "diagnosis.json").write_text(text + "\n", encoding="utf-8")
         page = folder / "report.html"
         page.write_text(page_of(self), encoding="utf-8")
         return page

@@ -60,7 +60,7 @@ def page_of(diagnosis: Diagnosis) -> str:
         color=COLORS[diagnosis.verdict],
         sentence=escape(diagnosis.sentence),
         advice=escape(diagnosis.advice),
-        metric="Accuracy" if diagnosis.metric == "accuracy" else "Micro F1",
+        metric=diagnosis.metric_name,
         bars=as_base64(bars_of(diagnosis)),
         ratios=as_base64(lines_of(diagnosis)),
         table="\n".join(cells),

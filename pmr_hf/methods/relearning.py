@@ -91,9 +91,9 @@ class RelearningTrainer(PrototypeTrainer):
     place before an epoch, after the evaluation and the checkpoint of the epoch before, and never after the last epoch.
     A modality that fewer rows than classes have keeps its weights.
 
-    One copy of the trained parameters of the encoders is kept on the device, and is saved with each checkpoint. Under
-    LoRA these are the small layers alone. The embeddings of both sets are kept on the CPU during a re-learning. The
-    main process clusters them.
+    One copy of the initial weights of the encoders' trained parameters is kept on the device, and is saved with each
+    checkpoint. Under LoRA these are the small layers alone. The embeddings of both sets are kept on the CPU during a
+    re-learning. The main process clusters them.
 
     Deviations from the paper and its code:
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..model.targets import MODALITY_METRIC, REGRESSION, SINGLE_LABEL
+from .aligned_table import aligned
 
 
 MOST_CELLS = 20  # a confusion matrix of more classes is shown by its most confused pairs
@@ -242,15 +243,7 @@ class EvaluationReport:
         """All tables, with columns aligned."""
         parts = [f"{self.rows} rows"]
         for title, table in self.tables().items():
-            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-            lines = [
-                "  ".join(
-                    cell.ljust(width) if i == 0 else cell.rjust(width)
-                    for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-                ).rstrip()
-                for line in table
-            ]
-            parts.append("\n".join([title, *lines]))
+            parts.append(f"{title}\n{aligned(table)}")
         return "\n\n".join(parts + [self.calibration_sentence] * (self.calibration is not None))
 
     def to_dict(self) -> dict[str, object]:

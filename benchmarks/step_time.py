@@ -34,6 +34,7 @@ from pmr_hf import (
     PMRTrainer,
     PMRTrainingArguments,
     Prototypes,
+    RelearningTrainer,
     UnimodalHeadsTrainer,
 )
 from pmr_hf.equations import prototypical_cross_entropy, prototypical_entropy
@@ -41,10 +42,9 @@ from pmr_hf.equations import prototypical_cross_entropy, prototypical_entropy
 
 BATCH = 64
 KINDS = ("plain", "control", "subset", "online")
-# What a method of `METHODS` needs, if its defaults do not train here: arguments, and the fusion head
+# What a method of `METHODS` needs, if its defaults do not train here
 ARGUMENTS = {name: {"modulation": "update"} for name in ("acc", "agm", "ogm")}
 ARGUMENTS["gblend"] = {"blend_weights": {"gray": 0.3, "colored": 0.3, "fused": 0.4}}
-FUSIONS = {"late_fusion": "late"}
 
 
 class Digits(torch.utils.data.Dataset):
@@ -100,7 +100,7 @@ def make_trainer(kind: str, data: Digits, epochs: int = 1) -> Trainer:
     model = MultimodalModel.from_backbones(
         {"gray": CGMNISTConfig(num_channels=1), "colored": CGMNISTConfig(num_channels=3)},
         num_labels=10,
-        fusion=FUSIONS.get(kind, "concat"),
+        fusion=(method and method.own_fusion) or "concat",
         unimodal_heads=method is not None and issubclass(method, UnimodalHeadsTrainer),
     )
     settings: dict[str, Any] = {
@@ -121,6 +121,8 @@ def make_trainer(kind: str, data: Digits, epochs: int = 1) -> Trainer:
     if kind in ("plain", "control"):
         trainer = Trainer(args=TrainingArguments(folder, **settings), **shared)
     elif method is not None:
+        if method is RelearningTrainer:
+            shared["eval_dataset"] = data
         trainer = method(args=method.args_class(folder, **settings, **ARGUMENTS.get(kind, {})), **shared)
     else:
         trainer = PMRTrainer(args=PMRTrainingArguments(folder, prototype_source=kind, **settings), **shared)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 from ..methods import METHODS
 from ..model.targets import REGRESSION
 from . import options
-from .defaults import FUSION_OF
 from .options import Options, flat, name_of, options_of
 
 
@@ -102,7 +101,8 @@ def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
 
 def heads_of(method: str, fusions: list[str]) -> list[str]:
     """The fusion heads that a method runs with: the given ones, or the only one that it trains."""
-    return [FUSION_OF[method]] if method in FUSION_OF else fusions
+    own = METHODS[BENCHMARK_METHODS[method][1]].own_fusion
+    return fusions if own is None else [own]
 
 
 def known_to(method: str, shared: Options) -> Options:

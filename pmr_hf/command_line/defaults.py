@@ -29,5 +29,3 @@ RECIPES = {
     },
     "paper": {},
 }
-# Of a method that trains one fusion head only
-FUSION_OF = {"late_fusion": "late", "mla": "shared"}

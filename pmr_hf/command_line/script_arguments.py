@@ -17,7 +17,7 @@ from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
 from ..model.initialization import INITIALIZATIONS
 from ..model.targets import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
-from .defaults import FUSION_OF, RECIPES
+from .defaults import RECIPES
 
 
 # Arguments that are given as modality=value and become a dict by modality
@@ -353,7 +353,7 @@ class ScriptArguments:
 
     def _take_fusion(self) -> None:
         """Fill in the fusion head. Raises `ValueError` if it is not that of the method."""
-        own = FUSION_OF.get(self.method)
+        own = METHODS[self.method].own_fusion
         self.fusion = self.fusion or own or "concat"
         if own is not None and self.fusion != own:
             raise ValueError(f"Expected --fusion {own} with --method {self.method}, got {self.fusion}; leave it out.")

@@ -95,6 +95,7 @@ class LateFusionTrainer(PrototypeTrainer):
     """
 
     args_class = LateFusionTrainingArguments
+    own_fusion = "late"
     description = "Trained by the sum of unimodal losses; the answer is the mean of what the modalities predict"
 
     def on_new_model(self, model: nn.Module) -> None:

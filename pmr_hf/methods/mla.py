@@ -104,6 +104,7 @@ class MLATrainer(PrototypeTrainer):
 
     args_class = MLATrainingArguments
     needs_classes = True
+    own_fusion = "shared"
     description = "Trained with [MLA](https://arxiv.org/abs/2311.10707), in which the modalities take turns to train "
     description += "one shared head"
     citation = """@inproceedings{zhang2024mla,

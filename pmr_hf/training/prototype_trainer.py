@@ -79,6 +79,8 @@ class PrototypeTrainer(MultimodalTrainer):
     applies_weights = False
     #: Whether the method needs class prototypes, which a regression does not have
     needs_classes = False
+    #: The one fusion head that the method trains, or `None` if it takes any
+    own_fusion: str | None = None
     #: The sentence of the model card about the training, without its full stop, and the BibTeX entry that it cites
     description = "Trained jointly with a single loss, while class prototypes monitored each modality"
     citation = """@inproceedings{fan2023pmr,

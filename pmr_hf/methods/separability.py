@@ -1,17 +1,18 @@
 """How well clusters of a modality's embeddings agree with the classes: their purity."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
-from ..data.labels import NO_LABEL, integer_labels
-from ..data.random_state import isolated_random_state
+from ..data.labels import NO_LABEL
 from ..model.missing_modalities import stack_masks
 from ..training.counted_samples import present_samples
 from ..training.finite_checks import stop_not_finite
-from ..training.prototype_rows import rows_of_process
 from ..training.prototype_trainer import PrototypeTrainer
+from ..training.row_pass import pass_over_rows
 
 
 Embedded = dict[str, tuple[np.ndarray, np.ndarray]]  # by modality, embeddings (N_m, D_m) and classes (N_m,)
@@ -57,31 +58,16 @@ def embed_rows(trainer: PrototypeTrainer, dataset: Dataset, rows: list[int]) -> 
         ValueError: for a batch without labels, or labels that are not integers in 0..K-1.
         FloatingPointError: if the embeddings are not finite.
     """
-    args, model, names = trainer.args, trainer.model, trainer.modalities
-    processes = args.world_size
-    own, _ = rows_of_process(rows, processes, args.process_index)
+    names = trainer.modalities
     parts: list[list[torch.Tensor]] = []  # by batch, the labels (N, M) and the embeddings of each modality (N, D_m)
-    was_training = model.training
-    model.eval()
-    with isolated_random_state(args.seed, args.device), torch.no_grad():
-        loader = DataLoader(
-            Subset(dataset, own),
-            batch_size=args.eval_batch_size,
-            collate_fn=trainer.data_collator,
-            num_workers=args.dataloader_num_workers,
-        )
-        for inputs in loader:
-            trainer.require_labels(inputs)
-            integer_labels(inputs["labels"], trainer.num_labels)  # still on the CPU
-            inputs = trainer._prepare_inputs(inputs)
-            labels = inputs["labels"]
-            with trainer.compute_loss_context_manager():
-                outputs = trainer.run_model(model, inputs)
-            embeddings = trainer.embeddings_fn(outputs)
-            present = stack_masks(present_samples(outputs), names, labels).T  # (B, M)
-            batch = [torch.where(present, labels[:, None], NO_LABEL), *(embeddings[name] for name in names)]
-            parts.append([in_order(trainer, values) for values in batch])
-    model.train(was_training)
+
+    def keep(outputs: Any, labels: torch.Tensor, new: int) -> None:
+        embeddings = trainer.embeddings_fn(outputs)
+        present = stack_masks(present_samples(outputs), names, labels).T  # (B, M)
+        batch = [torch.where(present, labels[:, None], NO_LABEL), *(embeddings[name] for name in names)]
+        parts.append([in_order(trainer, values) for values in batch])  # repeated rows are the last ones, and cut off
+
+    pass_over_rows(trainer, dataset, rows, keep, trainer.args.seed, "Separability of the embeddings")
     labels, *by_modality = (torch.cat(values)[: len(rows)] for values in zip(*parts, strict=True))
     embedded = {}
     for name, values, classes in zip(names, by_modality, labels.T, strict=True):

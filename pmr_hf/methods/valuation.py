@@ -9,20 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
+from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback
 
 from ..data.collator import MultimodalCollator
-from ..data.random_state import isolated_random_state
 from ..inference.shapley import shapley_values
 from ..model.missing_modalities import all_present, stack_masks
 from ..model.modeling import MultimodalModel
 from ..model.targets import SINGLE_LABEL
 from ..training.arguments import PrototypeTrainingArguments
-from ..training.prototype_rows import rows_of_process
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
+from ..training.row_pass import pass_over_rows
 from ..training.setup_checks import is_stream
 from ..training.training_rows import TrainingRows
 from .model_checks import require_fusion_head, require_known_loss
@@ -151,38 +149,23 @@ class ValuationTrainer(PrototypeTrainer):
 
     # ---- The values of the training rows ----
 
-    @torch.no_grad()
     def value_rows(self) -> None:
         """
         Value the modalities of all training rows in evaluation mode. Each process embeds its part of the rows. No
         random state is changed.
         """
-        args, model, size = self.args, self.model, len(self.train_dataset)
-        rows, new = rows_of_process(list(range(size)), args.world_size, args.process_index)
-        found = torch.zeros(2, len(self.modalities), size, device=args.device)  # contributions, and 1 for present
-        was_training = model.training
-        model.eval()
-        done = 0
-        with isolated_random_state(args.seed, args.device):
-            loader = DataLoader(
-                Subset(self.train_dataset, rows),
-                batch_size=self.state.train_batch_size or args.train_batch_size,
-                collate_fn=self.data_collator,
-                num_workers=args.dataloader_num_workers,
-            )
-            for inputs in tqdm(loader, desc="Values of the modalities", leave=False, disable=self.hide_progress):
-                self.require_labels(inputs)
-                inputs = self._prepare_inputs(inputs)
-                labels = inputs["labels"]
-                with self.compute_loss_context_manager():
-                    outputs = self.run_model(model, inputs)
-                    present = stack_masks(outputs.present, self.modalities, labels)
-                    values = contributions_of(self.unwrapped_model, outputs.embeddings, present, labels)
-                count = max(0, min(len(labels), new - done))  # without rows that are repeated to fill up the process
-                own = torch.tensor(rows[done : done + count], dtype=torch.int64, device=args.device)
-                found[:, :, own] = torch.stack([values, present.float()])[:, :, :count]
-                done += len(labels)
-        model.train(was_training)
+        parts: list[torch.Tensor] = []  # by batch, the contributions and 1 for present, (2, M, B)
+
+        def value(outputs: Any, labels: torch.Tensor, new: int) -> None:
+            present = stack_masks(outputs.present, self.modalities, labels)
+            with self.compute_loss_context_manager():
+                values = contributions_of(self.unwrapped_model, outputs.embeddings, present, labels)
+            parts.append(torch.stack([values, present.float()])[:, :, :new])
+
+        size = len(self.train_dataset)
+        pass_over_rows(self, self.train_dataset, list(range(size)), value, self.args.seed, "Values of the modalities")
+        found = torch.zeros(2, len(self.modalities), size, device=self.args.device)
+        found[:, :, self.args.process_index :: self.args.world_size] = torch.cat(parts, dim=2)
         self._keep(*self.accelerator.reduce(found, "sum"))
 
     def _keep(self, values: torch.Tensor, present: torch.Tensor) -> None:

@@ -1,19 +1,14 @@
 """When the prototypes are refreshed, and from which samples (Algorithm 1 of PMR)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, Subset
-from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..data.labels import integer_labels
-from ..data.random_state import isolated_random_state
 from ..model.prototypes import Prototypes, Sums
-from ..model.targets import SINGLE_LABEL
 from .counted_samples import first_samples, present_samples
-from .prototype_rows import rows_of_process
+from .row_pass import pass_over_rows
 
 
 if TYPE_CHECKING:
@@ -62,32 +57,15 @@ def sums_of_subset(trainer: "PrototypeTrainer", seed: int) -> Sums:
     Raises:
         ValueError: for a batch without labels, or labels that are not integers in 0..K-1.
     """
-    args, model, prototypes = trainer.args, trainer.model, trainer.prototypes
-    source = trainer.prototype_rows
-    fraction = args.prototype_fraction if trainer.prototype_dataset is None else 1.0
-    rows, new = rows_of_process(source.draw(fraction, seed), args.world_size, args.process_index)
-    sums, done = prototypes.zero_sums(), 0
-    was_training = model.training
-    model.eval()
-    with isolated_random_state(seed, args.device), torch.no_grad():
-        loader = DataLoader(
-            Subset(source.dataset, rows),
-            batch_size=trainer.state.train_batch_size or args.train_batch_size,
-            collate_fn=trainer.data_collator,
-            num_workers=args.dataloader_num_workers,
-        )
-        for inputs in tqdm(loader, desc="Prototypes", leave=False, disable=trainer.hide_progress):
-            trainer.require_labels(inputs)
-            if trainer.problem_type == SINGLE_LABEL:
-                integer_labels(inputs["labels"], prototypes.num_labels, segments=True)  # still on the CPU
-            inputs = trainer._prepare_inputs(inputs)
-            labels = inputs["labels"]
-            with trainer.compute_loss_context_manager():
-                outputs = trainer.run_model(model, inputs)
-            counted = first_samples(new - done, labels, present_samples(outputs), prototypes.widths)
-            prototypes.class_sums(*trainer.by_sample(trainer.embeddings_fn(outputs), labels, counted), sums)
-            done += len(labels)
-    model.train(was_training)
+    source, prototypes = trainer.prototype_rows, trainer.prototypes
+    fraction = trainer.args.prototype_fraction if trainer.prototype_dataset is None else 1.0
+    sums = prototypes.zero_sums()
+
+    def add(outputs: Any, labels: torch.Tensor, new: int) -> None:
+        counted = first_samples(new, labels, present_samples(outputs), prototypes.widths)
+        prototypes.class_sums(*trainer.by_sample(trainer.embeddings_fn(outputs), labels, counted), sums)
+
+    pass_over_rows(trainer, source.dataset, source.draw(fraction, seed), add, seed, "Prototypes")
     return sums
 
 

@@ -17,7 +17,7 @@ from pmr_hf.training.arguments import MultimodalTrainingArguments
 DOCS = Path(__file__).parents[2] / "docs"
 INDEX = (DOCS / "methods" / "README.md").read_text(encoding="utf-8")
 PARTS = ["What it does", "Equations", "In your code", "Arguments", "Logged", "When to use it"]
-RESULTS = "Results: [all methods](../methods_results.md)"
+RESULTS = "See [all methods](../methods_results.md)."
 OPTIONS = dict(reversed(CASES.values()))  # the first case of each trainer
 # The name in a classification, which the test trains, of a metric of another problem type
 IN_CLASSIFICATION = {"mse_loss": "ce_loss", "micro_f1": "accuracy", "mae": "accuracy"}
@@ -54,7 +54,7 @@ def test_a_page_has_the_parts_in_order(name):
     assert headings[0][0] == "#", "The first line is `# <Short name>`."
     assert headings[1:] == [("##", title) for title in PARTS], f"The parts of a page are {PARTS}, in this order."
     assert re.search(r"\]\(https://(arxiv|doi)\.org/", lines[2]), "The third line is one with a link to the paper."
-    assert RESULTS in part(name, "When to use it"), f"The last part has the line {RESULTS!r}."
+    assert RESULTS in part(name, "When to use it"), f"The last part ends with the results, and {RESULTS!r}."
 
 
 @every_method

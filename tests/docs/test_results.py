@@ -1,5 +1,6 @@
 """
-The numbers of docs/results.md, docs/tables.md and docs/methods_results.md, recomputed from the lines of docs/results/.
+The numbers of docs/results.md, docs/tables.md, docs/methods_results.md and the pages of the methods, recomputed from
+the lines of docs/results/.
 
 A comment before a table says where its numbers come from:
 
@@ -7,9 +8,9 @@ A comment before a table says where its numbers come from:
     joint: cg_mnist_authors joint
     PMR: cg_mnist_authors pmr_without_per sum -->
 
-The first line has the metric of each column after the first; `-` is a column without a check, and `+` stands for the
-difference to the table's first row, over seeds. Each other line has the first cell of a row, then the file of
-its runs, their method, and their fusion head and setting if they are not concat and none.
+The first line has the metric of each column after the first; `-` is a column without a check, `+` stands for the
+difference to the table's first row, over seeds, and `/` for the ratio to it. Each other line has the first cell of a
+row, then the file of its runs, their method, and their fusion head and setting if they are not concat and none.
 """
 
 import json
@@ -19,11 +20,14 @@ from pathlib import Path
 
 import pytest
 
+from pmr_hf import METHODS
+
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"<!-- numbers: (.*?) -->\n+((?:\|[^\n]*\n)+)", re.DOTALL)
 NUMBER = re.compile(r"\d+\.\d")
 PAGES = ("results.md", "tables.md", "methods_results.md")
+METHOD_RUNS = {"the digits": "methods_digits"}
 IN_UNITS = ("mae", "rmse")  # other metrics are in percent
 
 
@@ -45,6 +49,9 @@ def runs(file, method, fusion="concat", setting=None):
 
 def expected(column, of_row, of_first):
     """What the cell should show: the mean and the deviation over seeds, in percent or in units of the target."""
+    if column.startswith("/"):  # a cost, relative to the first row
+        ratios = [run[column[1:]] / of_first[seed][column[1:]] for seed, run in of_row.items() if seed in of_first]
+        return "" if of_row is of_first else f"{statistics.mean(ratios):.2f}"
     metric = column.removeprefix("+")
     scale, digits = (1, 3) if metric.endswith(IN_UNITS) else (100, 1)
     values = [scale * run[metric] for run in of_row.values()]
@@ -85,6 +92,21 @@ def test_each_table_of_metrics_names_its_runs(page):
     text = (DOCS / page).read_text(encoding="utf-8")
     with_numbers = [table for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE) if "±" in table]
     assert with_numbers and set(with_numbers) <= {rows for _, rows in tables()}
+
+
+def mean_accuracy(file, method):
+    lines = (DOCS / "results" / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()
+    values = [run["test_accuracy"] for run in map(json.loads, lines) if run["method"] == method]
+    return f"{100 * statistics.mean(values):.1f}" if values else ""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_page_of_a_method_has_the_accuracy_of_its_runs(name):
+    text = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    for data, file in METHOD_RUNS.items():
+        found = re.findall(rf"(\d+\.\d) percent on {data}(?:, where joint training has (\d+\.\d))?", text)
+        own, joint = mean_accuracy(file, name), mean_accuracy(file, "joint")
+        assert found == ([(own, "" if name == "joint" else joint)] if own else []), data
 
 
 def test_the_page_is_short():

@@ -36,6 +36,10 @@ class DGLTrainingArguments(PrototypeTrainingArguments):
         super().__post_init__()
         self.require_at_least(0, "dgl_alpha")
 
+    def hp_space(self, trial: Any) -> dict[str, Any]:
+        """Add `dgl_alpha` from 0.5 to 16."""
+        return super().hp_space(trial) | {"dgl_alpha": trial.suggest_float("dgl_alpha", 0.5, 16.0, log=True)}
+
     @property
     def hyper_parameters(self) -> dict[str, object]:
         return {"α, weight of the unimodal losses": self.dgl_alpha} | super().hyper_parameters

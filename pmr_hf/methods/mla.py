@@ -51,6 +51,10 @@ class MLATrainingArguments(PrototypeTrainingArguments):
         if self.mla_alpha <= 0:
             raise ValueError(f"Expected `mla_alpha` above 0, got {self.mla_alpha}; correct it.")
 
+    def hp_space(self, trial: Any) -> dict[str, Any]:
+        """Add `mla_alpha` from 0.1 to 10."""
+        return super().hp_space(trial) | {"mla_alpha": trial.suggest_float("mla_alpha", 0.1, 10.0, log=True)}
+
     @property
     def hyper_parameters(self) -> dict[str, object]:
         return {"α of the gradient projection": self.mla_alpha} | super().hyper_parameters

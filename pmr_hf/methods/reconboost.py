@@ -58,6 +58,10 @@ class ReconBoostTrainingArguments(PrototypeTrainingArguments):
         if self.reconboost_epochs <= 0:
             raise ValueError(f"Expected `reconboost_epochs` above 0, got {self.reconboost_epochs}; correct it.")
 
+    def hp_space(self, trial: Any) -> dict[str, Any]:
+        """Add `reconboost_lambda` from 0 to 1."""
+        return super().hp_space(trial) | {"reconboost_lambda": trial.suggest_float("reconboost_lambda", 0.0, 1.0)}
+
     @property
     def hyper_parameters(self) -> dict[str, object]:
         return {

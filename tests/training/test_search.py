@@ -195,6 +195,7 @@ def test_the_values_of_each_methods_space_are_accepted_and_differ(make_args, nam
     assert not budget & seen[0].keys()
     own = {"pmr": {"pmr_alpha", "pmr_mu", "pmr_weights"}, "agm": {"agm_alpha"}, "ogm": {"ogm_alpha"}}
     own |= {"opm": {"opm_base"}, "valuation": {"valuation_rate"}, "relearning": {"relearning_strength"}}
+    own |= {"dgl": {"dgl_alpha"}, "mla": {"mla_alpha"}, "reconboost": {"reconboost_lambda"}}
     assert seen[0].keys() == {"learning_rate", "modality_learning_rates"} | own.get(name, set())
     assert all(len({str(values[key]) for values in seen}) > 1 for key in seen[0])
 

@@ -109,6 +109,7 @@ def build_model(
         fusion=args.fusion,
         embedding_dim=args.embedding_dim,
         pooling=args.pooling,
+        normalize_embeddings=args.normalize_embeddings,
         modality_dropout=args.modality_dropout,
         lora=args.lora,
         unimodal_heads=unimodal_heads,

@@ -224,6 +224,10 @@ class ScriptArguments:
             **PAIRS,
         },
     )
+    normalize_embeddings: bool = field(
+        default=False,
+        metadata={"help": "Give the embeddings of all modalities the same scale, before prototypes and fusion."},
+    )
     initialization: str = field(
         default="default",
         metadata={

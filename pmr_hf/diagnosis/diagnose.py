@@ -132,6 +132,7 @@ def _model_of(model: MultimodalModel, names: list[str]) -> MultimodalModel:
         fusion=config.fusion if len(names) > 1 else "concat",
         embedding_dim=config.embedding_dim,
         pooling={name: pooling[name] for name in names if name in pooling} if isinstance(pooling, dict) else pooling,
+        normalize_embeddings=config.normalize_embeddings,
         modality_dropout=config.modality_dropout if len(names) > 1 else 0.0,
         initialization=config.initialization,
         problem_type=config.problem_type,

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..model.modeling import MultimodalModel
-from ..model.pooling import encode, ignores_padding
+from ..model.pooling import ignores_padding
 from .model_checks import check_weights
 
 
@@ -85,9 +85,9 @@ class ExportableModel(nn.Module):
             inputs.setdefault(name, {})[key] = tensor
         model, like = self.model, tensors[0]
         embeddings, present = {}, {}
-        for name, backbone in model.backbones.items():
+        for name in model.backbones:
             if name in inputs:
-                embeddings[name] = encode(name, backbone, inputs[name], model.config.pooling[name])
+                embeddings[name] = model.embed(name, inputs[name])
             else:
                 embeddings[name] = torch.zeros(like.shape[0], model.widths[name], device=like.device)
             present[name] = torch.full((like.shape[0],), name in inputs, device=like.device)

@@ -86,6 +86,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "modalities": ("a list of names, or None", lambda value: isinstance(value, list | tuple | NoneType)),
     "fusion": ("a name", lambda value: isinstance(value, str)),
     "embedding_dim": (f"a positive width up to {LARGEST}, or None", lambda value: value is None or _is_size(value)),
+    "normalize_embeddings": ("True or False", lambda value: isinstance(value, bool)),
     "pooling": ("a name, or a dict of names", lambda value: isinstance(value, str | dict)),
     "modality_dropout": ("a number in [0, 1)", lambda value: isinstance(value, (int, float)) and 0 <= value < 1),
     "lora": ("a dict such as {'text': {'r': 8}}, or None", lambda value: isinstance(value, dict | NoneType)),
@@ -125,6 +126,9 @@ class MultimodalConfig(PreTrainedConfig):
         pooling (`str | dict[str, str]`, *optional*, defaults to `"auto"`): how an encoder's tokens become one
             embedding, for all modalities or by name: `"auto"`, `"cls"`, `"mean"` or `"max"`, see
             [`~pmr_hf.model.pooling.pool`].
+        normalize_embeddings (`bool`, *optional*, defaults to `False`): shift and scale each embedding to mean 0 and
+            variance 1 over its dimensions, before prototypes and fusion (layer normalization without weights).
+            Embeddings of pretrained encoders differ in size, and a new head learns most from the largest ones.
         modality_dropout (`float`, *optional*, defaults to 0.0): probability, in [0, 1), that a modality of a training
             sample is dropped, drawn for each modality and sample. A sample that would lose all its modalities keeps all
             of them. Dropout prepares the model for samples that lack modalities.
@@ -166,6 +170,7 @@ class MultimodalConfig(PreTrainedConfig):
         fusion: str = "concat",
         embedding_dim: int | None = None,
         pooling: str | dict[str, str] = "auto",
+        normalize_embeddings: bool = False,
         modality_dropout: float = 0.0,
         lora: dict[str, dict[str, Any]] | None = None,
         unimodal_heads: bool = False,
@@ -182,6 +187,7 @@ class MultimodalConfig(PreTrainedConfig):
                 "fusion": fusion,
                 "embedding_dim": embedding_dim,
                 "pooling": pooling,
+                "normalize_embeddings": normalize_embeddings,
                 "modality_dropout": modality_dropout,
                 "lora": lora,
                 "unimodal_heads": unimodal_heads,
@@ -226,6 +232,7 @@ class MultimodalConfig(PreTrainedConfig):
         self.embedding_dim = embedding_dim
         given = dict.fromkeys(self.modalities, pooling) if isinstance(pooling, str) else pooling
         self.pooling = dict.fromkeys(self.modalities, "auto") | given
+        self.normalize_embeddings = normalize_embeddings
         self.modality_dropout = modality_dropout
         self.lora = lora or {}
         self.unimodal_heads = unimodal_heads

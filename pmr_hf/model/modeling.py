@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import HfApi
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -31,6 +32,9 @@ from .tabular_kind import with_configs
 from .tabular_processor import TabularProcessor
 from .targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TargetScale, check_labels, target_loss
 from .unimodal_models import load_unimodal, log_weights
+
+
+LEAST_NORMALIZED = 8  # of fewer numbers in an embedding, too little is left without their mean and variance
 
 
 @dataclass
@@ -79,7 +83,7 @@ class MultimodalModel(PreTrainedModel):
 
     Raises:
         ValueError: for a config without backbones, an unknown fusion head, or an encoder whose config does not state
-            the width of its embedding.
+            the width of its embedding; for `normalize_embeddings` with fewer than 8 numbers in an embedding.
     """
 
     config_class = MultimodalConfig
@@ -110,6 +114,12 @@ class MultimodalModel(PreTrainedModel):
             for name, settings in config.lora.items():
                 add_lora(name, self.backbones[name], settings)
             widths = {name: embedding_width(name, backbone) for name, backbone in self.backbones.items()}
+            small = {name: width for name, width in widths.items() if width < LEAST_NORMALIZED}
+            if config.normalize_embeddings and small:
+                raise ValueError(
+                    f"Expected embeddings of at least {LEAST_NORMALIZED} numbers to normalize, got {small}; widen "
+                    "these encoders, or leave `normalize_embeddings` out."
+                )
             #: The width of each encoder's embedding, in the order of the modalities
             self.widths = dict(widths)
             fused_widths = widths
@@ -226,17 +236,23 @@ class MultimodalModel(PreTrainedModel):
 
         Raises:
             TypeError: for a model of another type.
-            ValueError: for models of other classes, of several labels or a regression, that lack weights, or whose
-                logits are not linear in an embedding; for weights that are not positive.
+            ValueError: for models of other classes or other `normalize_embeddings`, of several labels or a regression,
+                that lack weights, or whose logits are not linear in an embedding; for weights that are not positive.
         """
         if not models:
             raise ValueError("Expected at least one finished model, got none; give one per modality.")
         parts = {name: load_unimodal(name, model, cls) for name, model in models.items()}
         names = next(iter(parts.values())).names
+        normalized = {name: part.normalized for name, part in parts.items()}
+        if len(set(normalized.values())) > 1:
+            raise ValueError(
+                f"Expected models with the same `normalize_embeddings` to fuse, got {normalized}; train them alike."
+            )
         config = cls.config_class(
             backbones={name: deepcopy(part.encoder.config) for name, part in parts.items()},
             fusion="late",
             pooling={name: part.pooling for name, part in parts.items()},
+            normalize_embeddings=all(normalized.values()),
             lora={name: part.lora for name, part in parts.items() if part.lora},
             num_labels=len(names),
             id2label=dict(enumerate(names)),
@@ -306,9 +322,8 @@ class MultimodalModel(PreTrainedModel):
 
     def _encode(self, name: str, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The embeddings (B, D) of a modality, and the mask (B,) of the samples that have it, or `None` for all."""
-        backbone, pooling = self.backbones[name], self.config.pooling[name]
         if "present" not in inputs:
-            return encode(name, backbone, inputs, pooling), None
+            return self.embed(name, inputs), None
         present = inputs["present"].bool()
         rows = present.nonzero()[:, 0]
         if len(rows) == 0:
@@ -320,8 +335,15 @@ class MultimodalModel(PreTrainedModel):
             empty = torch.zeros(len(present), self.widths[name], device=present.device)
             return empty.to(next(self.parameters()).dtype), present
         inputs = {key: value[rows] for key, value in inputs.items() if key != "present"}
-        embeddings = encode(name, backbone, inputs, pooling)
-        return spread_rows(embeddings, rows, len(present)), present
+        return spread_rows(self.embed(name, inputs), rows, len(present)), present
+
+    def embed(self, name: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """
+        The embeddings (B, D_m) of a modality, from the keyword arguments of its encoder for B samples that have it.
+        Raises `ValueError` if the encoder's output cannot be pooled.
+        """
+        embeddings = encode(name, self.backbones[name], inputs, self.config.pooling[name])
+        return F.layer_norm(embeddings, embeddings.shape[1:]) if self.config.normalize_embeddings else embeddings
 
     def loss_of(self, logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
         """

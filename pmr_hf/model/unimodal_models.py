@@ -41,6 +41,7 @@ class UnimodalModel:
     Args:
         encoder (`PreTrainedModel`): the encoder.
         pooling (`str`): how its tokens become one embedding.
+        normalized (`bool`): whether the embedding is normalized before the linear layer.
         lora (`dict[str, Any]`): the arguments of its LoRA layers; empty without any.
         weight (`torch.Tensor`): (K, D), of the linear layer over the embedding.
         bias (`torch.Tensor`): (K,).
@@ -51,6 +52,7 @@ class UnimodalModel:
 
     encoder: PreTrainedModel
     pooling: str
+    normalized: bool
     lora: dict[str, Any]
     weight: torch.Tensor
     bias: torch.Tensor
@@ -178,8 +180,8 @@ def _of_multimodal(name: str, model: PreTrainedModel, names: list[str]) -> Unimo
         projection = model.projections[own]
         weight, bias = weight @ projection.weight, weight @ projection.bias + bias
     prototypes = {part: getattr(model.prototypes, part)(own) for part in ("mean", "count", "seen")}
-    lora = config.lora.get(own, {})
-    return UnimodalModel(model.backbones[own], config.pooling[own], lora, weight, bias, names, prototypes)
+    settings = config.pooling[own], config.normalize_embeddings, config.lora.get(own, {})
+    return UnimodalModel(model.backbones[own], *settings, weight, bias, names, prototypes)
 
 
 def _of_transformers(name: str, model: PreTrainedModel, names: list[str]) -> UnimodalModel:
@@ -194,7 +196,7 @@ def _of_transformers(name: str, model: PreTrainedModel, names: list[str]) -> Uni
     pooling = LINEAR_CLASSIFIERS[type(model).__name__]
     if pooling == "mean":  # the mean of projected tokens is the projected mean
         weight, bias = weight @ model.projector.weight, weight @ model.projector.bias + bias
-    return UnimodalModel(model.base_model, pooling, {}, weight, bias, names, {})
+    return UnimodalModel(model.base_model, pooling, False, {}, weight, bias, names, {})
 
 
 def log_weights(weights: Mapping[str, float] | None, names: list[str]) -> torch.Tensor:

@@ -3,13 +3,13 @@
 import statistics
 from typing import Any
 
-from ..methods import METHODS
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 Result = dict[str, Any]  # what `examples/benchmark.py` reports about one run
 Rows = dict[tuple[str, str], list[Result]]  # the runs of each row of a table, by fusion head and method
 
+OF_A_METHOD = ("late", "shared")  # the fusion heads that a method of their own trains
 # The metrics of the fused model and their names in a header, by problem type. The gain is that of the first.
 FUSED_METRICS = {
     SINGLE_LABEL: {"accuracy": "accuracy", "macro_f1": "macro F1"},
@@ -105,8 +105,7 @@ def reference_of(row: tuple[str, str], rows: Rows) -> dict[int, Result]:
     """
     fusion, setting = row[0], rows[row][0]["setting"]
     heads = {head for head, method in rows if method.startswith("joint")}
-    method = METHODS.get(rows[row][0]["method"])
-    if method is not None and fusion == method.own_fusion and fusion not in heads and len(heads) == 1:
+    if fusion in OF_A_METHOD and fusion not in heads and len(heads) == 1:
         (fusion,) = heads
     candidates = [(fusion, f"joint, {setting}"), (fusion, "joint")]
     found = [rows[other] for other in candidates if other in rows and other != row]

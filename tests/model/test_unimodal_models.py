@@ -52,6 +52,13 @@ def finished(name, backbone, names=NAMES, **kwargs):
     return model.eval()
 
 
+@torch.no_grad()
+def test_normalized_embeddings_stay_normalized():
+    text = finished("title", TEXT, normalize_embeddings=True)
+    model = MultimodalModel.from_unimodal({"text": text})
+    torch.testing.assert_close(model(text=IDS).logits.softmax(1), text(title=IDS).logits.softmax(1))
+
+
 @pytest.mark.parametrize("weights", [None, {"text": 0.9, "stats": 0.3}])
 @torch.no_grad()
 def test_the_answer_is_the_mean_of_the_models_probabilities_by_the_names_of_the_classes(weights, tmp_path):
@@ -166,6 +173,10 @@ def test_what_cannot_be_fused_is_refused(tmp_path):
 
     fuse(finished("title", TEXT, ["cat", "dog", "cow"]), r"model of 'text' to have the names.*'owl'\], got .*'cow'")
     fuse(finished("title", TEXT, ["cat", "dog"]), "model of 'text' to have the names of the first model")
+    fuse(
+        finished("title", TEXT, normalize_embeddings=True),
+        r"same `normalize_embeddings` to fuse, got \{'stats': False, ",
+    )
     fuse(
         finished("title", TEXT, fusion="attention"), "linear head of fusion 'concat', 'sum' or 'late', got 'attention'"
     )

@@ -127,7 +127,7 @@ def heading_of(pipe: MultimodalPipeline, result: dict[str, Any], given: Collecti
     has_prototypes = pipe.model.prototypes is not None
     if config.answer == "prototypes" or (missing and pipe.missing == "prototypes" and has_prototypes):
         speaking = [name for name, part in result["modalities"].items() if part["labels"]]
-        return f"Answer of the prototypes of {listed(speaking)}{lacks}"
+        return f"Answer of the prototypes of {listed(speaking or ['no modality'])}{lacks}"
     return f"Answer of the fusion head from {listed(given)}{lacks}" if missing else "Answer, all modalities together"
 
 

@@ -125,7 +125,7 @@ def read_examples(folder: str | Path, processor: MultimodalProcessor) -> list[di
     Returns:
         `list[dict[str, Any]]`: a value or `None` for each modality of each example: a text, a PIL image, a waveform
         (samples,) at the sampling rate of the processor, a list of numbers or `None`, or a row of a table as a dict.
-        The list is empty if there are no examples.
+        An example without any value is left out, and the list is empty if there are none.
 
     Raises:
         ValueError: for an `examples.json` of another shape, for a value that cannot be read, and for a file outside the
@@ -136,9 +136,12 @@ def read_examples(folder: str | Path, processor: MultimodalProcessor) -> list[di
         return []
     rows = _read_list(_inside(place, LIST), processor)
     try:
-        return [{name: _read(processor, place, name, row.get(name)) for name in processor.processors} for row in rows]
+        examples = [
+            {name: _read(processor, place, name, row.get(name)) for name in processor.processors} for row in rows
+        ]
     except UnreadableError as error:
         raise ValueError(f"Expected examples that can be read in {place}, but {error}; delete this folder.") from error
+    return [example for example in examples if any(value is not None for value in example.values())]
 
 
 def _read_list(file: Path, processor: MultimodalProcessor) -> list[dict[str, Any]]:

@@ -84,3 +84,4 @@ def test_a_file_that_cannot_be_read(two_media, tmp_path):
     two_media.on_error = "missing"
     save_examples(tmp_path, [row], two_media)
     assert json.loads((tmp_path / "_examples" / "examples.json").read_text()) == [{"photo": None, "sound": None}]
+    assert read_examples(tmp_path, two_media.processor) == []

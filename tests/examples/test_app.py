@@ -160,6 +160,14 @@ def test_the_heading_says_which_answer_is_shown(app, pipe, digits, monkeypatch, 
     assert [scores[model.config.id2label[k]] for k in range(4)] == pytest.approx(expected[1], abs=1e-6)
 
 
+def test_the_heading_of_a_modality_without_prototypes(app, make_model, processor):
+    model = make_model(answer="prototypes").eval()
+    classify = classifier(app.build(MultimodalPipeline(model, processor, missing="fused"), "my model"))
+    heading, scores, _ = classify(None, "the digit two")
+    assert heading == "### Answer of the prototypes of no modality; image is missing"
+    assert list(scores.values()) == pytest.approx([0.25] * 4)
+
+
 def test_numbers_and_a_model_without_prototypes(app, make_model):
     backbones = {name: NumericConfig(num_features=2, hidden_size=4, dropout=0.0) for name in ("a", "b")}
     processors = {"a": NumericProcessor([0.0, 5.0], [1.0, 1.0]), "b": NumericProcessor([0, 0], [1, 1], ["age", "size"])}

@@ -39,7 +39,7 @@ def main() -> None:
         script_args.complete(inferred)
     lower_pretrained_rates(script_args, training_args)
     set_seed(training_args.seed)
-    dataset, backbones, _, collator, classes = prepare(script_args, training_args)
+    dataset, backbones, _, collator, classes, _ = prepare(script_args, training_args)
     if not gives_length(arguments):
         training_args.num_train_epochs = math.ceil(training_args.num_train_epochs / SHARE)
     diagnosis = diagnose(

@@ -55,6 +55,7 @@ from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_ar
 from pmr_hf.command_line.prepare import prepare
 from pmr_hf.command_line.results_table import CONSTANT, LEGEND, Row, kept_epoch, method_rows, print_table
 from pmr_hf.command_line.script_arguments import ScriptArguments
+from pmr_hf.data.saved_examples import save_examples
 from pmr_hf.model.targets import MODALITY_METRIC, REGRESSION
 from pmr_hf.training.constant_answer import constant_answer
 from pmr_hf.training.search import best_of_results, require_optuna, shown
@@ -102,7 +103,7 @@ def train_and_test(
     if len(script_args.columns) == 1:
         logger.warning(f"One modality, {next(iter(script_args.columns))!r}: there is nothing to rebalance.")
 
-    dataset, backbones, processor, collator, classes = prepare(script_args, training_args)
+    dataset, backbones, processor, collator, classes, examples = prepare(script_args, training_args)
 
     # Model and trainer
     trainer_class = METHODS[script_args.method]
@@ -153,6 +154,8 @@ def train_and_test(
     # Save
     trainer.save_model()
     trainer.save_state()
+    if len(examples) and trainer.is_world_process_zero():
+        save_examples(training_args.output_dir, examples, collator)
     about = {"dataset": script_args.data_name}
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if training_args.do_predict and trainer.is_world_process_zero() and not sharded:

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import BertConfig, ViTImageProcessor
 
 from pmr_hf import CGMNISTConfig, MultimodalPipeline, MultimodalProcessor, SpectrogramFeatureExtractor
+from pmr_hf.data.saved_examples import read_examples
 
 
 pytestmark = pytest.mark.usefixtures("limited")
@@ -89,7 +90,7 @@ def classify(demo, **given):
         kind, data = "".join(stream.iter_text()).strip().split("\n")[-2:]
     if kind != "event: complete":
         raise Refused(data)
-    scores, said = json.loads(data.removeprefix("data: "))
+    _, scores, said = json.loads(data.removeprefix("data: "))
     return {entry["label"]: entry["confidence"] for entry in scores["confidences"]}, said
 
 
@@ -162,3 +163,50 @@ def test_a_text_that_names_a_file_or_an_address_is_a_text(demo, pipe, internal, 
         found = classify(demo, text=text)[0]
         assert found == pytest.approx(scores(text), abs=1e-7) != pytest.approx(scores(SECRET), abs=1e-7)
     assert not Internal.asked
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    """A function that writes the examples of a stranger's model folder, beside files that they must not name."""
+    for place in (tmp_path, tmp_path / "model" / "_examples"):
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(place / "0-photo.png")
+
+    def write(content):
+        file = tmp_path / "model" / "_examples" / "examples.json"
+        file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return tmp_path / "model"
+
+    return write
+
+
+def test_examples_open_files_of_their_folder_alone(stranger, pipe, internal, tmp_path):
+    (read,) = read_examples(stranger([{"photo": "0-photo.png"}]), pipe.processor)
+    assert read["photo"].size == (8, 8) and read["sound"] is read["clip"] is read["text"] is None
+    (tmp_path / "model" / "_examples" / "1-photo.png").symlink_to(tmp_path / "0-photo.png")
+    Internal.asked.clear()
+    names = ["../../0-photo.png", str(tmp_path / "0-photo.png"), "1-photo.png", "2-photo.png", "examples.json", "", "."]
+    for name in [*names, "0-photo.png\x00", f"file://{tmp_path / '0-photo.png'}", f"{internal}/secret", 3, {"a": 1}]:
+        with pytest.raises(ValueError, match="and no links, got"):
+            read_examples(stranger([{"photo": name}]), pipe.processor)
+    for field in ("clip", "sound"):  # a picture in their place
+        with pytest.raises(ValueError, match=r"and no links, got '0-photo.png'"):
+            read_examples(stranger([{field: "0-photo.png"}]), pipe.processor)
+    assert not Internal.asked
+
+
+def test_examples_of_another_folder_or_shape_are_refused(stranger, pipe, tmp_path):
+    for content in ("{", "[" * 10**5, "{}", [[]], [{"other": "a"}], [{}] * 21, f'["{" " * 2**20}"]', "\x00"):
+        with pytest.raises(ValueError, match="to hold a list of at most 20 examples"):
+            read_examples(stranger(content), pipe.processor)
+    for value in ({"array": [1]}, ["a"], [["a"]]):
+        with pytest.raises(ValueError, match=r"Expected examples that can be read in .* is not a text; delete"):
+            read_examples(stranger([{"text": value}]), pipe.processor)
+    (tmp_path / "model" / "_examples" / "0-photo.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"Expected examples that can be read in .*0-photo.png"):
+        read_examples(stranger([{"photo": "0-photo.png"}]), pipe.processor)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "_examples").symlink_to(tmp_path / "model" / "_examples")
+    with pytest.raises(ValueError, match=r"and no links, got 'examples.json'"):
+        read_examples(tmp_path / "linked", pipe.processor)
+    assert read_examples(tmp_path / "nowhere", pipe.processor) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
+from ..data.saved_examples import FOLDER
 from ..training.arguments import PrototypeTrainingArguments
 from ..training.saving_trainer import WEIGHT_FILES
 from ..training.search import TRIALS
@@ -47,7 +48,7 @@ def seed_of(arguments: list[str] | None) -> int:
 def take_folder(training_args: TrainingArguments, overwrite: bool = False) -> None:
     """
     Make sure that a run which begins finds no model, checkpoints or results of another. With `overwrite`, they are
-    removed, with its processors. A model card stays, with the text that a user has added.
+    removed, with its processors and examples. A model card stays, with the text that a user has added.
 
     Raises:
         ValueError: if the folder has some, and the run neither resumes nor overwrites.
@@ -85,7 +86,7 @@ def _clear(folder: Path) -> None:
     config = folder / "processor_config.json"
     processors = json.loads(config.read_bytes())["modalities"] if config.is_file() else {}
     for path in folder.iterdir():
-        if _is_checkpoint(path) or (path.is_dir() and path.name in (*processors, TRIALS)):
+        if _is_checkpoint(path) or (path.is_dir() and path.name in (*processors, TRIALS, FOLDER)):
             shutil.rmtree(path)
         elif path.is_file() and (RESULTS.fullmatch(path.name) or STATE.fullmatch(path.name) or _is_weights(path)):
             path.unlink()

@@ -13,7 +13,7 @@ from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION,
 from ..methods import METHODS
 from ..model.targets import MODALITY_METRIC, REGRESSION
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
-from .defaults import LEAST_STEPS, MOST_EPOCHS, OWN_DATA_DEFAULTS, RECIPES, SELECTED_BY
+from .defaults import DIGIT_EXAMPLES, LEAST_STEPS, MOST_EPOCHS, OWN_DATA_DEFAULTS, RECIPES, SELECTED_BY
 from .options import name_of, options_of
 from .output_folder import default_folder, seed_of
 from .script_arguments import ScriptArguments
@@ -60,7 +60,9 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
             parser.set_defaults(preprocess=paper_set.preprocess)
         if any(backbone in NEW_ENCODERS for backbone in script_args.backbones.values()):
             parser.set_defaults(initialization=PAPER_INITIALIZATION)
-        if script_args.dataset != "digits":  # so few digits diverge without clipping
+        if script_args.dataset == "digits":
+            parser.set_defaults(save_examples=DIGIT_EXAMPLES)
+        else:  # so few digits diverge without clipping
             parser.set_defaults(max_grad_norm=PAPER_MAX_GRAD_NORM)
         if script_args.method == "pmr":
             parser.set_defaults(pmr_alpha=PAPER_ALPHA)

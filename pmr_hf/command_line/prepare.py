@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedConfig
 
 from ..data.collator import MultimodalCollator
+from ..data.saved_examples import draw_examples
 from ..data.tables import draw_rows
 from ..model.multimodal_processor import MultimodalProcessor
 from ..training.arguments import PrototypeTrainingArguments
@@ -23,6 +24,7 @@ class Prepared(NamedTuple):
     processor: MultimodalProcessor
     collator: MultimodalCollator
     classes: list[str]  # names of the classes, labels or targets, in the order of their ids
+    examples: Dataset  # rows of validation to save beside the model, not extracted
 
 
 def prepare(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> Prepared:
@@ -42,7 +44,8 @@ def prepare(script_args: ScriptArguments, training_args: PrototypeTrainingArgume
     backbones, processor = add_new_encoders(script_args, pretrained, dataset["train"])
     collator = build_collator(script_args, processor)
     classes = class_names(script_args, dataset["train"])
+    examples = draw_examples(dataset["validation"], script_args.label_column, script_args.save_examples)
     if script_args.preprocess == "cached":
         with training_args.main_process_first(desc="extraction of features"):
             dataset = collator.cache(dataset, num_proc=script_args.preprocess_workers)
-    return Prepared(dataset, backbones, processor, collator, classes)
+    return Prepared(dataset, backbones, processor, collator, classes, examples)

@@ -10,6 +10,7 @@ from ..data.default_encoders import DEFAULT_ENCODERS
 from ..data.infer_columns import CELLS, TABULAR, InferredColumns
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_SETS
+from ..data.saved_examples import MOST_EXAMPLES
 from ..data.table_files import check_encoding
 from ..data.target_columns import target_name
 from ..methods import METHODS
@@ -42,6 +43,7 @@ RANGES = {
     "max_train_samples": (1, 10**12),
     "max_eval_samples": (1, 10**12),
     "search": (1, 10**6),
+    "save_examples": (0, MOST_EXAMPLES),
 }
 
 
@@ -266,6 +268,13 @@ class ScriptArguments:
         metadata={"help": "Use the channels-last memory format, which speeds up convolutions in mixed precision."},
     )
 
+    save_examples: int = field(
+        default=0,
+        metadata={
+            "help": "Save so many rows of validation beside the model, for the demo. They are not pushed. Default: 4 "
+            "of the digits, none of other data."
+        },
+    )
     verbose: bool = field(
         default=False,
         metadata={"help": "Print all that transformers and datasets say, each log, and the tracebacks of errors."},

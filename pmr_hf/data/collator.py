@@ -139,9 +139,13 @@ class MultimodalCollator:
 
     def extract(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Features | None]:
         """Extract the features of one modality from each row. The result is `None` for a row that lacks it."""
-        return self.processor.extract(name, [self._read(name, i, row) for i, row in enumerate(rows)])
+        return self.processor.extract(name, [self.read(name, i, row) for i, row in enumerate(rows)])
 
-    def _read(self, name: str, i: int, row: dict[str, Any]) -> Any:
+    def read(self, name: str, i: int, row: dict[str, Any]) -> Any:
+        """
+        Read the value of one modality in row `i` of a batch, see [`MultimodalProcessor.read`]. Raises `UnreadableError`
+        for a value that cannot be read, unless it counts as missing by `on_error`.
+        """
         column = self.columns[name]
         value = self.processor.kind(name).value_in(row, column)
         try:

@@ -26,7 +26,16 @@ def take(*arguments):
 @pytest.fixture
 def trained(tmp_path):
     """A folder with what a run has written, a card, and files of the user."""
-    for name in (*WRITTEN, "README.md", "notes.json", "data/a.csv", "gray/a.json", "text/a.json", "checkpoint-3/a.pt"):
+    for name in (
+        *WRITTEN,
+        "README.md",
+        "notes.json",
+        "data/a.csv",
+        "gray/a.json",
+        "text/a.json",
+        "checkpoint-3/a.pt",
+        "_examples/a",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
     (tmp_path / "processor_config.json").write_text(json.dumps(PROCESSOR))

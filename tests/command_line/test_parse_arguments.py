@@ -39,7 +39,7 @@ REFUSED = """
     per_device_train_batch_size=0 gradient_accumulation_steps=0 modality_learning_rates=[1] fusion=nope embedding_dim=0
     embedding_dim=1000000000000 modality_dropout=1 clip_seconds=0 clip_seconds=1e9 max_train_samples=-1 lora=text=0
     num_frames=visual=x test_correlation=2 preprocess_workers=0 dataset=mnist columns=junk columns= nothing=1
-    class_weights=even class_weights=[1]
+    class_weights=even class_weights=[1] save_examples=21
     augment=gray=crop augment=sound=basic augment=basic frames=some
 """
 VALUES = ["", "nan", "inf", "-inf", "-1", "0", "1", "0.5", "abc", "1e400", "9" * 30, "1e12", "None", "true", "\0"]

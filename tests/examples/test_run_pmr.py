@@ -30,6 +30,7 @@ from pmr_hf import MultimodalModel, MultimodalProcessor
 from pmr_hf.command_line.build import new_encoder
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
+from pmr_hf.data.saved_examples import read_examples
 
 
 def run_pmr(folder, *arguments, launcher=()):
@@ -123,6 +124,19 @@ def test_the_saved_model_gives_the_reported_test_accuracy(main_job):
     assert model.config.id2label[3] == "three"
 
 
+def test_four_digits_of_validation_lie_beside_the_model(main_job):
+    folder = main_job[1]
+    examples = read_examples(folder, MultimodalProcessor.from_pretrained(folder))
+    validation = cg_mnist(read_sklearn_digits(), seed=42)["validation"]
+    found = [validation["label"][i] for i, row in enumerate(validation) for each in examples if same(row, each)]
+    assert len(examples) == 4 == len(set(found))
+    assert sum(path.stat().st_size for path in (folder / "_examples").iterdir()) < 10_000
+
+
+def same(row, example):
+    return all(np.array_equal(np.asarray(row[name]), np.asarray(example[name])) for name in ("gray", "colored"))
+
+
 def test_joint_training_and_another_head(tmp_path):
     table = run_pmr(
         tmp_path,
@@ -209,7 +223,8 @@ def test_a_dataset_of_ones_own_cached_and_on_the_fly(own_data, tmp_path):
     for preprocess in ("on_the_fly", "cached"):
         folder = tmp_path / preprocess
         workers = ("--dataloader_num_workers", "1") if preprocess == "on_the_fly" else ()
-        table = own_run(tmp_path, own_data, "--preprocess", preprocess, "--output_dir", str(folder), *workers)
+        more = ("--save_examples", "2") if preprocess == "cached" else ()
+        table = own_run(tmp_path, own_data, "--preprocess", preprocess, "--output_dir", str(folder), *workers, *more)
         for name in ("test accuracy", "image alone", "text alone", "audio alone", "stats alone"):
             assert f"  {name}  " in table
         outputs[preprocess] = load_file(folder / "model.safetensors")
@@ -219,6 +234,8 @@ def test_a_dataset_of_ones_own_cached_and_on_the_fly(own_data, tmp_path):
     model = MultimodalModel.from_pretrained(tmp_path / "cached").eval()
     assert model.config.id2label == {0: "one", 1: "two", 2: "zero"} and model.config.pooling["text"] == "mean"
     processor = MultimodalProcessor.from_pretrained(tmp_path / "cached")
+    assert not (tmp_path / "on_the_fly" / "_examples").exists()  # a user's rows are not copied unasked
+    assert [list(each) for each in read_examples(tmp_path / "cached", processor)] == [list(model.config.modalities)] * 2
     rows = [json.loads(line) for line in (own_data / "test.jsonl").read_text().splitlines()]
     batch = processor(
         image=[row["scan"] and str(own_data / row["scan"]) for row in rows],

@@ -21,6 +21,7 @@ TRAIN = """
 import sys
 from datasets import load_from_disk
 from pmr_hf import MultimodalCollator, MultimodalModel, MultimodalProcessor, PMRTrainer, PMRTrainingArguments
+from pmr_hf.data.saved_examples import save_examples
 name, folder, output, epochs = sys.argv[1:]
 model, processor = MultimodalModel.from_pretrained(name), MultimodalProcessor.from_pretrained(name)
 args = PMRTrainingArguments(
@@ -33,6 +34,7 @@ trainer = PMRTrainer(
     model, args, train_dataset=data, eval_dataset=data, processing_class=processor, data_collator=collator
 )
 trainer.train()
+save_examples(output, data.select(range(2)), collator)
 trainer.push_to_hub(dataset="digits", license="apache-2.0")
 """
 # argv: where to write the logits, "with" or "without" pmr_hf, the folder of the data
@@ -98,12 +100,13 @@ def pushed(parts, tmp_path_factory):
         yield hub, output
 
 
-def test_a_run_pushes_model_processor_card_and_plot_and_no_pickle(pushed):
+def test_a_run_pushes_model_processor_card_and_plot_and_no_pickle_or_example(pushed):
     hub, output = pushed
     files = hub.files[NAME]
     expected = {"config.json", "model.safetensors", "processor_config.json", "README.md", "training_dynamics.png"}
     assert expected | {"image/preprocessor_config.json", "text/tokenizer.json", "modeling.py"} <= files.keys()
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name]
+    assert (output / "_examples" / "0-image.png").is_file() and not [name for name in files if "example" in name]
     assert {name: content for name, content in files.items() if (output / name).read_bytes() != content} == {}
     assert any(request.startswith("PUT /lfs/") and request.count("/") == 3 for request in hub.requests)  # in parts
     assert TOKEN.encode() not in b"".join(files.values())

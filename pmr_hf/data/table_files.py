@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
@@ -67,13 +68,35 @@ def _read_text(file: Path, columns: Collection[str] | None, encoding: str) -> Da
 
 def _read_parquet(file: Path, columns: Collection[str] | None) -> Dataset:
     try:
-        names = pq.read_schema(file).names
+        schema = pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"Expected a parquet file, got {file}, which cannot be read ({error}); correct it.") from error
-    chosen = None if columns is None else [name for name in names if name in columns]
-    return datasets.load_dataset(
-        "parquet", data_files=glob.escape(str(file)), split="train", columns=None if chosen == names else chosen
-    )
+    names = schema.names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Expected each column once in {file}, got {twice} twice; rename one.")
+    reads_all = columns is None or not set(columns) <= set(names)
+    fields = [field for field in schema if reads_all or field.name in columns]
+    wrong = {field.name: str(field.type) for field in fields if not _holds(field)}
+    if wrong:
+        raise ValueError(
+            f"Expected columns of texts, numbers, dates or lists of them in {file}, got {wrong}; convert them, for "
+            "instance to texts, or leave these columns out."
+        )
+    options = {}
+    if not reads_all:  # `datasets` looks at the types of all columns, unless it is told those of the chosen
+        features = datasets.Features.from_arrow_schema(pa.schema(fields, schema.metadata))
+        options = {"columns": list(features), "features": features}
+    return datasets.load_dataset("parquet", data_files=glob.escape(str(file)), split="train", **options)
+
+
+def _holds(field: pa.Field) -> bool:
+    """Whether a `datasets.Dataset` holds columns of this type, and takes rows of them."""
+    try:
+        pc.take(Dataset(pa.schema([field]).empty_table()).data.column(field.name), pa.array([], pa.int64()))
+    except (pa.ArrowException, ValueError):
+        return False
+    return True
 
 
 def check_encoding(encoding: str) -> None:

@@ -24,7 +24,7 @@ DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[
 PADDED = re.compile(r"0\d+")  # a code such as 007
 WITH_UNIT = re.compile(r"[^\w\s]?\s?[+-]?\d+([.,]\d+)*\s?(%|[^\W\d]{1,3}|[^\w\s])?")  # such as $3, 3,5 or 12 kg
 # What Python, NumPy and JSON write for a list, such as [0.5, 1] or ['a', 'b'], or for a dict
-LIST_AS_TEXT = re.compile(r"\[([-+.,\deE\s]|nan)*\]|\[\s*(['\"]).*\2\s*\]|\{\s*(['\"]).*\}", re.DOTALL)
+LIST_AS_TEXT = re.compile(r"\[([-+.,\deE\s]|nan)*\]|\[\s*['\"].*['\"]\s*\]|\{\s*['\"].*\}", re.DOTALL)
 ID_NAME = re.compile(
     r"(.*[_\-. ])?(id|ids|uuid|guid|index|idx)|(unnamed: \d+)?|__index_level_\d+__", re.IGNORECASE
 )  # the last two are the index of a DataFrame, as pandas saves it

@@ -1,6 +1,7 @@
 """Tables: each cell is read as it is written, errors name the file and the line, and labels are classes."""
 
 import csv
+import gzip
 import json
 import time
 
@@ -163,6 +164,12 @@ BAD_FILES = {
     "broken json": ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"Expected JSON in .*a.jsonl, line 2"),
     "no object": ("a.jsonl", b'{"text": "a"}\n[1]\n', r"in .*a.jsonl, line 2, got \[1\]"),
     "types": ("a.jsonl", b'{"text": "a"}\n{"text": ["a"]}\n', r"column 'text' of .*a.jsonl, but line 2 has \['a'\]"),
+    "xlsx": ("a.csv", b"PK\x03\x04\x14\x00\x06\x00", "a.csv, which is an Excel or zip file; save it as csv"),
+    "xls": ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "which is an Excel file"),
+    "gzip": ("a.csv", gzip.compress(b"text,label\na,b\n"), "which is a gzip file; unpack it"),
+    "parquet as json": ("a.json", b"PAR1\x15\x04", "give it the ending .parquet"),
+    "pointer": ("a.tsv", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
+    "page": ("a.csv", b"<!DOCTYPE html>\n<html>\n", "a web page; download the file itself"),
     "no parquet": ("a.parquet", b"PAR1", r"Expected a parquet file, got .*a.parquet, which cannot be read"),
 }
 
@@ -245,6 +252,13 @@ def test_a_whole_number_with_and_without_decimals_is_one_class(tmp_path, train, 
     feature = splits["train"].features["label"]
     found = feature.int2str(splits["validation"]["label"][:])
     assert [x.removesuffix(".0") for x in found] == [x.removesuffix(".0") for x in other.split()]
+
+
+def test_a_truth_value_of_json_is_that_of_pandas(tmp_path):
+    rows = [{"text": "a", "label": True}, {"text": "b", "label": False}]
+    file = table(tmp_path, "a.csv", "text,label\na,false\nb,TRUE\n")
+    splits = load_table({"text": "text"}, files={"train": rows, "validation": str(file)})
+    assert splits["train"].features["label"].names == ["False", "True"] and splits["validation"]["label"][:] == [0, 1]
 
 
 def test_one_class_written_in_two_ways(tmp_path):

@@ -66,7 +66,8 @@ def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
     without labels is left out.
 
     Blanks around the text of a label do not count, nor does how Unicode composes its letters. A label of another split
-    is a class of the training split if it has the same text, or is the same number, as 1.0 is 1.
+    is a class of the training split if it has the same text, or is the same number or truth value, as 1.0 is 1 and true
+    is True.
 
     Raises:
         ValueError: for rows without a label, for a class that the training split lacks, for one class in all, or for a
@@ -175,8 +176,9 @@ def _by_number(name: str) -> tuple[bool, float, str]:
 
 
 def written_short(label: Any) -> str:
-    """The [`label_text`] of a label, where a whole number has no decimals, such as 1 for 1.0."""
-    return WHOLE.sub(r"\1", label_text(label))
+    """The [`label_text`] of a label, where a whole number has no decimals, such as 1 for 1.0, and True is true."""
+    text = label_text(label)
+    return text.lower() if text.lower() in ("true", "false") else WHOLE.sub(r"\1", text)
 
 
 def stratified_cut(labels: Sequence[int | str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

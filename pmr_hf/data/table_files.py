@@ -22,6 +22,16 @@ READERS: dict[str, Callable[[Path, Collection[str] | None, str], pa.Table]] = {
     ".jsonl": read_json,
 }
 TABLE_TYPES = (*READERS, ".parquet")
+# What is often found under the name of a table, by how it begins
+OTHER_FILES = {
+    b"PK\x03\x04": "an Excel or zip file; save it as csv, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an Excel file; save it as csv",
+    b"\x1f\x8b": "a gzip file; unpack it",
+    b"PAR1": "a parquet file; give it the ending .parquet",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file with `git lfs pull`",
+    b"<!DOCTYPE": "a web page; download the file itself",
+    b"<html": "a web page; download the file itself",
+}
 
 
 def read_table(file: Path, columns: Collection[str] | None = None, encoding: str = "utf-8") -> Dataset:
@@ -58,6 +68,11 @@ def _read_text(file: Path, columns: Collection[str] | None, encoding: str) -> Da
     check_encoding(encoding)
     if file.stat().st_size == 0:
         raise ValueError(f"Expected rows in {file}, found an empty file; add rows, or give another file.")
+    with file.open("rb") as stream:
+        begin = stream.read(32)
+    other = next((what for mark, what in OTHER_FILES.items() if begin.startswith(mark)), None)
+    if other is not None:
+        raise ValueError(f"Expected a text file, got {file}, which is {other}.")
     if codecs.lookup(encoding).name == "utf-8":
         encoding = "utf-8-sig"  # also reads a file that begins with a byte order mark, as Excel writes it
     try:

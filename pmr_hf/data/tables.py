@@ -168,7 +168,7 @@ def _check_files(rows: Dataset, column: str, values: list[Any]) -> None:
         if value and not all(os.path.isfile(part) for part in as_list(value) if part and part.strip())
     ]
     if lost:
-        shown = "; ".join(f"{rows[i][ROW]}: {values[i]}" for i in lost[:3])
+        shown = "; ".join(f"{rows[i][ROW]}: {values[i]!s:.200}" for i in lost[:3])
         raise FileNotFoundError(
             f"Expected the files that column {column!r} names, but {len(lost)} of {len(values)} are not there, "
             f"first {shown}; correct the paths, or set --on_error missing to train without them."

@@ -377,6 +377,13 @@ def test_a_modality_that_reads_the_label(table, columns, label, problem_type):
         load_table(columns, label, files={"train": frame}, problem_type=problem_type)
 
 
+def test_a_long_text_in_place_of_a_path_is_cut(table):
+    frame = table.assign(img=["iVBORw0KGgo" * 5000] * 40)
+    with pytest.raises(FileNotFoundError, match="40 of 40 are not there") as error:
+        load_table(COLUMNS, "kind", files={"train": frame}, files_in=["image"])
+    assert len(str(error.value)) < 1500
+
+
 def test_a_file_in_place_of_the_name_of_a_dataset(table, tmp_path):
     with pytest.raises(ValueError, match=r"or of a folder, got the file .*a\.csv; give it as --train_file"):
         load_table(COLUMNS, "kind", dataset_name=write(table, tmp_path / "a.csv"))

@@ -185,6 +185,7 @@ def test_a_compute_loss_that_skips_the_method_is_named(make_trainer, caplog):
         ({"1": 5.0}, ["1.0", "2.0"], [5, 1]),
         ({2.0: 5.0}, ["1", "2"], [1, 5]),
         ({True: 5.0}, ["False", "True"], [1, 5]),
+        ({"true": 5.0}, ["False", "True"], [1, 5]),
         ({" cafe\u0301 ": 5.0}, ["caf\u00e9", "tea"], [5, 1]),
         ({1: 5.0}, ["cat", "dog"], [1, 5]),
     ],

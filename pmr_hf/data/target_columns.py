@@ -59,8 +59,8 @@ def encode_targets(
             training split lacks.
     """
     label = target_name(columns, problem_type)
-    hot = problem_type == MULTI_LABEL
-    parse: Callable[[Any], Any] = (lambda value: _names(value, separator)) if hot else _numbers
+    several = problem_type == MULTI_LABEL
+    parse: Callable[[Any], Any] = (lambda value: _names(value, separator)) if several else _numbers
     encoded = {}
     for name, split in splits.items():
         values = _values(split, columns)
@@ -70,16 +70,16 @@ def encode_targets(
         parsed = [parse(value) for value in values]
         if None in parsed:
             i = parsed.index(None)
-            expected = f"names with {separator!r} between two, or lists of names," if hot else "a finite number"
+            expected = f"names with {separator!r} between two, or lists of names," if several else "a finite number"
             raise ValueError(
                 f"Expected {expected} in {_named(columns)} of every row, got {values[i]!r:.80} in {split[i][ROW]}, one "
                 f"of {parsed.count(None)} such rows; correct or drop them."
             )
-        feature = datasets.Value("string" if hot else "float64")
-        if hot or isinstance(parsed[0], list):
+        feature = datasets.Value("string" if several else "float64")
+        if several or isinstance(parsed[0], list):
             feature = datasets.List(feature)
         encoded[name] = split.remove_columns(list(columns)).add_column(label, parsed, feature=feature)
-    if hot:
+    if several:
         _check_names(encoded, label)
         _warn_of_separator(whole_column(splits["train"], label).to_pylist(), label, separator)
     return encoded

@@ -67,6 +67,8 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--allow_urls", action="store_true", help="open public http addresses among the values")
     args = parser.parse_args()
+    if args.top_k < 1:
+        parser.error(f"expected --top_k of at least 1, got {args.top_k}")
     wrong = [pair for pair in args.columns if not all(pair.partition("="))]
     if wrong:
         parser.error(f"expected --columns as modality=column, got {wrong}")

@@ -1,6 +1,7 @@
 """Tables: each cell is read as it is written, errors name the file and the line, and labels are classes."""
 
 import csv
+import gzip
 import json
 import time
 
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from pmr_hf import MultimodalCollator, MultimodalProcessor, NumericProcessor
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
-from pmr_hf.data.columns import parse_column, whole_column
-from pmr_hf.data.new_encoders import EncoderInput, numbers
+from pmr_hf.data.columns import parse_column, whole_column, with_numbers
+from pmr_hf.data.new_encoders import EncoderInput, numbers, tabular
 from pmr_hf.data.table_files import read_table
 from pmr_hf.data.tables import load_table
 
@@ -163,6 +164,12 @@ BAD_FILES = {
     "broken json": ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"Expected JSON in .*a.jsonl, line 2"),
     "no object": ("a.jsonl", b'{"text": "a"}\n[1]\n', r"in .*a.jsonl, line 2, got \[1\]"),
     "types": ("a.jsonl", b'{"text": "a"}\n{"text": ["a"]}\n', r"column 'text' of .*a.jsonl, but line 2 has \['a'\]"),
+    "xlsx": ("a.csv", b"PK\x03\x04\x14\x00\x06\x00", "a.csv, which is an Excel or zip file; save it as csv"),
+    "xls": ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "which is an Excel file"),
+    "gzip": ("a.csv", gzip.compress(b"text,label\na,b\n"), "which is a gzip file; unpack it"),
+    "parquet as json": ("a.json", b"PAR1\x15\x04", "give it the ending .parquet"),
+    "pointer": ("a.tsv", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
+    "page": ("a.csv", b"<!DOCTYPE html>\n<html>\n", "a web page; download the file itself"),
     "no parquet": ("a.parquet", b"PAR1", r"Expected a parquet file, got .*a.parquet, which cannot be read"),
 }
 
@@ -226,6 +233,7 @@ def test_a_column_called_source_row(tmp_path):
         (["10", "9", "007", "9"], ["007", "9", "10"]),
         (["01", "1", "1", "01"], ["01", "1"]),
         (["True", "False", "True"], ["False", "True"]),
+        (["caf\u00e9", "tea", "tea"], ["caf\u00e9", "tea"]),
     ],
 )
 def test_labels_are_texts_without_blanks(tmp_path, labels, names):
@@ -246,9 +254,34 @@ def test_a_whole_number_with_and_without_decimals_is_one_class(tmp_path, train, 
     assert [x.removesuffix(".0") for x in found] == [x.removesuffix(".0") for x in other.split()]
 
 
+def test_a_truth_value_of_json_is_that_of_pandas(tmp_path):
+    rows = [{"text": "a", "label": True}, {"text": "b", "label": False}]
+    file = table(tmp_path, "a.csv", "text,label\na,false\nb,TRUE\n")
+    splits = load_table({"text": "text"}, files={"train": rows, "validation": str(file)})
+    assert splits["train"].features["label"].names == ["False", "True"] and splits["validation"]["label"][:] == [0, 1]
+
+
 def test_one_class_written_in_two_ways(tmp_path):
     with pytest.raises(ValueError, match=r"written in one way, got '1' and '1\.0'|got '1\.0' and '1'"):
         labelled(tmp_path, ["1", "1.0", "2", "2"])
+
+
+def test_a_class_is_the_same_however_unicode_composes_its_letters(tmp_path):
+    """In one split, and in another one; also if a dataset declares the classes."""
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert labelled(tmp_path, [composed, "tea", apart])["train"]["label"][:] == [0, 1, 0]
+    declared = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).cast_column(
+        "label", ClassLabel(names=["tea", apart])
+    )
+    other = [{"text": "c", "label": composed}, {"text": "d", "label": "tea"}]
+    splits = load_table({"text": "text"}, files={"train": declared, "validation": other})
+    assert splits["validation"]["label"][:] == [1, 0]
+
+
+def test_bytes_are_no_classes():
+    rows = [{"text": "a", "label": b"x"}, {"text": "b", "label": b"y"}]
+    with pytest.raises(ValueError, match=r"Expected one label per row in column 'label', got Value\('binary'\)"):
+        load_table({"text": "text"}, files={"train": rows, "validation": rows})
 
 
 def test_a_blank_label_is_missing(tmp_path):
@@ -322,3 +355,82 @@ def test_many_rows_are_read_in_little_time(tmp_path):
     collator.check_dataset(splits["train"])
     assert time.process_time() - begin < 3
     assert len(splits["train"]) == 45_000 and splits["train"].features["n"].dtype == "float64"
+
+
+# ---- What pandas and other programs write ----
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "split", "table"])
+def test_a_file_of_one_object_for_all_rows_is_named(tmp_path, orient):
+    frame = pd.DataFrame({"text": ["a", "b", "c"], "label": ["x", "y", "x"]})
+    frame.to_json(tmp_path / "a.json", orient=orient)
+    with pytest.raises(
+        ValueError, match=r"an object for each row in .*a\.json, .* which holds all rows; .*orient='records'"
+    ):
+        read_table(tmp_path / "a.json", {"text", "label"})
+    frame.to_json(tmp_path / "a.json", orient="records")
+    assert read_table(tmp_path / "a.json")["text"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"stats": [1, 2], "frames": ["a.png", "b.png"]},
+        {"sound": {"array": [0.5], "sampling_rate": 8000}},
+        {"data": [1, 2], "text": "a"},
+        {"data": [[1, 2], [3, 4]]},
+    ],
+)
+def test_a_file_of_one_row(tmp_path, row):
+    assert read_table(table(tmp_path, "a.jsonl", json.dumps(row)))[0] == row
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "marks"),
+    [("a.csv", "text;label", "commas"), ("a.csv", "text\tlabel", "commas"), ("a.tsv", "text,label", "tabs")],
+)
+@pytest.mark.parametrize("columns", [None, {"text", "label"}])
+def test_another_mark_between_columns_is_told_by_the_header(tmp_path, name, header, marks, columns):
+    """The cells of the first table have a decimal comma too."""
+    file = table(tmp_path, name, f"{header}\n1,5;a\n")
+    with pytest.raises(ValueError, match=f"Expected {marks} between the columns of .*, got the header"):
+        read_table(file, columns)
+    assert read_table(table(tmp_path, "b.csv", "a|b\nx\n"), {"a|b"})["a|b"] == ["x"]
+
+
+@pytest.mark.parametrize("bad", ["1,5", "12 kg", "NA"])
+def test_one_cell_does_not_make_categories_of_a_column_of_numbers(bad):
+    cells = [str(i / 4) for i in range(30)] + [bad]
+    rows = Dataset.from_dict({"x": cells, "source_row": cells})
+    with pytest.raises(
+        ValueError, match=rf"in column 'x', got numbers, but 1 of 31 cells .* as '{bad}'; leave these empty"
+    ):
+        tabular(EncoderInput(rows, ["x"]))
+    assert list(tabular(EncoderInput(rows, ["x"], kinds={"x": "category"}))[1].categories) == ["x"]
+    repeated = Dataset.from_dict({"x": [*"1234", bad] * 4})
+    assert list(tabular(EncoderInput(repeated, ["x"]))[1].categories) == ["x"]
+
+
+def test_numbers_with_a_comma_do_not_become_categories():
+    rows = Dataset.from_dict({"x": [f"{i},5" for i in range(30)]})
+    with pytest.raises(
+        ValueError, match="in column 'x', got numbers with a unit or a comma, such as '0,5'; write them"
+    ):
+        tabular(EncoderInput(rows, ["x"]))
+    codes = Dataset.from_dict({"x": [f"{i:05}" for i in range(30)]})
+    assert list(tabular(EncoderInput(codes, "x"))[1].categories) == ["x"]
+
+
+@pytest.mark.parametrize("column", ["x", ["x", "y"]])
+def test_a_modality_of_numbers_that_no_row_has(column):
+    rows = Dataset.from_dict({"x": [None, float("nan")], "y": [None, float("nan")], "source_row": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"Expected numbers in column .* of the training rows, got none"):
+        numbers(EncoderInput(rows, column))
+
+
+def test_the_only_column_of_a_table_may_be_numbers():
+    rows = Dataset.from_dict({"x": ["1", " 2.5 ", None]})
+    for part, expected in ((rows, [1, 2.5, np.nan]), (rows.select([2, 0]), [np.nan, 1])):
+        found = with_numbers(part, {"x"})
+        assert found.column_names == ["x"]
+        np.testing.assert_array_equal(np.array(found["x"][:], dtype=float), expected)

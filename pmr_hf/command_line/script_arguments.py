@@ -328,7 +328,7 @@ class ScriptArguments:
         rest = inferred.without(self.columns)
         self.columns = self.columns | rest.columns
         if not self.columns:
-            reasons = "; ".join(f"{column.name!r}: {column.reason}" for column in inferred.found)
+            reasons = "; ".join(f"{column.name!r}: {column.reason}" for column in inferred.found) or "there are none"
             raise ValueError(f"Expected columns to train on, but all are left out ({reasons}); name some in --columns.")
         kinds |= rest.modality_kinds
         untold = [name for name, kind in kinds.items() if kind is None and name not in self.backbones]

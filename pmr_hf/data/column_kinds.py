@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import datasets
 
+from ..model.tabular_encoder import MOST_CATEGORIES
 from .labels import NUMBER
 
 
@@ -22,7 +23,11 @@ MOST_PATHS = 0.9  # share of a column's values that end as files of one medium
 DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}( \d{1,2}:.*)?")
 PADDED = re.compile(r"0\d+")  # a code such as 007
 WITH_UNIT = re.compile(r"[^\w\s]?\s?[+-]?\d+([.,]\d+)*\s?(%|[^\W\d]{1,3}|[^\w\s])?")  # such as $3, 3,5 or 12 kg
-ID_NAME = re.compile(r"(.*[_\-. ])?(id|ids|uuid|guid|index|idx)|(unnamed: \d+)?", re.IGNORECASE)
+# What Python, NumPy and JSON write for a list, such as [0.5, 1] or ['a', 'b'], or for a dict
+LIST_AS_TEXT = re.compile(r"\[([-+.,\deE\s]|nan)*\]|\[\s*['\"].*['\"]\s*\]|\{\s*['\"].*\}", re.DOTALL)
+ID_NAME = re.compile(
+    r"(.*[_\-. ])?(id|ids|uuid|guid|index|idx)|(unnamed: \d+)?|__index_level_\d+__", re.IGNORECASE
+)  # the last two are the index of a DataFrame, as pandas saves it
 CAMEL_ID = re.compile(r".*[a-z](Id|ID)")
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")  # Thai, Lao, Japanese, Chinese
 FEW = 10  # so few values are categories though they are phrases
@@ -172,6 +177,8 @@ def _kind_of_numbers(column: Column) -> Finding:
     if whole and _named_id(column):
         if _hardly_repeats(column):
             return Finding(LEFT_OUT, f"ids by their name: {column.distinct} different whole numbers")
+        if column.distinct > MOST_CATEGORIES:
+            return Finding(LEFT_OUT, f"{column.distinct:,} ids, more than {MOST_CATEGORIES:,} categories")
         return Finding("category", f"{column.distinct} ids that repeat, by their name")
     if whole and column.distinct == 2:
         return Finding("category", f"two values, {_shown(column.values[numbers.index(low)])} and {high:g}")
@@ -190,17 +197,36 @@ def _kind_of_texts(column: Column) -> Finding:
     words = sum(map(_words, values)) / len(values)
     several = sum(_words(value) > 1 for value in values) / len(values)
     count, example = column.distinct, _shown(values[0])
+    if all(LIST_AS_TEXT.fullmatch(value) for value in values):
+        return Finding(
+            LEFT_OUT, f"lists written as texts, such as {example}; write lists of numbers in jsonl or parquet"
+        )
     if not _hardly_repeats(column) and (words < PHRASE or (count <= FEW and words < SENTENCE)):
-        return Finding("category", f"{count} values that repeat, such as {example}{_but_for_some(values)}")
-    if _but_for_some(values):
-        return Finding(LEFT_OUT, f"numbers{_but_for_some(values)}")
-    if all(WITH_UNIT.fullmatch(value) and not PADDED.fullmatch(value) for value in values):
-        return Finding(LEFT_OUT, f"numbers with a unit or a comma, such as {example}; write them as 3.5 to use them")
+        if count > MOST_CATEGORIES:
+            return Finding(LEFT_OUT, f"{count:,} values that repeat, more than {MOST_CATEGORIES:,} categories")
+        way_out = _but_for_some(values) or ("; write them as 3.5 to use them as numbers" if _have_units(values) else "")
+        return Finding("category", f"{count} values that repeat, such as {example}{way_out}")
+    unlike = unlike_numbers(values)
+    if unlike:
+        return Finding(LEFT_OUT, unlike)
     if several >= SOME:
         return Finding("text", f"texts of {words:.0f} words on average, {count} of {column.known} different")
     if count == column.known or _named_id(column) or sum(map(str.isalpha, values)) < len(values) / 2:
         return Finding(LEFT_OUT, f"ids: {count} different codes in {column.known} rows, such as {example}")
     return Finding("text", f"single words, {count} of {column.known} different")
+
+
+def unlike_numbers(values: Sequence[str]) -> str | None:
+    """Why texts, most of which a reader takes for numbers, are not read as numbers; `None` for any other texts."""
+    if _but_for_some(values):
+        return f"numbers{_but_for_some(values)}"
+    if _have_units(values):
+        return f"numbers with a unit or a comma, such as {_shown(values[0])}; write them as 3.5 to use them"
+    return None
+
+
+def _have_units(values: Sequence[str]) -> bool:
+    return all(WITH_UNIT.fullmatch(value) and not PADDED.fullmatch(value) for value in values)
 
 
 def _hardly_repeats(column: Column) -> bool:
@@ -216,7 +242,7 @@ def _words(text: str) -> int:
     return len(text.split()) + len(UNSPACED.findall(text)) // 2
 
 
-def _but_for_some(values: list[str]) -> str:
+def _but_for_some(values: Sequence[str]) -> str:
     """The end of a sentence if most, but not all, of the texts are numbers."""
     others = [value for value in values if not _is_number(value)]
     if not 0 < len(others) <= (1 - MOSTLY) * len(values):

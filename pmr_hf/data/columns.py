@@ -99,5 +99,8 @@ def with_numbers(rows: Dataset, columns: Collection[str]) -> Dataset:
                 values = np.array([(text and text.strip()) or None for text in texts], dtype=np.float64)
             except ValueError:
                 continue  # the collator names the row when it reads this column
-            rows = rows.remove_columns(column).add_column(column, values, feature=datasets.Value("float64"))
+            # The new column comes first, since a dataset without columns has no rows.
+            new = f"{column} as numbers"
+            rows = rows.add_column(new, values, feature=datasets.Value("float64"))
+            rows = rows.remove_columns(column).rename_column(new, column)
     return rows

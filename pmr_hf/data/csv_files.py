@@ -106,8 +106,10 @@ def _check_header(file: Path, header: list[str], chosen: list[int], columns: Col
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Expected each column once in the header of {file}, got {twice} twice; rename one.")
-    if columns is not None and not chosen and len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+    is_tsv = file.suffix.lower() == ".tsv"
+    unread = columns is None or not chosen
+    if unread and len(header) == 1 and any(mark in header[0] for mark in (";,|" if is_tsv else ";\t|")):
         raise ValueError(
-            f"Expected {'tabs' if file.suffix.lower() == '.tsv' else 'commas'} between the columns of {file}, got the "
+            f"Expected {'tabs' if is_tsv else 'commas'} between the columns of {file}, got the "
             f"header {header[0]!r:.200}; save the table in this way."
         )

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 
+from .shortened import shortened
+
 
 CHUNK = 200  # rows that are Python objects at one time; so few stay in the cache of the processor
 FAILURES = (pa.ArrowException, OverflowError, UnicodeError)
@@ -26,14 +28,16 @@ def read_json(file: Path, columns: Collection[str] | None, encoding: str) -> pa.
 
     Raises:
         UnicodeError: for bytes of another encoding.
-        ValueError: for text that is not JSON, a row that is not an object, or values of one column that no Arrow type
-            holds.
+        ValueError: for text that is not JSON, one object that holds all rows, a row that is not an object, or values of
+            one column that no Arrow type holds.
     """
     names: dict[str, None] = {}
     chunks: list[tuple[int, dict[str, pa.Array]]] = []  # the number of rows, and the columns that they have
     with file.open(encoding=encoding) as stream:
         rows = _rows(file, stream)
         while chunk := list(islice(rows, CHUNK)):
+            if len(chunk) == 1 and not chunks:
+                _check_is_row(file, chunk[0][1])
             found = dict.fromkeys(name for _, row in chunk for name in row if columns is None or name in columns)
             chunks.append((len(chunk), {name: _array(file, name, chunk) for name in found}))
             names |= found
@@ -52,6 +56,20 @@ def _rows(file: Path, stream: TextIO) -> Iterator[tuple[int | str, dict[str, Any
             yield place, row
     except json.JSONDecodeError as error:
         raise ValueError(f"Expected JSON in {file}, line {error.lineno}, but {error.msg}; correct it.") from error
+
+
+def _check_is_row(file: Path, row: dict[str, Any]) -> None:
+    """Raise `ValueError` if the only object of a file holds all rows, as `DataFrame.to_json` writes it by default."""
+    data = row.get("data")
+    parts = [part for part in row.values() if isinstance(part, dict)]
+    keys = [key for part in parts for key in part]  # the index of a DataFrame, or its columns beside the keys of `row`
+    by_index = 0 < len(parts) == len(row) and (all(map(str.isdecimal, row)) or all(map(str.isdecimal, keys)))
+    split = isinstance(data, list) and (row.keys() & {"columns", "schema"} or all(isinstance(x, dict) for x in data))
+    if by_index or split:
+        raise ValueError(
+            f"Expected an object for each row in {file}, got one object of {shortened(list(row))}, which holds all "
+            "rows; write one object per line, as pandas does by to_json(file, orient='records', lines=True)."
+        )
 
 
 def _values(stream: TextIO) -> Iterator[tuple[int | str, Any]]:

@@ -1,6 +1,7 @@
 """Class labels: conversion to integers for a batch, encoding of the values of a table, and stratified splits."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,15 +65,16 @@ def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
     Encode the column `label` of all splits as one `ClassLabel` with the classes of the training split. A test split
     without labels is left out.
 
-    Blanks around the text of a label do not count. A label of another split is a class of the training split if it has
-    the same text, or is the same number, as 1.0 is 1.
+    Blanks around the text of a label do not count, nor does how Unicode composes its letters. A label of another split
+    is a class of the training split if it has the same text, or is the same number or truth value, as 1.0 is 1 and true
+    is True.
 
     Raises:
         ValueError: for rows without a label, for a class that the training split lacks, for one class in all, or for a
             column that does not hold classes.
     """
     feature = splits["train"].features[label]
-    if not isinstance(feature, (ClassLabel, Value)):
+    if not isinstance(feature, (ClassLabel, Value)) or "binary" in feature.dtype:
         raise ValueError(
             f"Expected one label per row in column {label!r}, got {feature!s:.80}; name a column of classes."
         )
@@ -102,8 +104,13 @@ def _label_texts(split: Dataset, label: str, ids: list[str]) -> list[str | None]
         return [None if value is None or value < 0 else feature.names[value] for value in values]
     if isinstance(feature, Value) and "int" in feature.dtype and ids:
         return [None if i is None else ids[i] if 0 <= i < len(ids) else str(i) for i in values]
-    texts = {value: None if value is None or value != value else str(value).strip() for value in set(values)}
+    texts = {value: None if value is None or value != value else label_text(value) for value in set(values)}
     return [texts[value] or None for value in values]
+
+
+def label_text(value: Any) -> str:
+    """A label as the text by which labels are compared: without blanks around it, and with composed letters (NFC)."""
+    return unicodedata.normalize("NFC", str(value)).strip()
 
 
 def _all_labelled(texts: list[str | None], split: Dataset, label: str) -> list[str]:
@@ -120,8 +127,8 @@ def _all_labelled(texts: list[str | None], split: Dataset, label: str) -> list[s
 def _class_of_each_text(texts: set[str], classes: list[str], split: str) -> dict[str, int]:
     """The class of each label of a split."""
     of_text = {name: i for i, name in enumerate(classes)}
-    of_number = {_written_short(name.strip()): i for name, i in of_text.items()}
-    found = {text: of_text.get(text, of_number.get(_written_short(text))) for text in texts}
+    of_number = {written_short(name): i for name, i in of_text.items()}
+    found = {text: of_text.get(text, of_number.get(written_short(text))) for text in texts}
     unknown = sorted(text for text, i in found.items() if i is None)
     if unknown:
         raise ValueError(
@@ -146,7 +153,7 @@ def _check_classes(classes: list[str], labels: list[str], label: str, declared: 
         return
     written: dict[str, str] = {}
     for name in classes:
-        same = written.setdefault(_written_short(name), name)
+        same = written.setdefault(written_short(name), name)
         if same != name:
             raise ValueError(
                 f"Expected each class of column {label!r} to be written in one way, got {same!r} and {name!r}; write "
@@ -168,9 +175,10 @@ def _by_number(name: str) -> tuple[bool, float, str]:
     return not number, float(name) if number else 0.0, name
 
 
-def _written_short(name: str) -> str:
-    """A whole number without decimals, such as 1 for 1.0. Any other text stays unchanged."""
-    return WHOLE.sub(r"\1", name)
+def written_short(label: Any) -> str:
+    """The [`label_text`] of a label, where a whole number has no decimals, such as 1 for 1.0, and True is true."""
+    text = label_text(label)
+    return text.lower() if text.lower() in ("true", "false") else WHOLE.sub(r"\1", text)
 
 
 def stratified_cut(labels: Sequence[int | str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from ..model.numeric_encoder import NumericConfig
 from ..model.numeric_processor import NumericProcessor, as_numbers
 from ..model.spectrogram_processor import SpectrogramFeatureExtractor
 from ..model.tabular_processor import TabularProcessor
-from .column_kinds import are_numbers
+from .column_kinds import are_numbers, unlike_numbers
 from .columns import ROW, as_list, whole_column
 
 
@@ -43,6 +43,7 @@ def numbers(source: EncoderInput) -> NewEncoder:
 
     Raises:
         UnreadableError: for a value that is not a number, unless `on_error` is `"missing"`.
+        ValueError: if no row has a value.
     """
     columns = [whole_column(source.train, part) for part in as_list(source.column)]
     if all(pa.types.is_floating(values.type) or pa.types.is_integer(values.type) for values in columns):
@@ -53,7 +54,13 @@ def numbers(source: EncoderInput) -> NewEncoder:
         cells = lists[0] if isinstance(source.column, str) else zip(*lists, strict=True)
         places = whole_column(source.train, ROW).to_pylist()
         rows = [_row_of_numbers(source, *row) for row in zip(places, cells, strict=True)]
-    processor = NumericProcessor.fit([row for row in rows if row is not None])
+    known = [row for row in rows if row is not None]
+    if not known:
+        raise ValueError(
+            f"Expected numbers in column {source.column!r} of the training rows, got none that can be read; leave this "
+            "modality out, or correct the column."
+        )
+    processor = NumericProcessor.fit(known)
     if isinstance(source.column, list) and len(source.column) == len(processor.mean):  # not columns of sequences
         processor.columns = source.column
     return NumericConfig(num_features=len(processor.mean)), processor
@@ -81,9 +88,11 @@ def tabular(source: EncoderInput) -> NewEncoder:
 
     Raises:
         UnreadableError: for a cell that is no number in a column of numbers, unless `on_error` is `"missing"`.
+        ValueError: for a column that is not named in `kinds` and hardly repeats a value, and whose cells are numbers
+            but for some of them, or have units.
     """
     columns = as_list(source.column)
-    kinds = {name: source.kinds.get(name) or _kind_of_cells(whole_column(source.train, name)) for name in columns}
+    kinds = {name: source.kinds.get(name) or _kind_of_cells(source.train, name) for name in columns}
     processor = TabularProcessor.fit(
         source.train,
         numbers=[name for name in columns if kinds[name] == "number"],
@@ -93,9 +102,16 @@ def tabular(source: EncoderInput) -> NewEncoder:
     return processor.encoder_config(), processor
 
 
-def _kind_of_cells(column: pa.ChunkedArray) -> str:
-    cells = [cell.strip() if isinstance(cell, str) else cell for cell in column.to_pylist() if not is_missing(cell)]
-    return "number" if are_numbers(cells) else "category"
+def _kind_of_cells(train: Dataset, name: str) -> str:
+    cells = whole_column(train, name).to_pylist()
+    cells = [cell.strip() if isinstance(cell, str) else cell for cell in cells if not is_missing(cell)]
+    if are_numbers(cells):
+        return "number"
+    texts = [str(cell) for cell in cells]
+    unlike = unlike_numbers(texts) if len(set(texts)) > len(texts) / 2 else None
+    if unlike:
+        raise ValueError(f"Expected numbers, or categories that repeat, in column {name!r}, got {unlike}.")
+    return "category"
 
 
 def resnet18(source: EncoderInput) -> NewEncoder:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
@@ -21,6 +22,16 @@ READERS: dict[str, Callable[[Path, Collection[str] | None, str], pa.Table]] = {
     ".jsonl": read_json,
 }
 TABLE_TYPES = (*READERS, ".parquet")
+# What is often found under the name of a table, by how it begins
+OTHER_FILES = {
+    b"PK\x03\x04": "an Excel or zip file; save it as csv, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an Excel file; save it as csv",
+    b"\x1f\x8b": "a gzip file; unpack it",
+    b"PAR1": "a parquet file; give it the ending .parquet",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file with `git lfs pull`",
+    b"<!DOCTYPE": "a web page; download the file itself",
+    b"<html": "a web page; download the file itself",
+}
 
 
 def read_table(file: Path, columns: Collection[str] | None = None, encoding: str = "utf-8") -> Dataset:
@@ -57,6 +68,11 @@ def _read_text(file: Path, columns: Collection[str] | None, encoding: str) -> Da
     check_encoding(encoding)
     if file.stat().st_size == 0:
         raise ValueError(f"Expected rows in {file}, found an empty file; add rows, or give another file.")
+    with file.open("rb") as stream:
+        begin = stream.read(32)
+    other = next((what for mark, what in OTHER_FILES.items() if begin.startswith(mark)), None)
+    if other is not None:
+        raise ValueError(f"Expected a text file, got {file}, which is {other}.")
     if codecs.lookup(encoding).name == "utf-8":
         encoding = "utf-8-sig"  # also reads a file that begins with a byte order mark, as Excel writes it
     try:
@@ -67,13 +83,35 @@ def _read_text(file: Path, columns: Collection[str] | None, encoding: str) -> Da
 
 def _read_parquet(file: Path, columns: Collection[str] | None) -> Dataset:
     try:
-        names = pq.read_schema(file).names
+        schema = pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"Expected a parquet file, got {file}, which cannot be read ({error}); correct it.") from error
-    chosen = None if columns is None else [name for name in names if name in columns]
-    return datasets.load_dataset(
-        "parquet", data_files=glob.escape(str(file)), split="train", columns=None if chosen == names else chosen
-    )
+    names = schema.names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Expected each column once in {file}, got {twice} twice; rename one.")
+    reads_all = columns is None or not set(columns) <= set(names)
+    fields = [field for field in schema if reads_all or field.name in columns]
+    wrong = {field.name: str(field.type) for field in fields if not _holds(field)}
+    if wrong:
+        raise ValueError(
+            f"Expected columns of texts, numbers, dates or lists of them in {file}, got {wrong}; convert them, for "
+            "instance to texts, or leave these columns out."
+        )
+    options = {}
+    if not reads_all:  # `datasets` looks at the types of all columns, unless it is told those of the chosen
+        features = datasets.Features.from_arrow_schema(pa.schema(fields, schema.metadata))
+        options = {"columns": list(features), "features": features}
+    return datasets.load_dataset("parquet", data_files=glob.escape(str(file)), split="train", **options)
+
+
+def _holds(field: pa.Field) -> bool:
+    """Whether a `datasets.Dataset` holds columns of this type, and takes rows of them."""
+    try:
+        pc.take(Dataset(pa.schema([field]).empty_table()).data.column(field.name), pa.array([], pa.int64()))
+    except (pa.ArrowException, ValueError):
+        return False
+    return True
 
 
 def check_encoding(encoding: str) -> None:

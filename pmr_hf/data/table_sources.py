@@ -74,7 +74,7 @@ def read_training_rows(source: Source, encoding: str = "utf-8") -> Dataset:
 def _read_source(split: str, source: Source, columns: Collection[str] | None, encoding: str) -> Table:
     """Read one split. Of a folder with several, it is the one of this name."""
     if not isinstance(source, (str, Path)):
-        rows = as_dataset(source)
+        rows = as_dataset(source, columns)
         if len(rows) == 0:
             raise ValueError(f"Expected rows in the table of the split {split!r}, got none; add rows.")
         return Table(rows, f"table {split!r}", Path())
@@ -92,6 +92,11 @@ def _read_dataset(
     dataset_name: str | None, config_name: str | None, columns: Collection[str] | None, encoding: str
 ) -> dict[str, Table]:
     """Read the splits of a folder, or of a dataset on the Hub, under the names that they have there."""
+    if dataset_name is not None and os.path.isfile(dataset_name):
+        raise ValueError(
+            f"Expected the name of a dataset or of a folder, got the file {dataset_name}; give it as --train_file, or "
+            "as files={'train': ...}."
+        )
     folder = Path(dataset_name) if dataset_name is not None and os.path.isdir(dataset_name) else None
     files = _tables_in(folder) if folder is not None else {}
     if files:

@@ -1,8 +1,10 @@
 """Tables in memory as datasets: pandas DataFrames and lists of rows."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from datasets import Dataset
@@ -11,57 +13,89 @@ from ..model.media_values import is_null
 
 
 AnyTable = Dataset | pd.DataFrame | Sequence[Mapping[str, Any]]
+# What a column raises that Arrow cannot hold. The errors of Arrow for its types are not all of `ValueError`.
+FAILURES = (pa.ArrowException, OverflowError, ValueError)
 
 
-def as_dataset(table: AnyTable) -> Dataset:
+def as_dataset(table: AnyTable, columns: Collection[str] | None = None) -> Dataset:
     """
     The rows of a pandas DataFrame or of a list of dicts as a `datasets.Dataset`. A dataset only loses its format.
 
-    Texts stay texts, NaN, `pandas.NA` and `pandas.NaT` become `None`, and the index of a DataFrame is left out. A row
-    may lack keys that another has.
+    Texts stay texts, paths become texts, NaN, `pandas.NA` and `pandas.NaT` become `None`, and the index of a DataFrame
+    is left out. A row may lack keys that another has.
+
+    Args:
+        table (`Dataset | DataFrame | list[dict]`): the rows.
+        columns (`Collection[str]`, *optional*): take only these columns. If one of them is not there, all are taken.
 
     Raises:
         TypeError: for anything else.
-        ValueError: for names of columns that are no texts or not unique, and for values of several types in a column.
+        ValueError: for names of columns that are no texts or not unique, and for a column of several types, or of a
+            type that Arrow does not hold, such as intervals.
     """
     if isinstance(table, Dataset):
         return table.with_format(None)
     if isinstance(table, pd.DataFrame):
-        _check_names(list(table.columns))
-        columns = {name: table[name].tolist() for name in table.columns}
+        names = _chosen_names(list(table.columns), columns)
+        values = {name: table[name].tolist() for name in names}
     elif isinstance(table, Sequence) and all(isinstance(row, Mapping) for row in table):
-        names = list(dict.fromkeys(name for row in table for name in row))
-        _check_names(names)
-        columns = {name: [row.get(name) for row in table] for name in names}
+        names = _chosen_names(list(dict.fromkeys(name for row in table for name in row)), columns)
+        values = {name: [row.get(name) for row in table] for name in names}
     else:
         raise TypeError(
             f"Expected a `datasets.Dataset`, a pandas DataFrame or a list of dicts, got a {type(table).__name__}; "
-            "convert it."
+            "convert it, or read a file with `pmr_hf.data.tables.load_table`."
         )
-    known = {name: [None if _is_nan(value) else value for value in values] for name, values in columns.items()}
+    known = {name: [_plain(cell) for cell in cells] for name, cells in values.items()}
     try:
         return Dataset.from_dict(known)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        mixed = {
-            name: sorted({type(value).__name__ for value in values} - {"NoneType"}) for name, values in known.items()
+    except FAILURES as error:
+        found = {
+            name: sorted({type(cell).__name__ for cell in cells} - {"NoneType"})
+            for name, cells in known.items()
+            if not _arrow_holds(cells)
         }
-        found = {name: kinds for name, kinds in mixed.items() if len(kinds) > 1}
         raise ValueError(
-            f"Expected values of one type in each column, got {found} ({error}); convert them, for instance to texts."
+            f"Expected texts, numbers or other values of one type in each column, got {found} ({error}); convert them, "
+            "for instance to texts, or leave these columns out."
         ) from error
 
 
 def frames_as_datasets(data: Any) -> Any:
-    """A pandas DataFrame, or each of a dict of them, as a `datasets.Dataset`. Anything else is returned unchanged."""
+    """
+    A pandas DataFrame, or each of a dict of them, as a `datasets.Dataset`. Anything else is returned unchanged, but for
+    the name of a file and a table of Arrow, for which [`as_dataset`] raises `TypeError`.
+    """
     if type(data) is dict:  # not a DatasetDict
         return {name: frames_as_datasets(rows) for name, rows in data.items()}
-    return as_dataset(data) if isinstance(data, pd.DataFrame) else data
+    return as_dataset(data) if isinstance(data, (pd.DataFrame, pa.Table, str, os.PathLike)) else data
 
 
-def _check_names(names: list[Any]) -> None:
+def _chosen_names(names: list[Any], columns: Collection[str] | None) -> list[str]:
+    """The names that are among `columns`, or all of them."""
+    if columns is not None and set(columns) <= set(names):
+        names = [name for name in names if name in columns]
     wrong = [name for name in names if not isinstance(name, str) or names.count(name) > 1]
     if wrong:
         raise ValueError(f"Expected texts as names of columns, each once, got {wrong[:5]}; rename these columns.")
+    return names
+
+
+def _plain(cell: Any) -> Any:
+    """A cell as Arrow takes it."""
+    if isinstance(cell, os.PathLike):
+        return os.fspath(cell)
+    if isinstance(cell, np.ndarray) and cell.dtype == object:  # a list, as pandas reads it from parquet
+        return cell.tolist()
+    return None if _is_nan(cell) else cell
+
+
+def _arrow_holds(cells: list[Any]) -> bool:
+    try:
+        Dataset.from_dict({"column": cells})
+    except FAILURES:
+        return False
+    return True
 
 
 def _is_nan(value: Any) -> bool:

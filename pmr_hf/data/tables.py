@@ -69,12 +69,17 @@ def load_table(
     Raises:
         FileNotFoundError: for a missing table, or a missing file that a table names.
         ValueError: for a missing column, a column called `source_row`, a table of an unknown type, in another encoding
-            or without rows, a row without a label, labels that are no classes, a class that the training split lacks,
-            or a dataset without a training split.
+            or without rows, a modality that reads the label, a row without a label, labels that are no classes, a class
+            that the training split lacks, or a dataset without a training split.
     """
     used = {part for column in columns.values() for part in as_list(column)}
     targets = [label] if isinstance(label, str) else list(label)
     label = target_name(targets, problem_type)
+    if used & {*targets, label}:
+        raise ValueError(
+            f"Expected modalities of other columns than the label {label!r}, got {sorted(used & {*targets, label})} "
+            "too, which would tell the answer; take it out of --columns, or name another label column."
+        )
     if ROW in {*used, *targets}:
         raise ValueError(
             f"Expected columns of other names than {ROW!r}, which is the name of the column that says where a row "
@@ -163,7 +168,7 @@ def _check_files(rows: Dataset, column: str, values: list[Any]) -> None:
         if value and not all(os.path.isfile(part) for part in as_list(value) if part and part.strip())
     ]
     if lost:
-        shown = "; ".join(f"{rows[i][ROW]}: {values[i]}" for i in lost[:3])
+        shown = "; ".join(f"{rows[i][ROW]}: {values[i]!s:.200}" for i in lost[:3])
         raise FileNotFoundError(
             f"Expected the files that column {column!r} names, but {len(lost)} of {len(values)} are not there, "
             f"first {shown}; correct the paths, or set --on_error missing to train without them."
@@ -180,9 +185,10 @@ def _cut_validation(train: Dataset, label: str, share: float, seed: int, problem
     else:
         rest, chosen = random_cut(len(train), share, seed)
     if len(chosen) == 0:
+        own = ", each of its own class" if problem_type == SINGLE_LABEL else ""
         raise ValueError(
-            f"Expected a class of at least two rows to cut a validation split from, got {len(train)} rows, each of its "
-            "own class; give --validation_file."
+            f"Expected {'a class of ' if own else ''}at least two rows to cut a validation split from, got "
+            f"{len(train)}{own}; give --validation_file."
         )
     logger.warning(f"No validation split: {len(chosen)} of {len(train)} training rows are taken out for it.")
     return {"train": train.select(rest), "validation": train.select(chosen)}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import datasets
@@ -10,13 +11,15 @@ from datasets import ClassLabel, Dataset
 from transformers.utils import logging
 
 from ..model.targets import MULTI_LABEL, REGRESSION
+from .column_kinds import LIST_AS_TEXT
 from .columns import ROW, whole_column
-from .labels import NUMBER
+from .labels import NUMBER, label_text
 
 
 logger = logging.get_logger(__name__)
 
 DEFAULT_SEPARATOR = "|"
+SEPARATORS = ";,|"  # what files often have between two labels
 
 
 def target_name(columns: Sequence[str], problem_type: str) -> str:
@@ -31,7 +34,8 @@ def target_name(columns: Sequence[str], problem_type: str) -> str:
     if len(columns) > 1 and problem_type != REGRESSION:
         raise ValueError(
             f"Expected one label column with problem_type={problem_type!r}, got {list(columns)}; name one, or put the "
-            "labels of a row into one column and train with problem_type='multi_label_classification'."
+            "names of a row's labels into one column, such as 'cat|dog', and train with "
+            "problem_type='multi_label_classification'."
         )
     return ",".join(columns)
 
@@ -51,11 +55,12 @@ def encode_targets(
             do not count, and an empty text has no names.
 
     Raises:
-        ValueError: for a row whose label is missing or is no list of names or no finite number, for lists of another
-            size than the first, or for a name that the training split lacks.
+        ValueError: for a row whose label is missing or is no list of names or no finite number, or for a name that the
+            training split lacks.
     """
     label = target_name(columns, problem_type)
-    parse: Callable[[Any], Any] = (lambda value: _names(value, separator)) if problem_type == MULTI_LABEL else _numbers
+    several = problem_type == MULTI_LABEL
+    parse: Callable[[Any], Any] = (lambda value: _names(value, separator)) if several else _numbers
     encoded = {}
     for name, split in splits.items():
         values = _values(split, columns)
@@ -65,17 +70,18 @@ def encode_targets(
         parsed = [parse(value) for value in values]
         if None in parsed:
             i = parsed.index(None)
-            expected = f"names with {separator!r} between two" if problem_type == MULTI_LABEL else "a finite number"
+            expected = f"names with {separator!r} between two, or lists of names," if several else "a finite number"
             raise ValueError(
                 f"Expected {expected} in {_named(columns)} of every row, got {values[i]!r:.80} in {split[i][ROW]}, one "
                 f"of {parsed.count(None)} such rows; correct or drop them."
             )
-        feature = datasets.Value("string" if problem_type == MULTI_LABEL else "float64")
-        if problem_type == MULTI_LABEL or isinstance(parsed[0], list):
+        feature = datasets.Value("string" if several else "float64")
+        if several or isinstance(parsed[0], list):
             feature = datasets.List(feature)
         encoded[name] = split.remove_columns(list(columns)).add_column(label, parsed, feature=feature)
-    if problem_type == MULTI_LABEL:
+    if several:
         _check_names(encoded, label)
+        _warn_of_separator(whole_column(splits["train"], label).to_pylist(), label, separator)
     return encoded
 
 
@@ -103,13 +109,17 @@ def random_cut(size: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _values(split: Dataset, columns: Sequence[str]) -> list[Any]:
-    """The values of a column, or lists of those of several. The ids of lists of a `ClassLabel` become names."""
+    """
+    The values of a column, or lists of those of several. The ids of a `ClassLabel`, and lists of them, become names.
+    """
     if len(columns) > 1:
         return [list(row) for row in zip(*(whole_column(split, name).to_pylist() for name in columns), strict=True)]
     feature, values = split.features[columns[0]], whole_column(split, columns[0]).to_pylist()
     inner = feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else None
     if isinstance(inner, ClassLabel):
         return [None if ids is None else [inner.names[i] for i in ids] for ids in values]
+    if isinstance(feature, ClassLabel):
+        return [None if i is None or i < 0 else feature.names[i] for i in values]
     return values
 
 
@@ -117,10 +127,12 @@ def _names(value: Any, separator: str) -> list[str] | None:
     """The names in a text or a list, each once; none in an empty cell of a csv file, which is `None`."""
     if value is None:
         return []
+    if isinstance(value, str) and LIST_AS_TEXT.fullmatch(value.strip()):
+        return None
     parts = value.split(separator) if isinstance(value, str) else value
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         return None
-    return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    return list(dict.fromkeys(label_text(part) for part in parts if part.strip()))
 
 
 def _numbers(value: Any) -> float | list[float] | None:
@@ -138,8 +150,24 @@ def _named(columns: Sequence[str]) -> str:
 def _number(value: Any) -> float | None:
     if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
         value = float(value)
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    known = isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if known else None
+
+
+def _warn_of_separator(cells: list[Any], label: str, separator: str) -> None:
+    """Warn if no text has the separator, but another mark that often stands between names."""
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    if any(separator in text for text in texts):
+        return
+    for mark in SEPARATORS:
+        count = sum(mark in text for text in texts)
+        if count:
+            logger.warning(
+                f"No cell of column {label!r} has the separator {separator!r}, but {count} of {len(cells)} have "
+                f"{mark!r}, so that each of these is one label. If they are several, set label_separator={mark!r} "
+                "(--label_separator)."
+            )
+            return
 
 
 def _check_names(splits: dict[str, Dataset], label: str) -> None:

@@ -160,8 +160,9 @@ class MultimodalPipeline:
         self, rows: Iterable[Mapping[str, Any]], top_k: int | None = 5, explain: bool = False
     ) -> Iterator[list[dict[str, Any]] | dict[str, Any]]:
         """
-        Classify samples from any iterable of dicts with a value for each modality, and yield the result of a call for
-        each sample. Samples are read in batches of `batch_size`, so that only one batch is in memory.
+        Classify samples from any iterable of dicts with a value for each modality, or from a DataFrame, and yield the
+        result of a call for each sample. Samples are read in batches of `batch_size`, so that only one batch is in
+        memory.
 
         Raises:
             ValueError: see a call.
@@ -169,7 +170,7 @@ class MultimodalPipeline:
         """
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"Expected `top_k` of at least 1, or None for all classes, got {top_k!r}; correct it.")
-        rows, first = iter(rows), 0
+        rows, first = iter(rows_of(rows)), 0
         while batch := list(islice(rows, self.batch_size)):
             yield from self._classify(batch, first, top_k, explain)
             first += len(batch)

@@ -60,8 +60,16 @@ def is_series(value: Any) -> bool:
 
 
 def rows_of(values: Any) -> Any:
-    """The rows of a pandas DataFrame as a list of dicts. Anything else is returned unchanged."""
-    return values.to_dict("records") if is_frame(values) else values
+    """
+    The rows of a pandas DataFrame as a list of dicts. Anything else is returned unchanged. Raises `ValueError` for two
+    columns of one name.
+    """
+    if not is_frame(values):
+        return values
+    twice = values.columns[values.columns.duplicated()].tolist()
+    if twice:
+        raise ValueError(f"Expected each column of a DataFrame once, got {twice[:5]} twice; rename one.")
+    return values.to_dict("records")
 
 
 def is_frame(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any
@@ -221,7 +222,7 @@ def category_of(column: str, cell: Any) -> str | None:
         raise UnreadableError(f"{cell!r:.80} in column {column!r} is not a category: a text, number, True or False")
     if isinstance(cell, (float, np.floating)) and cell.is_integer():
         cell = int(cell)
-    text = str(cell).strip()
+    text = unicodedata.normalize("NFC", str(cell)).strip()
     whole = WHOLE.fullmatch(text)
     if whole:
         return whole[1]

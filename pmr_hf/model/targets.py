@@ -11,6 +11,7 @@ SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_la
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 # The metric of a modality alone, whose name ends the key, as in `image_prototype_accuracy`
 MODALITY_METRIC = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "mae"}
+LEAST_STEPS = 16  # the least standard deviation of targets, in steps of fp32 at their mean
 
 
 class TargetScale(Fp32Buffers):
@@ -41,7 +42,8 @@ class TargetScale(Fp32Buffers):
         the standard deviation 1.
 
         Raises:
-            ValueError: for targets of another shape, no targets, or targets that are not finite.
+            ValueError: for targets of another shape, no targets, or targets that are not finite. Also for targets whose
+                differences fp32 does not hold, since they are too large, too small, or far from 0 and close together.
         """
         targets = torch.as_tensor(targets).detach().to("cpu", torch.float64)
         rows = targets[:, None] if targets.dim() == 1 else targets
@@ -50,9 +52,18 @@ class TargetScale(Fp32Buffers):
                 f"Expected finite targets of shape (rows, {len(self.mean)}), got {tuple(targets.shape)}, finite: "
                 f"{bool(targets.isfinite().all())}; give the targets of the training rows."
             )
-        std = rows.std(0, correction=0)
-        self.mean.copy_(rows.mean(0))
-        self.std.copy_(torch.where(std > torch.finfo(torch.float32).tiny, std, 1))
+        mean, std, fp32 = rows.mean(0), rows.std(0, correction=0), torch.finfo(torch.float32)
+        varies = std > 1e-12 * mean.abs()  # above what rounding leaves of equal targets
+        told_apart = (std > fp32.tiny) & (std > LEAST_STEPS * fp32.eps * mean.abs())
+        lost = (rows.abs().amax(0) > fp32.max) | (varies & ~told_apart)
+        if lost.any():
+            r = int(lost.nonzero()[0])
+            raise ValueError(
+                f"Expected targets that fp32 holds and tells apart, got target {r} with the mean {mean[r]:.9g} and the "
+                f"standard deviation {std[r]:.3g}; subtract a constant, such as the mean, or take another unit."
+            )
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(varies, std, 1))
 
     def restore(self, standardised: torch.Tensor) -> torch.Tensor:
         """Standardised values (B, R) in the user's units, in fp32."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..data.labels import NO_LABEL
+from ..data.labels import NO_LABEL, NUMBER, written_short
 from ..data.shortened import shortened
 
 
@@ -22,7 +22,7 @@ def parse_class_weights(setting: Any) -> str | dict[Any, float] | None:
     The setting `class_weights`: `"balanced"`, a dict from classes to weights, or `None`. A text of the command line is
     read as JSON. Raises `ValueError` for anything else, and for weights that are not finite numbers of at least 0.
     """
-    if setting is None or setting == BALANCED:
+    if setting is None or (isinstance(setting, str) and setting == BALANCED):
         return setting
     found = setting
     if isinstance(setting, str):
@@ -49,8 +49,8 @@ def class_weights(
 
     Args:
         setting (`str | Mapping`): `"balanced"` for N / (K' n_k), where n_k of the N labelled training rows are of class
-            k and K' classes have rows; or weights by class, which is a name or a number in 0..K-1. Other classes have
-            weight 1.
+            k and K' classes have rows; or weights by class, which is a name, where 1 and 1.0 are the same, or a number
+            in 0..K-1 if no name is a number. Other classes have weight 1.
         labels (`np.ndarray`, *optional*): all labels of the training set, (N,) or (N, T), where they are known.
         num_labels (`int`): number of classes K.
         names (`Mapping[int, str]`): the names of the classes, or none.
@@ -59,7 +59,8 @@ def class_weights(
         `torch.Tensor`: (K,) fp32.
 
     Raises:
-        ValueError: for a class that is not there, and for `"balanced"` if the labels are not known.
+        ValueError: for a class that is not there or that is named twice, and for `"balanced"` if the labels are not
+            known.
     """
     if setting == BALANCED:
         if labels is None:
@@ -70,16 +71,21 @@ def class_weights(
         counts = np.bincount(labels[labels != NO_LABEL], minlength=num_labels)
         balanced = counts.sum() / (np.count_nonzero(counts) * counts.clip(1))
         return torch.tensor(np.where(counts > 0, balanced, 1.0), dtype=torch.float32)
-    classes = {str(k): k for k in range(num_labels)} | {name: k for k, name in names.items()}
-    unknown = [key for key in setting if str(key) not in classes]
+    classes = {written_short(name): k for k, name in names.items()}
+    if not any(NUMBER.fullmatch(name) for name in classes):
+        classes = {str(k): k for k in range(num_labels)} | classes
+    unknown = [key for key in setting if written_short(key) not in classes]
     if unknown:
         raise ValueError(
             f"Expected `class_weights` of the classes {shortened(list(names.values()) or list(classes))}, got "
             f"{shortened(unknown)} too; correct the names."
         )
+    chosen = {key: classes[written_short(key)] for key in setting}
+    if len(set(chosen.values())) < len(chosen):
+        raise ValueError(f"Expected `class_weights` with each class once, got {shortened(list(setting))}; remove one.")
     weights = torch.ones(num_labels)
     for key, weight in setting.items():
-        weights[classes[str(key)]] = float(weight)
+        weights[chosen[key]] = float(weight)
     return weights
 
 

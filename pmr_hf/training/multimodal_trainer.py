@@ -136,7 +136,8 @@ class MultimodalTrainer(SavingTrainer):
         for dataset in evals.values():
             check_full_batch(self.args, dataset, "eval")
         if self._user_metrics is None:
-            check_best_metric(self.unwrapped_model, self.args, evals, self.metric_names())
+            sets = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
+            check_best_metric(self.unwrapped_model, self.args, sets, self.metric_names())
 
     # ---- What a method may override ----
 
@@ -283,7 +284,7 @@ class MultimodalTrainer(SavingTrainer):
         if backend not in (None, "optuna"):
             raise ValueError(f"Expected `backend='optuna'`, got {backend!r}; leave it out.")
         check_model_init(self)
-        check_can_search(self, n_trials)
+        check_can_search(self, n_trials, compute_objective)
         objective = objective_of(self.args, compute_objective, direction)
         with self.folder_held():
             return search(self, self.args.hp_space if hp_space is None else hp_space, objective, n_trials, sampler)

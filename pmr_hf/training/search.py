@@ -120,8 +120,11 @@ def check_model_init(trainer: "MultimodalTrainer") -> None:
         )
 
 
-def check_can_search(trainer: "MultimodalTrainer", n_trials: int) -> None:
-    """Raise `ValueError` for a trainer of several processes or without validation, or for less than one trial."""
+def check_can_search(trainer: "MultimodalTrainer", n_trials: int, compute: Callable[..., float] | None) -> None:
+    """
+    Raise `ValueError` for a trainer of several processes or without validation, for less than one trial, or for several
+    evaluation sets without an objective.
+    """
     if n_trials < 1:
         raise ValueError(f"Expected `n_trials` of at least 1, got {n_trials}; correct it.")
     if trainer.args.world_size > 1:
@@ -131,6 +134,11 @@ def check_can_search(trainer: "MultimodalTrainer", n_trials: int) -> None:
         )
     if trainer.eval_dataset is None:
         raise ValueError("Expected an `eval_dataset` to compare the trials on, got None; pass validation rows.")
+    if isinstance(trainer.eval_dataset, dict) and compute is None and trainer.args.metric_for_best_model is None:
+        raise ValueError(
+            f"Expected an objective with the evaluation sets {list(trainer.eval_dataset)}, got none; set "
+            f"`metric_for_best_model`, such as '{next(iter(trainer.eval_dataset))}_loss', or `compute_objective`."
+        )
 
 
 def search(

@@ -149,15 +149,22 @@ def check_best_metric(
 ) -> None:
     """
     Raise `ValueError` if `metric_for_best_model` is not among the trainer's `metrics`, and no metric of a modality, or
-    if it is an error of which the greatest would be kept. The names of several evaluation sets are `sets`. `Trainer`
-    would stop after the first evaluation.
+    if it is an error of which the greatest would be kept. The names of several evaluation sets are `sets`, one of which
+    must begin the metric. `Trainer` would stop after the first evaluation.
     """
     metric = args.metric_for_best_model
     if metric is None or not isinstance(model, MultimodalModel):
         return
     of_modality = MODALITY_METRIC[model.config.problem]
     name = metric.removeprefix("eval_")
-    name = next((name.removeprefix(f"{part}_") for part in sets if name.startswith(f"{part}_")), name)
+    if sets:
+        set_names = [part for part in sets if name.startswith(f"{part}_")]
+        if not set_names:
+            raise ValueError(
+                f"Expected `metric_for_best_model` to begin with the name of an evaluation set, such as "
+                f"'{next(iter(sets))}_{name}', since there are several, {list(sets)}, got {metric!r}; correct it."
+            )
+        name = name.removeprefix(f"{set_names[0]}_")
     own = name.endswith(f"_{of_modality}") and any(name.startswith(f"{part}_") for part in model.config.modalities)
     if not own and name not in metrics:
         part = "unimodal" if model.config.problem == REGRESSION else "prototype"

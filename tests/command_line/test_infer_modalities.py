@@ -104,6 +104,9 @@ def test_a_table_without_a_column_to_use(tmp_path):
     args = ScriptArguments(dataset_name=str(tmp_path), label_column="kind")
     with pytest.raises(ValueError, match=r"all are left out \('id': ids: whole numbers that count the rows, from 0"):
         args.complete(inferred_columns(args))
+    ROWS[["kind"]].to_csv(tmp_path / "train.csv", index=False)
+    with pytest.raises(ValueError, match=r"all are left out \(there are none\)"):
+        args.complete(inferred_columns(args))
 
 
 @pytest.mark.parametrize(("given", "frames"), [([], 8), (["video=3"], 3)])

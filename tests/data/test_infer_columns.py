@@ -1,6 +1,7 @@
 """What each column of a table holds, told from its values and features."""
 
 import datetime
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,20 @@ COLUMNS = {
         "5 of 40 cells are no numb",
     ),
     "prices": ([f"{i},50 €" for i in range(40)], "left out", "numbers with a unit or a comma, such as '0,50 €'"),
+    "percents": ([f"{i % 13} %" for i in DRAWN], "category", "write them as 3.5 to use them as numbers"),
+    "vectors as texts": (
+        [f"[0.{i}, -1e-3, nan]" for i in range(40)],
+        "left out",
+        "lists written as texts, such as '[0.0",
+    ),
+    "arrays as texts": ([f"[0.{i}  1.\n 2.]" for i in range(40)], "left out", "lists written as texts"),
+    "names as texts": ([f"['a{i}', \"b\"]" for i in range(40)], "left out", "lists written as texts"),
+    "vectors as texts that repeat": ([f"[{i % 5}, 1]" for i in DRAWN], "left out", "lists written as texts"),
+    "dicts as texts": ([f"{{'a': {i}}}" for i in range(40)], "left out", "lists written as texts"),
+    "texts in brackets": ([f"[Music {i}] and more words" for i in range(40)], "text", "texts of 5 words"),
+    "__index_level_0__": ([i * i * 17 for i in DRAWN[::-1]], "left out", "ids by their name"),
+    "decimals": ([Decimal(i * i % 17) / 4 for i in DRAWN], "number", "numbers from 0 to 4"),
+    "intervals of time": ([pd.Timedelta(i, "h") for i in DRAWN], "left out", "dates"),
     "vectors": ([[i, 0.5] for i in range(40)], "numbers", "a list of 2 numbers in each row"),
     "sequences": ([[[i, 0.5]] * (1 + i % 3) for i in range(40)], "numbers", "sequences of numbers"),
     "uneven": ([[1.0] * (1 + i % 3) for i in range(40)], "left out", "other things than equally many numbers"),
@@ -202,3 +217,10 @@ def test_every_column_is_in_one_place(data, names, count):
     assert sorted(used + left_out) == sorted(names) and len(inferred.found) == len(names)
     assert set(inferred.numbers + inferred.categories) == set(inferred.columns.get("tabular", []))
     assert list(inferred.columns) == list(inferred.modality_kinds) and all(column.reason for column in inferred.found)
+
+
+@pytest.mark.parametrize("name", ["user", "user_id"])
+def test_more_categories_than_a_table_takes_are_left_out(name):
+    values = [i // 2 if name == "user_id" else f"u{i // 2}" for i in range(200_002)]
+    (found,) = infer_columns(pd.DataFrame({name: values, "label": [*"ab"] * 100_001})).found
+    assert found.kind == "left out" and "100,001" in found.reason and "more than 100,000 categories" in found.reason

@@ -1,15 +1,19 @@
 """Tables in files and folders: splits, labels, paths, and the errors for bad ones."""
 
 import json
+import uuid
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
+from pmr_hf import infer_columns
 from pmr_hf.data.tables import load_table
 
 
@@ -275,3 +279,111 @@ def test_a_folder_of_several_splits_gives_the_one_that_is_asked_for(table, tmp_p
     assert len(splits["test"]) == 10 and len(splits["train"]) + len(splits["validation"]) == 30
     with pytest.raises(ValueError, match=r"the split 'prototypes', got \['test', 'train'\]"):
         load_table(COLUMNS, label="kind", files={"train": str(tmp_path), "prototypes": str(tmp_path)})
+
+
+# By type: the values of a column that no table of Arrow holds, and how the message names them
+UNLIKE = {
+    "intervals": (pd.cut([1, 5, 9], 3), "Interval"),
+    "periods": (pd.period_range("2020", periods=3, freq="D"), "Period"),
+    "complex": ([1j, 2j, 3j], "complex"),
+    "whole numbers without end": ([2**70, 1, 2], "int"),
+    "uuids": ([uuid.UUID(int=i) for i in range(3)], "UUID"),
+    "truth and numbers": ([True, 2, 3], "bool', 'int"),
+}
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+@pytest.mark.parametrize("form", ["frame", "rows"])
+def test_a_column_that_arrow_does_not_hold_is_named_if_it_is_needed(kind, form):
+    values, name = UNLIKE[kind]
+    frame = pd.DataFrame({"text": [*"abc"], "unlike": values, "label": [*"xyx"]})
+    table = frame if form == "frame" else frame.to_dict("records")
+    files = {"train": table, "validation": table}
+    assert load_table({"text": "text"}, files=files)["train"]["text"][:] == [*"abc"]
+    for columns, label in (({"text": "unlike"}, "label"), ({"text": "text"}, "unlike")):
+        with pytest.raises(
+            ValueError, match=rf"one type in each column, got {{'unlike': \['{name}'\]}} .*; convert them"
+        ):
+            load_table(columns, label, files=files)
+    with pytest.raises(ValueError, match="or leave these columns out"):
+        infer_columns(table)
+
+
+def test_columns_of_a_frame_that_are_not_needed_may_have_any_name():
+    frame = pd.DataFrame([["a", "x", 1, 2], ["b", "y", 3, 4]], columns=["text", "label", "n", "n"])
+    files = {"train": frame, "validation": frame}
+    assert load_table({"text": "text"}, files=files)["train"]["text"][:] == ["a", "b"]
+    with pytest.raises(ValueError, match=r"each once, got \['n', 'n'\]"):
+        load_table({"text": "n"}, files=files)
+
+
+def test_paths_may_be_objects(table, tmp_path):
+    frame = table[:10].assign(img=[tmp_path / path for path in table["img"][:10]])
+    splits = load_table(COLUMNS, "kind", files={"train": frame, "validation": frame}, files_in=["image"])
+    assert splits["train"]["img"][3] == str(tmp_path / "pictures" / "3.png")
+
+
+PARQUET = {
+    "map": pa.array([[("a", 1)]] * 4, pa.map_(pa.string(), pa.int64())),
+    "string_view": pa.array([*"abcd"], pa.string_view()),
+    "uuid": pa.array([uuid.UUID(int=i).bytes for i in range(4)], pa.binary(16)).cast(pa.uuid()),
+}
+
+
+@pytest.mark.parametrize("kind", PARQUET)
+def test_a_parquet_column_of_an_unknown_type_is_named_if_it_is_needed(kind, tmp_path):
+    file = str(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": [*"abcd"], "label": [*"xyxy"], "odd": PARQUET[kind]}), file)
+    files = {"train": file, "validation": file}
+    assert load_table({"text": "text"}, files=files)["train"]["text"][:] == [*"abcd"]
+    for load in (lambda: load_table({"text": "odd"}, files=files), lambda: infer_columns(file)):
+        with pytest.raises(
+            ValueError, match=rf"in .*a\.parquet, got {{'odd': .*{kind}.*; convert them, for instance to te"
+        ):
+            load()
+
+
+def test_a_parquet_column_that_is_there_twice(tmp_path):
+    columns = pa.Table.from_arrays([pa.array([*"ab"])] * 3, names=["text", "text", "label"])
+    pq.write_table(columns, tmp_path / "a.parquet")
+    with pytest.raises(
+        ValueError, match=r"Expected each column once in .*a\.parquet, got \['text'\] twice; rename one"
+    ):
+        load_table({"text": "text"}, files={"train": str(tmp_path / "a.parquet")})
+
+
+def test_categories_of_a_frame_and_of_its_parquet_file_are_their_values(tmp_path):
+    frame = pd.DataFrame({"text": pd.Categorical([*"abab"]), "label": pd.Categorical([7, 5, 7, 5])})
+    frame.to_parquet(tmp_path / "a.parquet")
+    for table in (frame, str(tmp_path / "a.parquet")):
+        rows = load_table({"text": "text"}, files={"train": table, "validation": table})["train"]
+        assert rows["text"][:] == [*"abab"] and rows.features["label"].names == ["5", "7"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "label", "problem_type"),
+    [
+        ({"text": "kind"}, "kind", "single_label_classification"),
+        ({"text": "caption", "stats": ["extra", "kind"]}, "kind", "multi_label_classification"),
+        ({"text": "caption", "n": "extra"}, ["extra", "size"], "regression"),
+        ({"text": "extra,size"}, ["extra", "size"], "regression"),
+    ],
+)
+def test_a_modality_that_reads_the_label(table, columns, label, problem_type):
+    frame = table.assign(size=table["extra"] * 2, **{"extra,size": "a"})
+    with pytest.raises(
+        ValueError, match=r"Expected modalities of other columns than the label .*would tell the answer"
+    ):
+        load_table(columns, label, files={"train": frame}, problem_type=problem_type)
+
+
+def test_a_long_text_in_place_of_a_path_is_cut(table):
+    frame = table.assign(img=["iVBORw0KGgo" * 5000] * 40)
+    with pytest.raises(FileNotFoundError, match="40 of 40 are not there") as error:
+        load_table(COLUMNS, "kind", files={"train": frame}, files_in=["image"])
+    assert len(str(error.value)) < 1500
+
+
+def test_a_file_in_place_of_the_name_of_a_dataset(table, tmp_path):
+    with pytest.raises(ValueError, match=r"or of a folder, got the file .*a\.csv; give it as --train_file"):
+        load_table(COLUMNS, "kind", dataset_name=write(table, tmp_path / "a.csv"))

@@ -1,7 +1,10 @@
 """Tables with several labels in a cell, and with numbers to predict."""
 
 import json
+from decimal import Decimal
 
+import numpy as np
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, List
 
@@ -77,7 +80,9 @@ def test_rows_without_a_number_are_refused(cell, tmp_path):
 
 def test_a_column_that_holds_no_lists_of_names(tmp_path):
     (tmp_path / "train.jsonl").write_text("\n".join(json.dumps({"text": "a", "label": [i, 2]}) for i in range(3)))
-    with pytest.raises(ValueError, match=r"Expected names with '\|' between two in column 'label' of every row, got"):
+    with pytest.raises(
+        ValueError, match=r"Expected names with '\|' between two, or lists of names, in column 'label'.*got"
+    ):
         load(tmp_path, SEVERAL)
     csv_of(tmp_path / "..", ["", ""])
     with pytest.raises(ValueError, match="Expected names of labels in column 'label' of the training split, got none"):
@@ -129,3 +134,71 @@ def test_mistakes_in_several_columns(tmp_path, cells, columns, problem_type, sen
     (tmp_path / "train.csv").write_text("text,a,b\n" + "".join(f"t,{row}\n" for row in cells))
     with pytest.raises(ValueError, match=sentence):
         load(tmp_path, problem_type, label=columns)
+
+
+def of_frame(labels, problem_type, **kwargs):
+    frame = pd.DataFrame({"text": [f"text {i}" for i in range(len(labels))], "label": labels})
+    return load_table(
+        {"text": "text"}, files={"train": frame, "validation": frame}, problem_type=problem_type, **kwargs
+    )
+
+
+@pytest.mark.parametrize("text", ["['cat', 'dog']", '["cat"]', "[]", " ['cat'\n 'dog'] ", "{'cat': 1}"])
+def test_lists_that_were_written_as_texts_are_no_names(text):
+    """As `DataFrame.to_csv` writes a column of lists."""
+    with pytest.raises(
+        ValueError, match=r"or lists of names, in column 'label'.*in table 'train', row 2, one of 1 such"
+    ):
+        of_frame(["cat", text, "dog"], SEVERAL)
+    assert names_of(of_frame(["[cat] or {dog}", "(cat)"], SEVERAL)["train"], "label") == ["(cat)", "[cat] or {dog}"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator", "advice"),
+    [
+        (["cat;dog", "dog", ""], "|", "have ';', so that each of these is one label"),
+        (["cat, dog", "dog, cat"], ";", r"2 of 2 have ','"),
+        (["cat|dog", "dog;cat"], "|", None),
+        (["cat", "dog"], "|", None),
+        ([["cat;x"], ["dog"]], "|", None),
+    ],
+)
+def test_another_separator_than_the_given_one_is_noticed(cells, separator, advice, caplog):
+    of_frame(cells, SEVERAL, label_separator=separator)
+    assert ("No cell of column 'label' has the separator" in caplog.text) == (advice is not None)
+    assert advice is None or (advice in caplog.text and "label_separator=" in caplog.text)
+
+
+def test_names_are_compared_by_their_letters_however_unicode_composes_them():
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert of_frame([f"{apart}|tea", composed], SEVERAL)["train"]["label"][:] == [[composed, "tea"], [composed]]
+
+
+def test_lists_of_a_frame_may_be_arrays():
+    """As pandas reads a column of lists from parquet, with an empty one whose type is unknown."""
+    cells = [np.array(["cat", "dog"], dtype=object), np.array([], dtype=object), ("dog",)]
+    assert of_frame(cells, SEVERAL)["train"]["label"][:] == [["cat", "dog"], [], ["dog"]]
+
+
+def test_decimals_of_a_database_are_numbers():
+    assert of_frame([Decimal("1.25"), Decimal("-3")], NUMBERS)["train"]["label"][:] == [1.25, -3.0]
+
+
+def test_the_names_of_a_class_label_are_predicted_not_its_ids():
+    """Ids as numbers would be 0, 1 and 2."""
+    rows = Dataset.from_dict({"text": [*"abc"], "label": [0, 1, 2]}).cast_column(
+        "label", ClassLabel(names=["1", "2", "10"])
+    )
+    files = {"train": rows, "validation": rows}
+    splits = load_table({"text": "text"}, files=files, problem_type=NUMBERS)
+    assert splits["train"]["label"][:] == [1.0, 2.0, 10.0]
+    splits = load_table({"text": "text"}, files=files, problem_type=SEVERAL)
+    assert splits["train"]["label"][:] == [["1"], ["2"], ["10"]]
+    stars = rows.cast_column("label", ClassLabel(names=["1 star", "2 stars", "10 stars"]))
+    with pytest.raises(ValueError, match="Expected a finite number in column 'label' of every row, got '1 star'"):
+        load_table({"text": "text"}, files={"train": stars, "validation": stars}, problem_type=NUMBERS)
+
+
+def test_one_row_is_too_few_to_cut_a_regression():
+    with pytest.raises(ValueError, match="Expected at least two rows to cut a validation split from, got 1; give"):
+        load_table({"text": "text"}, files={"train": [{"text": "a", "label": 3.0}]}, problem_type=NUMBERS)

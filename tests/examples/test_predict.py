@@ -135,3 +135,23 @@ def test_the_order_of_columns_does_not_count_and_other_columns_are_refused(tmp_p
         script.main()
     assert stopped.value.code == 2 and "Expected the columns ['age', 'city'] of 'stats'" in capsys.readouterr().err
     assert not (tmp_path / "c.jsonl").exists()
+
+
+def test_a_table_of_one_column_of_numbers(tmp_path, monkeypatch, capsys):
+    script = load_example("predict")
+    model = MultimodalModel.from_backbones({"a": NumericConfig(num_features=1)}, num_labels=2)
+    model.save_pretrained(tmp_path / "model")
+    MultimodalProcessor({"a": NumericProcessor([0.0], [1.0])}).save_pretrained(tmp_path / "model")
+    (tmp_path / "rows.csv").write_text("x\n1\n 2.5 \n")
+    command = ["predict.py", "--model", tmp_path / "model", "--input", tmp_path / "rows.csv", "--columns", "a=x"]
+    command = [str(part) for part in [*command, "--output", tmp_path / "new.jsonl"]]
+    monkeypatch.setattr(sys, "argv", [*command, "--top_k", "0"])
+    with pytest.raises(SystemExit) as stopped:
+        script.main()
+    assert stopped.value.code == 2 and "expected --top_k of at least 1, got 0" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", command)
+    script.main()
+    lines = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
+    expected = MultimodalPipeline(tmp_path / "model")(a=[[1.0], [2.5]], top_k=1)
+    assert [line["labels"][0]["label"] for line in lines] == [best[0]["label"] for best in expected]
+    assert [line["labels"][0]["score"] for line in lines] == pytest.approx([best[0]["score"] for best in expected])

@@ -260,3 +260,8 @@ def test_rows_of_a_table_as_dicts_and_as_a_frame(make_model):
         pipe(stats={"city": "a"})
     with pytest.raises(ValueError, match=r"Expected a sample with some of the modalities \['stats'\]"):
         pipe(stats={"city": "", "age": None})
+
+
+def test_a_stream_of_a_frame(pipe, digits):
+    rows = [{"image": row["picture"], "text": row["caption"]} for row in digits.select(range(3))]
+    assert list(pipe.stream(pd.DataFrame(rows))) == list(pipe.stream(rows))

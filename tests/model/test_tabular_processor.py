@@ -191,3 +191,19 @@ def test_numbers_know_their_columns_if_they_are_told(tmp_path):
         NumericProcessor([0.0, 0.0], [1.0, 1.0], columns=["age"])
     unnamed = MultimodalProcessor({"stats": NumericProcessor([0.0], [1.0])}).kind("stats")
     assert unnamed.arrange("a") == "a" and unnamed.arrange(["b", "a"]) == ["b", "a"]
+
+
+def test_a_category_is_the_same_however_unicode_composes_its_letters():
+    composed, apart = "Ko\u0308ln", "K\u00f6ln"
+    processor = TabularProcessor.fit([{"city": composed}, {"city": "Ulm"}, {"city": apart}], (), ["city"])
+    assert processor.categories == {"city": [apart, "Ulm"]}
+    assert as_lists(processor([{"city": composed}, {"city": apart}]))[1] == [[2], [2]]
+
+
+def test_a_frame_with_two_columns_of_one_name(processor):
+    frame = pd.DataFrame([[1, "Bonn", "Aachen", 2]], columns=["age", "zip", "zip", "class"])
+    for read in (processor, lambda frame: TabularProcessor.fit(frame, ["age"], ["zip"])):
+        with pytest.raises(
+            ValueError, match=r"Expected each column of a DataFrame once, got \['zip'\] twice; rename one"
+        ):
+            read(frame)

@@ -89,3 +89,38 @@ def test_configs_that_are_refused():
     with pytest.raises(ValueError, match=r"Expected finite targets of shape \(rows, 2\), got \(3,\)"):
         model_of("regression", 2).fit_targets(torch.zeros(3))
     assert MultimodalConfig().problem == "single_label_classification"
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [1.7e9 + i for i in range(5)],  # seconds: steps of fp32 are 128 there
+        [[0.0, 20260101.0 + i] for i in range(5)],
+        [1e39 * i for i in range(5)],
+        [1e39] * 5,
+        [1e-39 * i for i in range(5)],
+        [-1e300, 1e300],
+    ],
+)
+def test_targets_that_fp32_does_not_tell_apart_are_refused(targets):
+    targets = torch.tensor(targets, dtype=torch.float64)
+    model = model_of("regression", 1 if targets.dim() == 1 else 2)
+    with pytest.raises(
+        ValueError, match=r"Expected targets that fp32 holds and tells apart, got target [01] with the mean"
+    ):
+        model.fit_targets(targets)
+
+
+@pytest.mark.parametrize(
+    ("targets", "std"),
+    [
+        ([0.1] * 3, 1.0),  # the mean of which is not 0.1 in fp64
+        ([1e9 / 3] * 7, 1.0),
+        ([1.7e9, 1.7e9 + 172_800], 86_400.0),  # two days
+        ([2e-30, 4e-30], 1e-30),
+    ],
+)
+def test_equal_targets_and_those_of_any_unit_have_a_scale(targets, std):
+    model = model_of("regression", 1)
+    model.fit_targets(torch.tensor(targets, dtype=torch.float64))
+    assert model.target_scale.std.item() == pytest.approx(std)

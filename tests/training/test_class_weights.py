@@ -41,7 +41,20 @@ def test_weights_by_name_or_number():
 
 
 @pytest.mark.parametrize(
-    "setting", ["balance", "[1, 2]", {}, "{}", {"a": -1.0}, {"a": float("nan")}, {"a": float("inf")}, {"a": 0.0}, [1.0]]
+    "setting",
+    [
+        "balance",
+        "[1, 2]",
+        {},
+        "{}",
+        {"a": -1.0},
+        {"a": float("nan")},
+        {"a": float("inf")},
+        {"a": 0.0},
+        [1.0],
+        np.ones(2),
+        torch.ones(2),
+    ],
 )
 def test_other_settings_are_refused(make_args, setting):
     with pytest.raises(ValueError, match="Expected `class_weights` to be 'balanced', or weights"):
@@ -163,3 +176,28 @@ def test_a_compute_loss_that_skips_the_method_is_named(make_trainer, caplog):
         found = [record.message for record in caplog.records if "no term was tracked" in record.message]
         assert bool(found) == warns
     assert not found
+
+
+@pytest.mark.parametrize(
+    ("setting", "names", "expected"),
+    [
+        ({1: 5.0}, ["1", "2"], [5, 1]),
+        ({"1": 5.0}, ["1.0", "2.0"], [5, 1]),
+        ({2.0: 5.0}, ["1", "2"], [1, 5]),
+        ({True: 5.0}, ["False", "True"], [1, 5]),
+        ({"true": 5.0}, ["False", "True"], [1, 5]),
+        ({" cafe\u0301 ": 5.0}, ["caf\u00e9", "tea"], [5, 1]),
+        ({1: 5.0}, ["cat", "dog"], [1, 5]),
+    ],
+)
+def test_a_class_whose_name_is_a_number_is_meant_by_its_name(setting, names, expected):
+    """A number is the place of a class only if no class is called by a number."""
+    assert class_weights(setting, None, 2, dict(enumerate(names))).tolist() == expected
+
+
+def test_classes_that_are_not_there_or_named_twice():
+    with pytest.raises(ValueError, match=r"of the classes \['1', '2', '3'\], got \[0\] too"):
+        class_weights({0: 5.0, 1: 3.0}, None, 3, dict(enumerate("123")))
+    for setting, names in (({0: 5.0, "cat": 3.0}, NAMES), ({1: 5.0, "1.0": 2.0}, dict(enumerate("123")))):
+        with pytest.raises(ValueError, match="Expected `class_weights` with each class once, got"):
+            class_weights(setting, None, 3, names)

@@ -1,6 +1,7 @@
 """Trainers of pandas DataFrames with pictures as files and classes by name, against the same rows as a dataset."""
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from helpers.digits import NUM_LABELS, WORDS
 from helpers.snapshots import assert_equal_tensors, snapshot
@@ -64,3 +65,24 @@ def test_a_row_without_a_class(frame, named, make_trainer):
     frame.loc[120, "label"] = None
     with pytest.raises(ValueError, match=r"Expected a class among .* in row 20, got None"):
         make_trainer(named(), train_dataset=frame)
+
+
+@pytest.mark.parametrize("metric", [None, "loss", "eval_accuracy", "image_prototype_accuracy"])
+def test_the_best_model_by_one_of_several_evaluation_sets(frame, named, make_trainer, metric):
+    """`Trainer` stops after the first epoch if the metric is of no set."""
+    sets = {"first": frame[:32], "last": frame[32:]}
+    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 1}
+    with pytest.raises(ValueError, match="to begin with the name of an evaluation set, such as 'first_"):
+        make_trainer(named(), train_dataset=frame, eval_dataset=sets, metric_for_best_model=metric, **best)
+    name = f"last_{(metric or 'loss').removeprefix('eval_')}"
+    trainer = make_trainer(named(), train_dataset=frame, eval_dataset=sets, metric_for_best_model=name, **best)
+    trainer.train()
+    found = [entry[f"eval_{name}"] for entry in trainer.state.log_history if f"eval_{name}" in entry]
+    assert found == [trainer.state.best_metric]
+
+
+@pytest.mark.parametrize("rows", ["train.csv", pa.table({"label": [0]})])
+def test_what_is_no_table_of_rows(named, make_trainer, rows):
+    for sets in ({"train_dataset": rows}, {"eval_dataset": {"first": rows}}):
+        with pytest.raises(TypeError, match=r"or a list of dicts, got a (str|Table); convert it, or read a file with"):
+            make_trainer(named(), **sets)

@@ -231,6 +231,14 @@ def test_a_search_that_cannot_work_is_refused(make_searcher, make_trainer, monke
         patch.setattr(trainer, "eval_dataset", None)
         with pytest.raises(ValueError, match="Expected an `eval_dataset` to compare the trials on"):
             trainer.hyperparameter_search()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "eval_dataset", {"first": trainer.eval_dataset, "last": trainer.eval_dataset})
+        with pytest.raises(
+            ValueError, match=r"Expected an objective with the evaluation sets \['first', 'last'\], got"
+        ):
+            trainer.hyperparameter_search()
+        found = trainer.hyperparameter_search(rates, lambda metrics: metrics["eval_last_loss"], 1, "minimize")
+        assert found.objective > 0
     with pytest.raises(ValueError, match="Expected `n_trials` of at least 1, got 0"):
         trainer.hyperparameter_search(n_trials=0)
     with pytest.raises(ValueError, match="Expected `backend='optuna'`, got 'ray'"):

@@ -23,8 +23,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import Any, NamedTuple
+
+
+if __name__ == "__main__":
+    # A mistake shows before torch is imported, which takes seconds.
+    early = Path(find_spec("pmr_hf").submodule_search_locations[0]) / "command_line" / "early_check.py"
+    run_path(str(early))["check"](sys.argv[1:], Path(__file__))
 
 import psutil  # installed with accelerate
 

@@ -12,6 +12,15 @@ to the output folder. The test split is not read. It takes the arguments of `run
 import logging
 import math
 import sys
+from importlib.util import find_spec
+from pathlib import Path
+from runpy import run_path
+
+
+if __name__ == "__main__":
+    # A mistake shows before torch is imported, which takes seconds.
+    early = Path(find_spec("pmr_hf").submodule_search_locations[0]) / "command_line" / "early_check.py"
+    run_path(str(early))["check"](sys.argv[1:], Path(__file__))
 
 from transformers import set_seed
 

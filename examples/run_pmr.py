@@ -25,8 +25,15 @@ import os
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 
+
+if __name__ == "__main__":
+    # A mistake shows before torch is imported, which takes seconds.
+    early = Path(find_spec("pmr_hf").submodule_search_locations[0]) / "command_line" / "early_check.py"
+    run_path(str(early))["check"](sys.argv[1:], Path(__file__))
 
 if __name__ == "__main__" and "--verbose" not in sys.argv:
     # tqdm reads these when it is imported. Bars that would be short, and bars in a log file, stay away.

@@ -47,6 +47,7 @@ from pmr_hf.command_line.benchmark_cells import (
     mistake_in,
 )
 from pmr_hf.command_line.build import build_collator
+from pmr_hf.command_line.console import run_script
 from pmr_hf.command_line.defaults import SELECTED_BY
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.options import Options, flat, options_of
@@ -353,4 +354,4 @@ def write_report(folder: Path, results: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, "Stopped. The same command continues with the run that was stopped.")

@@ -26,6 +26,7 @@ from transformers import set_seed
 
 from pmr_hf import diagnose
 from pmr_hf.command_line.build import build_model
+from pmr_hf.command_line.console import run_script
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.options import name_of, options_of
 from pmr_hf.command_line.parse_arguments import gives_length, lower_pretrained_rates, parse_arguments
@@ -69,4 +70,4 @@ def default_folder(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, "Stopped. The same command begins again.")

@@ -22,6 +22,12 @@ from pathlib import Path
 from typing import Any
 
 
+def existing_file(path: str) -> Path:
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"expected a table {path}, found none there; correct the path")
+    return Path(path)
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """The parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -29,7 +35,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input",
         required=True,
-        type=Path,
+        type=existing_file,
         help="csv, tsv, json, jsonl or parquet file; relative paths start at its folder",
     )
     parser.add_argument("--output", required=True, type=Path, help="JSON lines file, in the order of the input")

@@ -1,5 +1,5 @@
 """
-Refuse unknown options and wrong words or numbers before torch is imported, which takes seconds.
+Refuse unknown options, wrong words or numbers and lost tables before torch is imported, which takes seconds.
 
 The scripts run this file before they import the package, so it uses the standard library alone. It reads the options
 from the source of the dataclasses of all methods. `parse_arguments` checks everything afterwards. What passes here and
@@ -16,13 +16,14 @@ from typing import Any
 
 
 PACKAGE = Path(__file__).parents[1]
+TABLES = ("train_file", "validation_file", "test_file", "prototype_file")
 ONE_OF_A_KIND = {"int": int, "int | None": int, "float": float, "float | None": float, "str": str, "str | None": str}
 
 
 def check(arguments: list[str], script: Path) -> None:
     """
-    End the script if it does not have one of the options, or if the value of an option is no number or none of its
-    words. A command with a shortened option, or with --help, passes.
+    End the script if it does not have one of the options, if the value of an option is no number or none of its words,
+    or if there is no such table. A command with a shortened option, or with --help, passes.
 
     Raises:
         SystemExit: for such a command, with a sentence or with the message of argparse.
@@ -35,10 +36,14 @@ def check(arguments: list[str], script: Path) -> None:
     parser = argparse.ArgumentParser(script.name, usage=usage, add_help=False, allow_abbrev=False)
     for name, settings in options.items():
         parser.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), **settings)
-    _, unknown = parser.parse_known_args(arguments)
+    values, unknown = parser.parse_known_args(arguments)
     if unknown:
         lists = "--help and run_pmr.py --help list" if own else "--help lists"
         sys.exit(f"ValueError: Expected the arguments that {lists}, got {unknown} too; correct or remove them.")
+    tables = () if own else TABLES  # a benchmark may report without them
+    for file in (file for name in tables for file in getattr(values, name) or ()):
+        if not Path(file).exists():
+            sys.exit(f"FileNotFoundError: Expected a table {file}, found none there; correct the path.")
 
 
 def is_shortened(part: str, options: dict[str, Any]) -> bool:

@@ -33,13 +33,13 @@ def test_the_options_are_those_of_the_parsers_of_all_methods():
         "",
         "--help --no_such_option",
         "--method ogm --ogm-alpha 0.3 --seed=-1",
-        "--train_file a.csv --columns image=scan text=title --freeze image --use_cpu --do_predict False",
+        "--train_file {file} --columns image=scan text=title --freeze image --use_cpu --do_predict False",
         "--no_do_predict --num_train 3",  # turned off; shortened
         "--pmr_alpha nan --method nothing",  # `parse_arguments` refuses both
     ],
 )
 def test_what_the_parsers_may_take_passes(command):
-    check(command.split(), EXAMPLES / "run_pmr.py")
+    check(command.format(file=__file__).split(), EXAMPLES / "run_pmr.py")
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,18 @@ def test_what_the_parsers_may_take_passes(command):
         ),
         ("run_pmr.py", "--pmr_weights soft", "argument --pmr_weights/--pmr-weights: invalid choice: 'soft'"),
         ("diagnose.py", "--seed x", "diagnose.py: error: argument --seed: invalid int value: 'x'"),
+        ("diagnose.py", "--train_file lost.csv", "Expected a table lost.csv, found none there; correct the path."),
         ("benchmark.py", "--seeds 1 2 --sedes 3", "got ['--sedes', '3'] too"),
-        ("predict.py", "--model a --input b --output c --colums d", "the following arguments are required: --columns"),
+        (
+            "predict.py",
+            "--model a --input {file} --output c --colums d",
+            "the following arguments are required: --columns",
+        ),
+        ("predict.py", "--model a --input lost.csv", "argument --input: expected a table lost.csv, found none there"),
     ],
 )
 def test_a_mistake_shows_before_torch_is_imported(script, command, sentence):
-    run = [sys.executable, "-X", "importtime", str(EXAMPLES / script), *command.split()]
+    run = [sys.executable, "-X", "importtime", str(EXAMPLES / script), *command.format(file=__file__).split()]
     lines = subprocess.run(run, capture_output=True, text=True).stderr.splitlines()
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in lines if line.startswith("import time:")}
     assert sentence in lines[-1]

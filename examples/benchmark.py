@@ -23,8 +23,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import Any, NamedTuple
+
+
+if __name__ == "__main__":
+    # A mistake shows before torch is imported, which takes seconds.
+    early = Path(find_spec("pmr_hf").submodule_search_locations[0]) / "command_line" / "early_check.py"
+    run_path(str(early))["check"](sys.argv[1:], Path(__file__))
 
 import psutil  # installed with accelerate
 
@@ -39,6 +47,7 @@ from pmr_hf.command_line.benchmark_cells import (
     mistake_in,
 )
 from pmr_hf.command_line.build import build_collator
+from pmr_hf.command_line.console import run_script
 from pmr_hf.command_line.defaults import SELECTED_BY
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.options import Options, flat, options_of
@@ -345,4 +354,4 @@ def write_report(folder: Path, results: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, "Stopped. The same command continues with the run that was stopped.")

@@ -12,11 +12,21 @@ to the output folder. The test split is not read. It takes the arguments of `run
 import logging
 import math
 import sys
+from importlib.util import find_spec
+from pathlib import Path
+from runpy import run_path
+
+
+if __name__ == "__main__":
+    # A mistake shows before torch is imported, which takes seconds.
+    early = Path(find_spec("pmr_hf").submodule_search_locations[0]) / "command_line" / "early_check.py"
+    run_path(str(early))["check"](sys.argv[1:], Path(__file__))
 
 from transformers import set_seed
 
 from pmr_hf import diagnose
 from pmr_hf.command_line.build import build_model
+from pmr_hf.command_line.console import run_script
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.options import name_of, options_of
 from pmr_hf.command_line.parse_arguments import gives_length, lower_pretrained_rates, parse_arguments
@@ -60,4 +70,4 @@ def default_folder(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, "Stopped. The same command begins again.")

@@ -21,30 +21,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from tqdm.auto import tqdm
 
-from pmr_hf import MediaLimits, MultimodalPipeline
-from pmr_hf.command_line.console import run_script
-from pmr_hf.data.columns import as_list, number_columns, parse_column, undecoded, with_numbers
-from pmr_hf.data.table_files import read_table
-from pmr_hf.data.tables import absolute_path
-from pmr_hf.training.checksums import crc32_of
-from pmr_hf.training.folder_lock import InUseError, held
-from pmr_hf.training.whole_files import write_json
+def existing_file(path: str) -> Path:
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"expected a table {path}, found none there; correct the path")
+    return Path(path)
 
 
-# What a line of the output may have beside the columns of --keep
-WRITTEN = ("row", "labels", "values", "modalities", "error")
-
-
-def main() -> None:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Hub name or folder of a trained model")
     parser.add_argument(
         "--input",
         required=True,
-        type=Path,
+        type=existing_file,
         help="csv, tsv, json, jsonl or parquet file; relative paths start at its folder",
     )
     parser.add_argument("--output", required=True, type=Path, help="JSON lines file, in the order of the input")
@@ -66,6 +57,31 @@ def main() -> None:
     )
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--allow_urls", action="store_true", help="open public http addresses among the values")
+    return parser
+
+
+if __name__ == "__main__":
+    argument_parser().parse_args()  # a mistake shows before torch is imported, which takes seconds
+
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from pmr_hf import MediaLimits, MultimodalPipeline
+from pmr_hf.command_line.console import run_script
+from pmr_hf.data.columns import as_list, number_columns, parse_column, undecoded, with_numbers
+from pmr_hf.data.table_files import read_table
+from pmr_hf.data.tables import absolute_path
+from pmr_hf.training.checksums import crc32_of
+from pmr_hf.training.folder_lock import InUseError, held
+from pmr_hf.training.whole_files import write_json
+
+
+# What a line of the output may have beside the columns of --keep
+WRITTEN = ("row", "labels", "values", "modalities", "error")
+
+
+def main() -> None:
+    parser = argument_parser()
     args = parser.parse_args()
     if args.top_k < 1:
         parser.error(f"expected --top_k of at least 1, got {args.top_k}")

@@ -13,8 +13,8 @@ Train PMR, or a method that it is compared with, on any dataset of several modal
 Of your own data, the script prints what it takes each column for, and why. `--columns` and `--backbones` replace a part
 of that. If they name the same modalities, these are all.
 
-On several GPUs, start it with `accelerate launch` in place of `python`, see docs/launching.md. `--verbose` prints all
-that transformers and datasets say.
+On several GPUs, start it with `accelerate launch` in place of `python`, see docs/how_to/several_processes.md.
+`--verbose` prints all that transformers and datasets say.
 
 The script also takes every argument of the method's trainer. For PMR, these are the arguments of
 `PMRTrainingArguments`, which include all of `TrainingArguments`.
@@ -25,8 +25,15 @@ import os
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 
+
+if __name__ == "__main__":
+    # A mistake shows before torch is imported, which takes seconds.
+    early = Path(find_spec("pmr_hf").submodule_search_locations[0]) / "command_line" / "early_check.py"
+    run_path(str(early))["check"](sys.argv[1:], Path(__file__))
 
 if __name__ == "__main__" and "--verbose" not in sys.argv:
     # tqdm reads these when it is imported. Bars that would be short, and bars in a log file, stay away.
@@ -164,6 +171,10 @@ def train_and_test(
     trainer.create_model_card(**about)
     if training_args.push_to_hub:
         trainer.push_to_hub(**about)
+    if "wandb" in training_args.report_to:
+        import wandb
+
+        wandb.finish()  # otherwise the next run would continue this one
     constant = constant_answer(collator, dataset["train"], dataset[split])
     cells = {f"{split} {MODALITY_METRIC[script_args.problem_type]}": f"{constant:.3f}"}
     return [(CONSTANT[script_args.problem_type], cells)] * bool(methods) + method_rows(

@@ -4,7 +4,16 @@ from .options import flat, known_to, name_of, options_of
 
 
 # Set for each run apart
-OWN = ("method", "recipe", "compare_with", "output_dir", "resume_from_checkpoint", "push_to_hub", "no_push_to_hub")
+OWN = (
+    "method",
+    "recipe",
+    "compare_with",
+    "output_dir",
+    "run_name",
+    "resume_from_checkpoint",
+    "push_to_hub",
+    "no_push_to_hub",
+)
 
 
 def joint_arguments(arguments: list[str], output_dir: str, resume: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 
 import torch
 from transformers import HfArgumentParser
@@ -78,6 +79,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
     script_args, training_args = parsed
     script_args.default_length = script_args.own_data and not gives_length(arguments)
     script_args.default_logging = not gives(arguments, "logging_steps", "logging_strategy")
+    training_args.run_name = training_args.run_name or Path(training_args.output_dir).name  # in trackers
     metric = MODALITY_METRIC[script_args.problem_type]
     if training_args.answer == BEST_ANSWER and training_args.metric_for_best_model == metric:
         training_args.metric_for_best_model = f"best_answer_{metric}"

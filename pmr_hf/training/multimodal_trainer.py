@@ -55,6 +55,7 @@ from .setup_checks import (
     require_scalar,
 )
 from .term_sums import TermSums
+from .trackers import group_curves
 from .training_rows import CountEpochs, TrainingRows
 
 
@@ -128,6 +129,7 @@ class MultimodalTrainer(SavingTrainer):
             )
         self.check_setup()
         self._configure_inputs()
+        group_curves(self.callback_handler.callbacks, self.modalities)
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
         check_rows(self.data_collator, {"training": self.train_dataset, **evals})
         labels = labels_of(self.train_dataset, self.data_collator)
@@ -347,6 +349,12 @@ class MultimodalTrainer(SavingTrainer):
         if self._training_model is not None:
             return self._training_model
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def modalities(self) -> list[str]:
+        """The names of the modalities, in the order of fusion. It is empty for a model of another class."""
+        model = self.unwrapped_model
+        return list(model.config.modalities) if isinstance(model, MultimodalModel) else []
 
     @property
     def num_labels(self) -> int | None:

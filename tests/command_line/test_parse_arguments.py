@@ -115,7 +115,8 @@ def test_what_varies_is_not_cached(parse, varied):
 
 
 def test_the_joint_run_has_every_option_that_joint_training_has():
-    given = "--method pmr --pmr_alpha 2 --seed=3 --output_dir out --modality_dropout 0.1 --push_to_hub --recipe paper"
+    given = "--method pmr --pmr_alpha 2 --seed=3 --output_dir out --run_name first --modality_dropout 0.1 --push_to_hub"
+    given += " --recipe paper"
     kept = ["--seed=3", "--modality_dropout", "0.1", "--method", "joint", "--output_dir", "out-joint"]
     assert joint_arguments(given.split(), "out/", resume=False) == kept
     given += " --resume_from_checkpoint out/checkpoint-3"
@@ -162,6 +163,12 @@ def test_the_digits_keep_their_epochs(parse):
 def test_a_forgotten_table_is_not_replaced_by_the_digits(parse, options, named):
     with pytest.raises(ValueError, match=f"^Expected --train_file or --dataset_name with {named}, got neither"):
         parse(options)
+
+
+def test_trackers_call_a_run_by_its_folder_unless_it_has_a_name(parse):
+    assert parse(["--method", "joint", "--seed", "3"])[1].run_name == "digits-concat-joint-seed3"
+    assert parse(["--output_dir", "a/b/"])[1].run_name == "b"
+    assert parse(["--run_name", "first"])[1].run_name == "first"
 
 
 def test_a_paper_set_may_have_another_encoder(parse):

@@ -84,6 +84,9 @@ def test_the_script(tmp_path):
     assert (tmp_path / "found" / "report.html").is_file() and saved["steps"] == 2
     refused = subprocess.run([*command, "--method", "pmr"], **run)
     assert refused.returncode == 1 and refused.stderr.startswith("Expected no --method here")
+    wrong = subprocess.run([*command, "--learning_rate", "-1"], **run)
+    assert wrong.returncode == 1
+    assert wrong.stderr == "ValueError: Expected `learning_rate` of at least 0, got -1.0; correct it.\n"
 
 
 @pytest.mark.slow

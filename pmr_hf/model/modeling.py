@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from .backbones import check_weight_index, embedding_width, load_backbone, new_backbone
 from .building_limits import limited_building
+from .channels_last import is_convolutional
 from .configuration import MultimodalConfig, check_fields
 from .fusion import LateFusion, build_fusion
 from .hub_card import card_on_hub, push_card
@@ -98,6 +99,9 @@ class MultimodalModel(PreTrainedModel):
         super().__init__(config)
         #: The weights that `from_pretrained` did not find, by name. It is empty once the model is trained.
         self.missing_weights: list[str] = []
+        #: Whether the encoders read pictures in the channels-last memory format. `None`: those for which
+        #: [`~pmr_hf.model.channels_last.is_convolutional`] holds, on a CPU. It is not saved.
+        self.channels_last: bool | None = None
         if not config.modalities:
             raise ValueError(
                 "Expected a config with at least one backbone, got none; use `MultimodalModel.from_backbones`."
@@ -107,6 +111,7 @@ class MultimodalModel(PreTrainedModel):
                 configs = {name: config.backbones[name] for name in config.modalities}
                 backbones = {name: new_backbone(name, part, config.initialization) for name, part in configs.items()}
             self.backbones = nn.ModuleDict({name: backbones[name] for name in config.modalities})
+            self._convolutional = {name for name, backbone in self.backbones.items() if is_convolutional(backbone)}
             for name, settings in config.lora.items():
                 add_lora(name, self.backbones[name], settings)
             widths = {name: embedding_width(name, backbone) for name, backbone in self.backbones.items()}
@@ -306,9 +311,10 @@ class MultimodalModel(PreTrainedModel):
 
     def _encode(self, name: str, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The embeddings (B, D) of a modality, and the mask (B,) of the samples that have it, or `None` for all."""
-        backbone, pooling = self.backbones[name], self.config.pooling[name]
+        settings = {"pooling": self.config.pooling[name], "channels_last": self.reads_channels_last(name)}
+        backbone = self.backbones[name]
         if "present" not in inputs:
-            return encode(name, backbone, inputs, pooling), None
+            return encode(name, backbone, inputs, **settings), None
         present = inputs["present"].bool()
         rows = present.nonzero()[:, 0]
         if len(rows) == 0:
@@ -320,8 +326,14 @@ class MultimodalModel(PreTrainedModel):
             empty = torch.zeros(len(present), self.widths[name], device=present.device)
             return empty.to(next(self.parameters()).dtype), present
         inputs = {key: value[rows] for key, value in inputs.items() if key != "present"}
-        embeddings = encode(name, backbone, inputs, pooling)
+        embeddings = encode(name, backbone, inputs, **settings)
         return spread_rows(embeddings, rows, len(present)), present
+
+    def reads_channels_last(self, name: str) -> bool:
+        """Whether the encoder of a modality reads pictures in the channels-last format, see `channels_last`."""
+        if self.channels_last is not None:
+            return self.channels_last
+        return name in self._convolutional and next(self.parameters()).device.type == "cpu"
 
     def loss_of(self, logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
         """

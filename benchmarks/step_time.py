@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -61,14 +62,14 @@ ARGUMENTS["gblend"] = {"blend_weights": {"gray": 0.3, "colored": 0.3, "fused": 0
 PICTURES: dict[str, tuple[PreTrainedConfig, int, int]] = {
     "CG-MNIST, gray": (CGMNISTConfig(num_channels=1), 1, 28),
     "CG-MNIST, colored": (CGMNISTConfig(num_channels=3), 3, 28),
-    "ResNet18": (ResNetConfig(**RESNET18), 3, 128),
-    "EfficientNet-lite0": (TimmWrapperConfig(architecture="efficientnet_lite0"), 3, 128),
-    "MobileNetV2": (TimmWrapperConfig(architecture="mobilenetv2_100"), 3, 128),
-    "ConvNeXt, half of tiny": (ConvNextConfig(hidden_sizes=[48, 96, 192, 384], depths=[2, 2, 6, 2]), 3, 128),
+    "ResNet18": (ResNetConfig(**RESNET18), 3, 96),
+    "EfficientNet-lite0": (TimmWrapperConfig(architecture="efficientnet_lite0"), 3, 96),
+    "MobileNetV2": (TimmWrapperConfig(architecture="mobilenetv2_100"), 3, 96),
+    "ConvNeXt, half of tiny": (ConvNextConfig(hidden_sizes=[48, 96, 192, 384], depths=[2, 2, 6, 2]), 3, 96),
     "ViT-tiny, half its layers": (
-        ViTConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=128),
+        ViTConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=96),
         3,
-        128,
+        96,
     ),
 }
 
@@ -184,14 +185,16 @@ def in_processes(part: str, rounds: int, processes: int) -> dict[str, list[float
     return times
 
 
-def in_turn(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round. The order is reversed in every other round."""
+def in_turn(
+    runs: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each run in each round, by a clock. The order is reversed in every other round."""
     times: dict[str, list[float]] = {kind: [] for kind in runs}
     for i in range(rounds):
         for kind in list(runs) if i % 2 else list(runs)[::-1]:
-            start = time.perf_counter()
+            start = clock()
             runs[kind]()
-            times[kind].append(time.perf_counter() - start)
+            times[kind].append(clock() - start)
     return times
 
 
@@ -400,8 +403,11 @@ def profile(rounds: int, processes: int) -> None:
 
 
 def layout(rounds: int, processes: int) -> None:
-    """A training step of each encoder with its pictures in the channels-last format, and in the default one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    """
+    A training step of each encoder with its pictures in the channels-last format, and in the default one. On a CPU it
+    is the CPU time, which other work on the machine hardly changes; use one thread, since threads that wait count too.
+    """
+    device, clock = ("cuda", time.perf_counter) if torch.cuda.is_available() else ("cpu", time.process_time)
     print(f"\n| a step of 32, {device} | pixels | median ratio to the default | quartiles | default, ms | chosen |")
     print("|---|---|---|---|---|---|")
     for name, (config, channels, pixels) in PICTURES.items():
@@ -410,29 +416,28 @@ def layout(rounds: int, processes: int) -> None:
         batch = {"image": {"pixel_values": torch.randn(32, channels, pixels, pixels, device=device)}}
         batch["labels"] = torch.randint(10, (32,), device=device)
         chosen = "channels last" if model.reads_channels_last("image") else "default"
-        runs = {kind: layout_step(model, batch, kind) for kind in (True, False)}
-        for run in runs.values():
-            run()
-        times = in_turn(runs, max(4, rounds // 4))
-        ratios = [last / default for last, default in zip(times[True], times[False], strict=True)]
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+        runs = {
+            "last": partial(layout_step, model, optimizer, batch, True),
+            "default": partial(layout_step, model, optimizer, batch, False),
+        }
+        in_turn(runs, 1)
+        times = in_turn(runs, max(4, rounds // 4), clock)
+        ratios = [last / default for last, default in zip(*times.values(), strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        default = 1000 * statistics.median(times[False])
+        default = 1000 * statistics.median(times["default"])
         print(f"| {name} | {pixels} | {middle:.3f} | {low:.3f} .. {high:.3f} | {default:.0f} | {chosen} |", flush=True)
 
 
-def layout_step(model: MultimodalModel, batch: dict[str, Any], channels_last: bool) -> Callable[[], None]:
-    """A function that makes one training step of a model, whose pictures are in the channels-last format or not."""
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
-
-    def step() -> None:
-        model.channels_last = channels_last
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if model.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return step
+def layout_step(
+    model: MultimodalModel, optimizer: torch.optim.Optimizer, batch: dict[str, Any], channels_last: bool
+) -> None:
+    model.channels_last = channels_last
+    model(**batch).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 PARTS = {part.__name__: part for part in (steps, epochs, methods, memory, loop, growth, profile, layout)}

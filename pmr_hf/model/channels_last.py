@@ -2,17 +2,20 @@
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from .cg_mnist_encoder import CGMNISTModel
+from .cg_mnist_encoder import CGMNISTConfig
 
 
-def is_convolutional(encoder: nn.Module) -> bool:
+def is_convolutional(encoder: PreTrainedModel) -> bool:
     """
     Whether an encoder of transformers, timm or this package has several 2-dimensional convolutions with a kernel larger
     than 1 x 1. A ViT has one, which cuts a picture into patches, and gains nothing. Encoders of other packages do not
     count: they may `view` a feature map, which fails in the channels-last format.
     """
-    known = isinstance(encoder, CGMNISTModel) or type(encoder).__module__.startswith("transformers.")
+    # By its type, since the code beside a saved model is imported twice, with two classes of one name.
+    ours = encoder.config.model_type == CGMNISTConfig.model_type
+    known = ours or type(encoder).__module__.startswith("transformers.")
     kernels = [max(part.kernel_size) for part in encoder.modules() if isinstance(part, nn.Conv2d)]
     return known and sum(kernel > 1 for kernel in kernels) > 1
 

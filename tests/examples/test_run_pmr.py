@@ -146,15 +146,6 @@ def test_joint_training_and_another_head(tmp_path):
     assert entry["loss"] == pytest.approx(entry["ce_loss"], abs=1e-4)
 
 
-@pytest.mark.slow
-def test_the_same_weights_without_channels_last(main_job, tmp_path):
-    settings = ["--channels_last", "False", "--output_dir", "default_format"]
-    run_pmr(tmp_path, "--num_train_epochs", "2", "--compare_with", "none", *settings)
-    expected = load_file(main_job[1] / "model.safetensors")
-    for name, tensor in load_file(tmp_path / "default_format" / "model.safetensors").items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=1e-3, msg=name)
-
-
 @pytest.fixture(scope="module")
 def own_data(tmp_path_factory, processor):
     """A user's folder with tables, pictures, sound and encoders. Some samples lack a modality."""

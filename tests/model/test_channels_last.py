@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.tiny_encoders import IMAGES
 from torch import nn
-from transformers import ResNetConfig, set_seed
+from transformers import ResNetConfig, ResNetModel, set_seed
 
 from pmr_hf import CGMNISTConfig, MultimodalModel
 from pmr_hf.model.channels_last import is_convolutional
@@ -78,7 +78,12 @@ def test_another_device_is_left_alone():
 
 def test_encoders_of_others_do_not_count():
     """They may `view` a feature map (B, C, H, W) as (B, C * H * W), which fails if it is channels last."""
-    assert not is_convolutional(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)))
+
+    class Own(ResNetModel):
+        pass
+
+    config = ResNetConfig(**RESNET)
+    assert is_convolutional(ResNetModel(config)) and not is_convolutional(Own(config))
 
 
 @pytest.mark.parametrize("family", ["resnet", "timm_mobilenet", "cg_mnist"])

@@ -1,9 +1,9 @@
 """
-Measure what PMR, and each other method, costs compared with plain `Trainer`: time of steps and epochs, memory, and how
-the terms scale.
+Measure what PMR, and each other method, costs compared with plain `Trainer`: time of steps and epochs, memory, how the
+terms scale, and what the memory format of pictures changes.
 
-    python benchmarks/step_time.py                       # all parts, about 45 minutes on 2 cores
-    python benchmarks/step_time.py steps epochs          # some: steps, epochs, methods, memory, loop, growth, profile
+    python benchmarks/step_time.py                       # all parts, about 50 minutes on 2 cores
+    python benchmarks/step_time.py steps layout          # some of those that --help names
 
 The model has the paper's CG-MNIST encoders. A batch is 64 samples of 28 x 28 pixels, in memory. What is compared runs
 in turn in one process, and in several such processes: each has its own memory layout, which changes the time of a step
@@ -20,12 +20,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    ConvNextConfig,
+    PreTrainedConfig,
+    PrinterCallback,
+    ResNetConfig,
+    TimmWrapperConfig,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    ViTConfig,
+    set_seed,
+)
 
 from pmr_hf import (
     METHODS,
@@ -37,6 +49,7 @@ from pmr_hf import (
     RelearningTrainer,
     UnimodalHeadsTrainer,
 )
+from pmr_hf.data.new_encoders import RESNET18
 from pmr_hf.equations import prototypical_cross_entropy, prototypical_entropy
 
 
@@ -45,6 +58,20 @@ KINDS = ("plain", "control", "subset", "online")
 # What a method of `METHODS` needs, if its defaults do not train here
 ARGUMENTS = {name: {"modulation": "update"} for name in ("acc", "agm", "ogm")}
 ARGUMENTS["gblend"] = {"blend_weights": {"gray": 0.3, "colored": 0.3, "fused": 0.4}}
+# The encoders of the part `layout`, with the channels and the width of their square pictures
+PICTURES: dict[str, tuple[PreTrainedConfig, int, int]] = {
+    "CG-MNIST, gray": (CGMNISTConfig(num_channels=1), 1, 28),
+    "CG-MNIST, colored": (CGMNISTConfig(num_channels=3), 3, 28),
+    "ResNet18": (ResNetConfig(**RESNET18), 3, 96),
+    "EfficientNet-lite0": (TimmWrapperConfig(architecture="efficientnet_lite0"), 3, 96),
+    "MobileNetV2": (TimmWrapperConfig(architecture="mobilenetv2_100"), 3, 96),
+    "ConvNeXt, half of tiny": (ConvNextConfig(hidden_sizes=[48, 96, 192, 384], depths=[2, 2, 6, 2]), 3, 96),
+    "ViT-tiny, half its layers": (
+        ViTConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=96),
+        3,
+        96,
+    ),
+}
 
 
 class Digits(torch.utils.data.Dataset):
@@ -158,14 +185,16 @@ def in_processes(part: str, rounds: int, processes: int) -> dict[str, list[float
     return times
 
 
-def in_turn(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round. The order is reversed in every other round."""
+def in_turn(
+    runs: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each run in each round, by a clock. The order is reversed in every other round."""
     times: dict[str, list[float]] = {kind: [] for kind in runs}
     for i in range(rounds):
         for kind in list(runs) if i % 2 else list(runs)[::-1]:
-            start = time.perf_counter()
+            start = clock()
             runs[kind]()
-            times[kind].append(time.perf_counter() - start)
+            times[kind].append(clock() - start)
     return times
 
 
@@ -373,7 +402,45 @@ def profile(rounds: int, processes: int) -> None:
         print(f"| {name} | {1000 * seconds:.2f} | {100 * seconds / times['whole step']:.1f} % |")
 
 
-PARTS = {part.__name__: part for part in (steps, epochs, methods, memory, loop, growth, profile)}
+def layout(rounds: int, processes: int) -> None:
+    """
+    A training step of each encoder with its pictures in the channels-last format, and in the default one. On a CPU it
+    is the CPU time, which other work on the machine hardly changes; use one thread, since threads that wait count too.
+    """
+    device, clock = ("cuda", time.perf_counter) if torch.cuda.is_available() else ("cpu", time.process_time)
+    print(f"\n| a step of 32, {device} | pixels | median ratio to the default | quartiles | default, ms | chosen |")
+    print("|---|---|---|---|---|---|")
+    for name, (config, channels, pixels) in PICTURES.items():
+        set_seed(0)
+        model = MultimodalModel.from_backbones({"image": config}, num_labels=10).train().to(device)
+        batch = {"image": {"pixel_values": torch.randn(32, channels, pixels, pixels, device=device)}}
+        batch["labels"] = torch.randint(10, (32,), device=device)
+        chosen = "channels last" if model.reads_channels_last("image") else "default"
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+        runs = {
+            "last": partial(layout_step, model, optimizer, batch, True),
+            "default": partial(layout_step, model, optimizer, batch, False),
+        }
+        in_turn(runs, 1)
+        times = in_turn(runs, max(4, rounds // 4), clock)
+        ratios = [last / default for last, default in zip(*times.values(), strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        default = 1000 * statistics.median(times["default"])
+        print(f"| {name} | {pixels} | {middle:.3f} | {low:.3f} .. {high:.3f} | {default:.0f} | {chosen} |", flush=True)
+
+
+def layout_step(
+    model: MultimodalModel, optimizer: torch.optim.Optimizer, batch: dict[str, Any], channels_last: bool
+) -> None:
+    model.channels_last = channels_last
+    model(**batch).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+PARTS = {part.__name__: part for part in (steps, epochs, methods, memory, loop, growth, profile, layout)}
 TIMES = {"step": step_times, "epoch": epoch_times, "method": method_ratios, "loop": loop_times}
 
 

@@ -30,6 +30,7 @@ TRAVELS = {
     "backbones.py",
     "building_limits.py",
     "cg_mnist_encoder.py",
+    "channels_last.py",
     "configuration.py",
     "distance.py",
     "exact_sums.py",

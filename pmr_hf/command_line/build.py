@@ -1,6 +1,5 @@
 """Build the processor, the collator and the model of a script from its arguments."""
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedConfig
 
@@ -115,6 +114,5 @@ def build_model(
         unimodal_heads=unimodal_heads,
         initialization=args.initialization,
     )
-    if args.channels_last:
-        model.to(memory_format=torch.channels_last)
+    model.channels_last = args.channels_last
     return model

@@ -263,9 +263,12 @@ class ScriptArguments:
     lora: list[str] | None = field(
         default=None, metadata={"help": "Rank of the LoRA layers of a modality's encoder, as in text=8", **PAIRS}
     )
-    channels_last: bool = field(
-        default=False,
-        metadata={"help": "Use the channels-last memory format, which speeds up convolutions in mixed precision."},
+    channels_last: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether encoders read pictures in the channels-last memory format. Default: convolutional ones do "
+            "on a CPU."
+        },
     )
 
     save_examples: int = field(

@@ -141,7 +141,9 @@ def _model_of(model: MultimodalModel, names: list[str]) -> MultimodalModel:
         label2id=config.label2id,
     )
     # `lora` is left out: copies of the encoders already have their layers.
-    return MultimodalModel(part, backbones={name: deepcopy(model.backbones[name]) for name in names})
+    alone = MultimodalModel(part, backbones={name: deepcopy(model.backbones[name]) for name in names})
+    alone.channels_last = model.channels_last
+    return alone
 
 
 def _arguments_of(args: PrototypeTrainingArguments, names: list[str], folder: str) -> PrototypeTrainingArguments:

@@ -69,7 +69,10 @@ class CGMNISTModel(PreTrainedModel):
         """
         if stage > 0:
             return F.relu(self.convolutions[stage](features))
-        return F.max_pool2d(F.relu(self.convolutions[0](self.norm(features))), kernel_size=3, stride=2, padding=1)
+        normed = self.norm(features)
+        if features.stride(1) == 1:  # channels last, which the batch norm of one channel does not keep
+            normed = normed.to(memory_format=torch.channels_last)
+        return F.max_pool2d(F.relu(self.convolutions[0](normed)), kernel_size=3, stride=2, padding=1)
 
     def pool(self, features: torch.Tensor) -> torch.Tensor:
         """The embedding (B, hidden_size) from the last feature maps (B, 64, h, w)."""

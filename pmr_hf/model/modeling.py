@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from .backbones import check_weight_index, embedding_width, load_backbone, new_backbone
 from .building_limits import limited_building
+from .channels_last import is_convolutional
 from .configuration import MultimodalConfig, check_fields
 from .fusion import LateFusion, build_fusion
 from .hub_card import card_on_hub, push_card
@@ -102,6 +103,9 @@ class MultimodalModel(PreTrainedModel):
         super().__init__(config)
         #: The weights that `from_pretrained` did not find, by name. It is empty once the model is trained.
         self.missing_weights: list[str] = []
+        #: Whether the encoders read pictures in the channels-last memory format. `None`: those for which
+        #: [`~pmr_hf.model.channels_last.is_convolutional`] holds, on a CPU. It is not saved.
+        self.channels_last: bool | None = None
         if not config.modalities:
             raise ValueError(
                 "Expected a config with at least one backbone, got none; use `MultimodalModel.from_backbones`."
@@ -111,6 +115,7 @@ class MultimodalModel(PreTrainedModel):
                 configs = {name: config.backbones[name] for name in config.modalities}
                 backbones = {name: new_backbone(name, part, config.initialization) for name, part in configs.items()}
             self.backbones = nn.ModuleDict({name: backbones[name] for name in config.modalities})
+            self._convolutional = {name for name, backbone in self.backbones.items() if is_convolutional(backbone)}
             for name, settings in config.lora.items():
                 add_lora(name, self.backbones[name], settings)
             widths = {name: embedding_width(name, backbone) for name, backbone in self.backbones.items()}
@@ -322,8 +327,9 @@ class MultimodalModel(PreTrainedModel):
 
     def _encode(self, name: str, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The embeddings (B, D) of a modality, and the mask (B,) of the samples that have it, or `None` for all."""
+        channels_last = self.reads_channels_last(name)
         if "present" not in inputs:
-            return self.embed(name, inputs), None
+            return self.embed(name, inputs, channels_last), None
         present = inputs["present"].bool()
         rows = present.nonzero()[:, 0]
         if len(rows) == 0:
@@ -335,15 +341,21 @@ class MultimodalModel(PreTrainedModel):
             empty = torch.zeros(len(present), self.widths[name], device=present.device)
             return empty.to(next(self.parameters()).dtype), present
         inputs = {key: value[rows] for key, value in inputs.items() if key != "present"}
-        return spread_rows(self.embed(name, inputs), rows, len(present)), present
+        return spread_rows(self.embed(name, inputs, channels_last), rows, len(present)), present
 
-    def embed(self, name: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def embed(self, name: str, inputs: dict[str, torch.Tensor], channels_last: bool = False) -> torch.Tensor:
         """
-        The embeddings (B, D_m) of a modality, from the keyword arguments of its encoder for B samples that have it.
-        Raises `ValueError` if the encoder's output cannot be pooled.
+        The embeddings (B, D_m) of a modality, from the keyword arguments of its encoder for B samples that have it, see
+        [`~pmr_hf.model.pooling.encode`]. Raises `ValueError` if the encoder's output cannot be pooled.
         """
-        embeddings = encode(name, self.backbones[name], inputs, self.config.pooling[name])
+        embeddings = encode(name, self.backbones[name], inputs, self.config.pooling[name], channels_last)
         return F.layer_norm(embeddings, embeddings.shape[1:]) if self.config.normalize_embeddings else embeddings
+
+    def reads_channels_last(self, name: str) -> bool:
+        """Whether the encoder of a modality reads pictures in the channels-last format, see `channels_last`."""
+        if self.channels_last is not None:
+            return self.channels_last
+        return name in self._convolutional and next(self.parameters()).device.type == "cpu"
 
     def loss_of(self, logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
         """

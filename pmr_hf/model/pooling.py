@@ -5,8 +5,16 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
+from .channels_last import in_channels_last
 
-def encode(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor], pooling: str = "auto") -> torch.Tensor:
+
+def encode(
+    name: str,
+    backbone: nn.Module,
+    inputs: dict[str, torch.Tensor],
+    pooling: str = "auto",
+    channels_last: bool = False,
+) -> torch.Tensor:
     """
     Compute one embedding per sample, (B, D), which does not depend on the other samples of the batch.
 
@@ -17,13 +25,19 @@ def encode(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor], pool
             `pixel_values` are frames (B, T, C, H, W). Each frame is encoded alone, and the embedding is the mean over
             the frames in the mask.
         pooling (`str`, *optional*, defaults to `"auto"`): see [`pool`].
+        channels_last (`bool`, *optional*, defaults to `False`): whether the encoder reads pictures in the channels-last
+            memory format, which changes only the rounding and the time.
 
     Raises:
         ValueError: if the encoder's output cannot be pooled, see [`pool`].
     """
     inputs = {key: value.to(backbone.dtype) if value.is_floating_point() else value for key, value in inputs.items()}
     if "frame_mask" in inputs:
-        return _encode_frames(name, backbone, inputs["pixel_values"], inputs["frame_mask"].bool(), pooling)
+        mask = inputs["frame_mask"].bool()
+        frames = encode(name, backbone, {"pixel_values": inputs["pixel_values"][mask]}, pooling, channels_last)
+        return _mean_of_frames(frames, mask)
+    if channels_last:
+        inputs = {key: in_channels_last(value) for key, value in inputs.items()}
     mask = inputs.get("attention_mask")
     config = backbone.config
     if "conv_stride" in config and "input_values" in inputs:
@@ -56,11 +70,8 @@ def run_encoder(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor])
         ) from error
 
 
-def _encode_frames(
-    name: str, backbone: nn.Module, pixels: torch.Tensor, mask: torch.Tensor, pooling: str
-) -> torch.Tensor:
-    """The mean embedding (B, D) of the frames of `pixels` (B, T, C, H, W) that `mask` (B, T) keeps."""
-    frames = pool(name, run_encoder(name, backbone, {"pixel_values": pixels[mask]}), pooling)  # (all frames, D)
+def _mean_of_frames(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean embedding (B, D) over the frames that `mask` (B, T) keeps. `frames` (all kept frames, D) are these."""
     rows = mask.nonzero()[:, 0]
     sums = frames.new_zeros(len(mask), frames.shape[1]).index_add(0, rows, frames)
     return sums / mask.sum(1, keepdim=True).clamp(min=1)

@@ -160,15 +160,6 @@ def test_joint_training_and_another_head(tmp_path):
     assert entry["loss"] == pytest.approx(entry["ce_loss"], abs=1e-4)
 
 
-@pytest.mark.slow
-def test_channels_last_trains_and_saves_the_same_weights(main_job, tmp_path):
-    laid_out = ["--channels_last", "True", "--output_dir", "laid_out"]
-    run_pmr(tmp_path, "--num_train_epochs", "2", "--compare_with", "none", *laid_out)
-    expected = load_file(main_job[1] / "model.safetensors")
-    for name, tensor in load_file(tmp_path / "laid_out" / "model.safetensors").items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=1e-3, msg=name)
-
-
 @pytest.fixture(scope="module")
 def own_data(tmp_path_factory, processor):
     """A user's folder with tables, pictures, sound and encoders. Some samples lack a modality."""

@@ -1,14 +1,13 @@
 """What a diagnosis found, the verdict that follows, and both as text and as JSON."""
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..reporting.aligned_table import aligned
 
 
-LEAST_LOSS = 0.05  # a smaller difference in accuracy is no reason to rebalance
+LEAST = 0.05  # a smaller difference in accuracy is no reason to rebalance
 STARVED, IGNORED, BALANCED = "starved", "ignored", "balanced"
 METHODS_PAGE = "docs/which_method.md"
 # What to try, by verdict
@@ -17,6 +16,30 @@ ADVICE = {
     IGNORED: f"Try modality_dropout=0.3 and answer='best', or a method of {METHODS_PAGE} for the head.",
     BALANCED: "Train jointly: a method of this library costs time and has little to mend.",
 }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    A metric of one model minus that of another on the same rows.
+
+    Args:
+        value (`float`): the difference, in [-1, 1].
+        error (`float`): its standard error over the choice of rows, at least 0, see
+            [`~pmr_hf.diagnosis.measure.difference`]. It does not say what another seed of training would change.
+    """
+
+    value: float
+    error: float
+
+    @property
+    def counts(self) -> bool:
+        """Whether the difference is at least 0.05, and at least two standard errors."""
+        return self.value >= max(LEAST, 2 * self.error)
+
+    def __str__(self) -> str:
+        """In points, such as "+12.6 ± 3.0"."""
+        return f"{100 * self.value:+.1f} ± {100 * self.error:.1f}"
 
 
 @dataclass(frozen=True)
@@ -32,6 +55,9 @@ class ModalityFindings:
         alone_probe (`float`): accuracy of a linear probe on that model's embeddings.
         joint_prototypes (`float`): accuracy of its prototypes after joint training.
         joint_probe (`float`): accuracy of a linear probe on its embeddings after joint training.
+        lost_by_prototypes (`Difference`): what joint training lost: `alone_prototypes` minus `joint_prototypes`.
+        lost_by_probe (`Difference`): the same by linear probes.
+        above_joint (`Difference`): `alone` minus the fused accuracy of joint training.
         share (`float`): its mean Shapley value for the probability of the truth, in the joint model, in [-1, 1].
         ratio (`float`): its score over the highest score of a modality, the mean over joint training, in [0, 1].
         ratios (`list[tuple[float, float]]`): that ratio at each epoch that was logged.
@@ -43,19 +69,12 @@ class ModalityFindings:
     alone_probe: float
     joint_prototypes: float
     joint_probe: float
+    lost_by_prototypes: Difference
+    lost_by_probe: Difference
+    above_joint: Difference
     share: float
     ratio: float
     ratios: list[tuple[float, float]]
-
-    @property
-    def lost_by_probe(self) -> float:
-        """What joint training lost, by linear probes: that of the model alone minus that of the joint model."""
-        return self.alone_probe - self.joint_probe
-
-    @property
-    def lost_by_prototypes(self) -> float:
-        """What joint training lost, by class prototypes."""
-        return self.alone_prototypes - self.joint_prototypes
 
 
 @dataclass(frozen=True)
@@ -85,29 +104,23 @@ class Diagnosis:
         return "Accuracy" if self.metric == "accuracy" else "Micro F1"
 
     @property
-    def margin(self) -> float:
-        """The least difference that counts: 0.05, or two standard errors of a difference if that is more."""
-        best = max(self.joint, *(modality.alone for modality in self.modalities))
-        return max(LEAST_LOSS, 2 * math.sqrt(2 * best * (1 - best) / self.rows))
-
-    @property
     def starved(self) -> list[str]:
         """
         The modalities, but for the fastest one, whose encoder joint training left behind: by a linear probe or by
-        prototypes, it lost at least `margin` of what it learns alone.
+        prototypes, what it lost of what it learns alone [counts][pmr_hf.diagnosis.findings.Difference].
         """
         fastest = max(self.modalities, key=lambda modality: modality.ratio)
         return [
             modality.name
             for modality in self.modalities
-            if modality is not fastest and max(modality.lost_by_probe, modality.lost_by_prototypes) >= self.margin
+            if modality is not fastest and (modality.lost_by_probe.counts or modality.lost_by_prototypes.counts)
         ]
 
     @property
     def ignored(self) -> list[str]:
-        """The modalities that alone are better than the joint model by at least `margin`, best first."""
+        """The modalities that alone are better than the joint model by a difference that counts, best first."""
         by_accuracy = sorted(self.modalities, key=lambda modality: -modality.alone)
-        return [modality.name for modality in by_accuracy if modality.alone - self.joint >= self.margin]
+        return [modality.name for modality in by_accuracy if modality.above_joint.counts]
 
     @property
     def verdict(self) -> str:
@@ -135,8 +148,8 @@ class Diagnosis:
         else:
             parts = [
                 f"There is little to rebalance: joint training has {percent(self.joint)}, the best modality alone "
-                f"{percent(max(modality.alone for modality in self.modalities))}, and no encoder lost "
-                f"{percent(self.margin)} points."
+                f"{percent(max(modality.alone for modality in self.modalities))}, and no slower encoder lost at least "
+                f"{100 * LEAST:.0f} points and two standard errors."
             ]
         if self.verdict == STARVED and self.ignored:
             parts.append(
@@ -159,8 +172,8 @@ class Diagnosis:
                 percent(modality.alone),
                 percent(modality.joint_prototypes),
                 percent(modality.joint_probe),
-                f"{100 * modality.lost_by_prototypes:+.1f}",
-                f"{100 * modality.lost_by_probe:+.1f}",
+                str(modality.lost_by_prototypes),
+                str(modality.lost_by_probe),
                 f"{modality.share:.2f}",
                 f"{modality.ratio:.2f}",
             ]
@@ -176,14 +189,15 @@ class Diagnosis:
 
     def __str__(self) -> str:
         title = (
-            f"{self.metric_name} in percent on {self.rows} evaluation rows, after {self.steps} steps of each training"
+            f"{self.metric_name} in percent on {self.rows} evaluation rows, after {self.steps} steps of each training; "
+            "±: standard error"
         )
         return "\n".join([title, aligned(self.table()), "", self.sentence, self.advice])
 
     def to_dict(self) -> dict[str, object]:
         """All findings and the verdict, for JSON."""
         words = {"verdict": self.verdict, "sentence": self.sentence, "advice": self.advice}
-        return asdict(self) | words | {"starved": self.starved, "ignored": self.ignored, "margin": self.margin}
+        return asdict(self) | words | {"starved": self.starved, "ignored": self.ignored}
 
     def save(self, folder: str | Path) -> Path:
         """Write `diagnosis.json` and `report.html`, a page with pictures in one file. Returns the page."""

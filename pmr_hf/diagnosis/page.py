@@ -44,7 +44,8 @@ small {{ color: #666; }}
 <p><small>{metric} in percent on {rows} evaluation rows. Each model was trained for {steps} steps with the same
 arguments. "Lost" is what an encoder has alone minus what it has after joint training. "Share" is the mean Shapley value
 of a modality for the probability of the truth. "Ratio" is its score over that of the fastest modality, the mean over
-training. A difference counts from {margin} points on.</small></p>
+training. What was lost counts from 5 points on, if it is at least two of its standard errors, which stand after
+"±".</small></p>
 </html>
 """
 COLORS = {"starved": "#c0392b", "ignored": "#d68910", "balanced": "#1e8449"}
@@ -66,7 +67,6 @@ def page_of(diagnosis: Diagnosis) -> str:
         table="\n".join(cells),
         rows=diagnosis.rows,
         steps=diagnosis.steps,
-        margin=f"{100 * diagnosis.margin:.1f}",
     )
 
 

@@ -19,7 +19,7 @@ from ..training.arguments import PrototypeTrainingArguments
 from ..training.constant_answer import constant_answer
 from ..training.prototype_trainer import PrototypeTrainer
 from .findings import Diagnosis, ModalityFindings
-from .measure import Measured, difference, measure
+from .measure import Measured, averaged, difference, measure
 
 
 def diagnose(
@@ -81,13 +81,16 @@ def diagnose(
             trainer.remove_callback(PrinterCallback)
             trainer.train()
             measured["+".join(some)] = measure(trainer.model.eval(), trainer.data_collator, train, rows, args)
-    joint, ratios = measured["+".join(names)], _ratios(trainer.state.log_history, names)
+    joint = measured.pop("+".join(names))
+    ratios, mean = _ratios(trainer.state.log_history, names), averaged(model.config.problem, measured)
     return Diagnosis(
         metric=MODALITY_METRIC[model.config.problem],
         rows=len(rows),
         steps=trainer.state.global_step,
         majority=constant_answer(trainer.data_collator, train, rows),
         joint=joint.fused.metric,
+        averaged=mean.metric,
+        averaged_above_joint=difference(mean, joint.fused),
         modalities=[_findings(name, measured[name], joint, ratios[name]) for name in names],
     )
 

@@ -88,6 +88,8 @@ class Diagnosis:
         steps (`int`): number of steps of each training.
         majority (`float`): accuracy of always giving the most frequent class of the training rows.
         joint (`float`): accuracy of joint training, fused.
+        averaged (`float`): accuracy of the mean probability of the models of each modality alone.
+        averaged_above_joint (`Difference`): `averaged` minus `joint`.
         modalities (`list[ModalityFindings]`): what was found about each modality.
     """
 
@@ -96,6 +98,8 @@ class Diagnosis:
     steps: int
     majority: float
     joint: float
+    averaged: float
+    averaged_above_joint: Difference
     modalities: list[ModalityFindings]
 
     @property
@@ -104,10 +108,10 @@ class Diagnosis:
         return "Accuracy" if self.metric == "accuracy" else "Micro F1"
 
     @property
-    def starved(self) -> list[str]:
+    def behind(self) -> list[str]:
         """
         The modalities, but for the fastest one, whose encoder joint training left behind: by a linear probe or by
-        prototypes, what it lost of what it learns alone [counts][pmr_hf.diagnosis.findings.Difference].
+        prototypes, what it lost of what it learns alone counts, see `Difference`.
         """
         fastest = max(self.modalities, key=lambda modality: modality.ratio)
         return [
@@ -115,6 +119,18 @@ class Diagnosis:
             for modality in self.modalities
             if modality is not fastest and (modality.lost_by_probe.counts or modality.lost_by_prototypes.counts)
         ]
+
+    @property
+    def starved(self) -> list[str]:
+        """
+        The modalities left behind, if the answer suffers: a model of one modality, or the mean of all of them, is
+        better than the joint model by a difference that counts.
+        """
+        return self.behind if self._answer_suffers else []
+
+    @property
+    def _answer_suffers(self) -> bool:
+        return bool(self.ignored) or self.averaged_above_joint.counts
 
     @property
     def ignored(self) -> list[str]:
@@ -125,38 +141,49 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """`"starved"`, `"ignored"` or `"balanced"`, see `sentence`."""
-        return STARVED if self.starved else IGNORED if self.ignored else BALANCED
+        return STARVED if self.starved else IGNORED if self._answer_suffers else BALANCED
 
     @property
     def sentence(self) -> str:
         """The verdict in words, with the numbers that it follows from."""
         points = {modality.name: modality for modality in self.modalities}
+        together = f"all modalities together {percent(self.joint)}"
         if self.verdict == STARVED:
-            parts = [
-                f"The encoder of {name!r} is starved: after joint training its prototypes have "
-                f"{percent(points[name].joint_prototypes)} and its linear probe {percent(points[name].joint_probe)}, "
-                f"alone {percent(points[name].alone_prototypes)} and {percent(points[name].alone_probe)}."
-                for name in self.starved
+            better = f"{self.ignored[0]!r} alone, {percent(points[self.ignored[0]].alone)}" if self.ignored else ""
+            better = better or f"the models alone, averaged, {percent(self.averaged)}"
+            starved = [
+                f"The encoder of {name!r} is starved: {self._encoder_in_words(points[name])}." for name in self.starved
             ]
-        elif self.verdict == IGNORED:
-            parts = [
-                f"The encoder of {name!r} is fine, and the head ignores it: alone it has "
-                f"{percent(points[name].alone)}, its linear probe after joint training "
-                f"{percent(points[name].joint_probe)}, and all modalities together {percent(self.joint)}."
-                for name in self.ignored[:1]
-            ]
-        else:
-            parts = [
-                f"There is little to rebalance: joint training has {percent(self.joint)}, the best modality alone "
-                f"{percent(max(modality.alone for modality in self.modalities))}, and no slower encoder lost at least "
-                f"{100 * LEAST:.0f} points and two standard errors."
-            ]
-        if self.verdict == STARVED and self.ignored:
-            parts.append(
-                f"All modalities together have {percent(self.joint)}, less than {self.ignored[0]!r} alone, "
-                f"{percent(points[self.ignored[0]].alone)}."
+            return " ".join([*starved, f"All modalities together have {percent(self.joint)}, less than {better}."])
+        if self.ignored:
+            best = points[self.ignored[0]]
+            return (
+                f"The encoder of {best.name!r} is fine, and the head ignores it: alone it has {percent(best.alone)}, "
+                f"its linear probe after joint training {percent(best.joint_probe)}, and {together}."
             )
-        return " ".join(parts)
+        if self.verdict == IGNORED:
+            return (
+                "The encoders are fine, and the head makes too little of them: the models alone, averaged, have "
+                f"{percent(self.averaged)}, and {together}."
+            )
+        best_alone = max(modality.alone for modality in self.modalities)
+        behind = [f"The encoder of {name!r} is behind: {self._encoder_in_words(points[name])}." for name in self.behind]
+        return " ".join(
+            [
+                f"There is little to rebalance: joint training has {percent(self.joint)}, the best modality alone "
+                f"{percent(best_alone)}, and the models alone, averaged, {percent(self.averaged)}.",
+                *behind,
+                *(["It matters only where a sample lacks the others."] if behind else []),
+            ]
+        )
+
+    @staticmethod
+    def _encoder_in_words(modality: ModalityFindings) -> str:
+        return (
+            f"after joint training its prototypes have {percent(modality.joint_prototypes)} and its linear probe "
+            f"{percent(modality.joint_probe)}, alone {percent(modality.alone_prototypes)} and "
+            f"{percent(modality.alone_probe)}"
+        )
 
     @property
     def advice(self) -> str:
@@ -184,6 +211,7 @@ class Diagnosis:
             header,
             *lines,
             ["all, jointly", percent(self.joint), *empty],
+            ["all, averaged", percent(self.averaged), *empty],
             ["most frequent", percent(self.majority), *empty],
         ]
 
@@ -197,7 +225,7 @@ class Diagnosis:
     def to_dict(self) -> dict[str, object]:
         """All findings and the verdict, for JSON."""
         words = {"verdict": self.verdict, "sentence": self.sentence, "advice": self.advice}
-        return asdict(self) | words | {"starved": self.starved, "ignored": self.ignored}
+        return asdict(self) | words | {"behind": self.behind, "starved": self.starved, "ignored": self.ignored}
 
     def save(self, folder: str | Path) -> Path:
         """Write `diagnosis.json` and `report.html`, a page with pictures in one file. Returns the page."""

@@ -42,6 +42,9 @@ class Measured(NamedTuple):
     """What a model gets right on the evaluation rows."""
 
     fused: RowScores  # of all rows
+    probabilities: torch.Tensor  # (N, K), of the classes or labels, by the fused answer
+    present: dict[str, torch.Tensor]  # by modality, the rows that have it (N,)
+    labels: np.ndarray  # (N,), or (N, K) of several labels
     prototypes: dict[str, RowScores]  # by modality, of the rows that have it
     probes: dict[str, RowScores]
     shares: dict[str, float]  # by modality; empty for a model of one
@@ -101,6 +104,17 @@ def measure(
             )
         prototypes[name] = row_scores(problem, guessed(by_prototypes[name])[there], labels[there])
         probes[name] = row_scores(problem, by_probe, labels[there])
-    fused = row_scores(problem, guessed(model.fuse(tested.embeddings, tested.present)), labels)
+    logits = model.fuse(tested.embeddings, tested.present).float()
+    probabilities = logits.softmax(1) if problem == SINGLE_LABEL else logits.sigmoid()
     shares = {name: share[f"{name}_share"] for name, share in shares_of(model, tested).items()}
-    return Measured(fused, prototypes, probes, shares)
+    fused = row_scores(problem, guessed(logits), labels)
+    return Measured(fused, probabilities, tested.present, labels, prototypes, probes, shares)
+
+
+def averaged(problem_type: str, alone: dict[str, Measured]) -> RowScores:
+    """The scores of the mean probability of models of one modality each, over the modalities that a row has."""
+    masks = {name: one.present[name][:, None] for name, one in alone.items()}
+    total = sum(one.probabilities * masks[name] for name, one in alone.items())
+    mean = (total / sum(masks.values()).clamp(min=1)).cpu()
+    guesses = mean.argmax(1) if problem_type == SINGLE_LABEL else mean > 0.5
+    return row_scores(problem_type, guesses.numpy(), next(iter(alone.values())).labels)

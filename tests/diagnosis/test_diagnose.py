@@ -39,13 +39,15 @@ def test_each_training_is_that_of_a_trainer(make_model, make_args, rows, collato
             data_collator=MultimodalCollator(processor.only(names), columns),
         )
         trained.train()
-        return trained.evaluate()
+        metrics = trained.evaluate()
+        return metrics, torch.tensor(trained.predict(rows[1]).predictions).softmax(1)
 
     columns = {"image": "picture", "text": "caption"}
-    joint = accuracy(["image", "text"], columns)
+    joint, _ = accuracy(["image", "text"], columns)
+    total = 0
     assert found.joint == joint["eval_accuracy"] and found.rows == 16 and found.steps == 12
     for modality in found.modalities:
-        alone = accuracy([modality.name], {modality.name: columns[modality.name]})
+        alone, probabilities = accuracy([modality.name], {modality.name: columns[modality.name]})
         assert modality.alone == alone["eval_accuracy"]
         assert modality.alone_prototypes == alone[f"eval_{modality.name}_prototype_accuracy"]
         assert modality.joint_prototypes == joint[f"eval_{modality.name}_prototype_accuracy"]
@@ -54,6 +56,9 @@ def test_each_training_is_that_of_a_trainer(make_model, make_args, rows, collato
             assert 0 <= apart.error <= 1 / 4
         assert modality.lost_by_probe.value == pytest.approx(modality.alone_probe - modality.joint_probe)
         assert modality.above_joint.value == pytest.approx(modality.alone - found.joint)
+        total = total + probabilities
+    assert found.averaged == (total.argmax(1) == torch.tensor(rows[1]["label"])).float().mean()
+    assert found.averaged_above_joint.value == pytest.approx(found.averaged - found.joint)
     assert max(modality.ratios[0][1] for modality in found.modalities) == 1
     labels = torch.tensor(rows[0]["label"][:]).mode().values.item()
     assert found.majority == sum(label == labels for label in rows[1]["label"]) / 16

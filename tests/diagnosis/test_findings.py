@@ -15,8 +15,8 @@ def modality(name, alone, prototypes, probe, ratio, joint=0.9, error=0.01):
     return ModalityFindings(name, alone, alone, alone, prototypes, probe, *apart, 0.2, ratio, ratios)
 
 
-def diagnosis(joint, *modalities):
-    return Diagnosis("accuracy", 200, 100, 0.1, joint, list(modalities))
+def diagnosis(joint, *modalities, averaged=0.0, error=0.01):
+    return Diagnosis("accuracy", 200, 100, 0.1, joint, averaged, Difference(averaged - joint, error), list(modalities))
 
 
 FAST = modality("fast", 0.6, 0.3, 0.3, ratio=1.0)  # it lost most, but it leads: it is not starved
@@ -27,15 +27,15 @@ FAST = modality("fast", 0.6, 0.3, 0.3, ratio=1.0)  # it lost most, but it leads:
     [
         (
             0.5,
-            modality("slow", 0.9, 0.6, 0.89, 0.7),
+            modality("slow", 0.9, 0.6, 0.89, 0.7, joint=0.5),
             "starved",
             "'slow' is starved: after joint training its prototypes",
         ),
-        (0.95, modality("slow", 0.9, 0.9, 0.8, 0.7), "starved", "its linear probe 80.0, alone 90.0 and 90.0"),
+        (0.8, modality("slow", 0.9, 0.9, 0.8, 0.7, joint=0.8), "starved", "its linear probe 80.0, alone 90.0 and 90.0"),
         (0.7, modality("slow", 0.9, 0.88, 0.89, 0.9, joint=0.7), "ignored", "'slow' is fine, and the head ignores it"),
         (
             0.89,
-            modality("slow", 0.9, 0.88, 0.89, 0.9),
+            modality("slow", 0.9, 0.88, 0.89, 0.9, joint=0.89),
             "balanced",
             "joint training has 89.0, the best modality alone 90.0",
         ),
@@ -54,11 +54,26 @@ def test_the_verdict(joint, slow, verdict, words):
 def test_a_difference_counts_from_five_points_and_two_standard_errors_on(value, error, counts):
     assert Difference(value, error).counts == counts
     slow = modality("slow", 0.9, 0.9 - value, 0.9, 0.7, error=error)
-    assert diagnosis(0.9, slow, FAST).verdict == ("starved" if counts else "balanced")
+    assert diagnosis(0.9, slow, FAST).behind == (["slow"] if counts else [])
+
+
+@pytest.mark.parametrize("left", [0.6, 0.9])  # by the prototypes of the slow modality, which has 0.9 alone
+@pytest.mark.parametrize(
+    ("averaged", "error", "suffers"), [(0.97, 0.01, True), (0.97, 0.04, False), (0.94, 0.01, False)]
+)
+def test_an_encoder_that_is_behind_is_starved_if_the_models_alone_answer_better(left, averaged, error, suffers):
+    slow = modality("slow", 0.9, left, 0.9, 0.7, joint=0.91)
+    found = diagnosis(0.91, slow, FAST, averaged=averaged, error=error)
+    assert found.starved == (["slow"] if suffers and left < 0.9 else [])
+    if suffers:
+        assert found.verdict == ("starved" if left < 0.9 else "ignored")
+        assert "the models alone, averaged" in found.sentence and "97.0" in found.sentence
+    else:
+        assert found.verdict == "balanced" and ("'slow' is behind" in found.sentence) == (left < 0.9)
 
 
 def test_the_table_and_the_json(tmp_path):
-    found = diagnosis(0.5, modality("slow", 0.9, 0.6, 0.85, 0.7), FAST)
+    found = diagnosis(0.5, modality("slow", 0.9, 0.6, 0.85, 0.7, joint=0.5), FAST)
     slow = next(line for line in str(found).splitlines() if line.startswith("slow"))
     assert slow.split() == ["slow", "90.0", "60.0", "85.0", "+30.0", "±", "1.0", "+5.0", "±", "1.0", "0.20", "0.70"]
     found.save(tmp_path / "new")
@@ -69,7 +84,7 @@ def test_the_table_and_the_json(tmp_path):
 
 
 def test_the_page_in_a_browser(tmp_path):
-    found = diagnosis(0.5, modality("<b>slow</b>", 0.9, 0.6, 0.85, 0.7), FAST)
+    found = diagnosis(0.5, modality("<b>slow</b>", 0.9, 0.6, 0.85, 0.7, joint=0.5), FAST)
     file = found.save(tmp_path)
     requests = []
     with chromium() as browser:

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
-from pmr_hf.diagnosis.measure import difference, row_scores
+from pmr_hf.diagnosis.measure import Measured, averaged, difference, row_scores
 
 
 CLASSES, LABELS = "single_label_classification", "multi_label_classification"
@@ -37,6 +38,18 @@ def test_the_error_of_a_difference_of_micro_f1_is_that_of_resampled_rows():
     assert found.value == pytest.approx(apart(slice(None)))
     resampled = np.std([apart(draw.integers(0, 400, 400)) for _ in range(300)])
     assert found.error == pytest.approx(resampled, rel=0.15)  # 300 draws have a standard error of 4 percent
+
+
+def test_the_mean_is_over_the_modalities_that_a_row_has():
+    def alone(name, probabilities, has):
+        return Measured(None, torch.tensor(probabilities), {name: torch.tensor(has)}, np.array([0, 1, 1]), {}, {}, {})
+
+    both = {
+        "a": alone("a", [[0.6, 0.4], [0.9, 0.1], [0.9, 0.1]], [True, True, False]),
+        "b": alone("b", [[0.3, 0.7], [0.2, 0.8], [0.2, 0.8]], [True, True, True]),
+    }
+    # The means are (0.45, 0.55), (0.55, 0.45), and (0.2, 0.8) of b alone.
+    assert averaged(CLASSES, both).hits.tolist() == [False, False, True]
 
 
 def test_no_label_at_all():

@@ -146,44 +146,52 @@ class Diagnosis:
     @property
     def sentence(self) -> str:
         """The verdict in words, with the numbers that it follows from."""
-        points = {modality.name: modality for modality in self.modalities}
-        together = f"all modalities together {percent(self.joint)}"
-        if self.verdict == STARVED:
-            better = f"{self.ignored[0]!r} alone, {percent(points[self.ignored[0]].alone)}" if self.ignored else ""
-            better = better or f"the models alone, averaged, {percent(self.averaged)}"
-            starved = [
-                f"The encoder of {name!r} is starved: {self._encoder_in_words(points[name])}." for name in self.starved
-            ]
-            return " ".join([*starved, f"All modalities together have {percent(self.joint)}, less than {better}."])
+        in_words = {STARVED: self._starved_in_words, IGNORED: self._ignored_in_words, BALANCED: self._balanced_in_words}
+        return in_words[self.verdict]()
+
+    def _starved_in_words(self) -> str:
+        better = f"the models alone, averaged, {percent(self.averaged)}"
         if self.ignored:
-            best = points[self.ignored[0]]
-            return (
-                f"The encoder of {best.name!r} is fine, and the head ignores it: alone it has {percent(best.alone)}, "
-                f"its linear probe after joint training {percent(best.joint_probe)}, and {together}."
-            )
-        if self.verdict == IGNORED:
+            better = f"{self.ignored[0]!r} alone, {percent(self._named(self.ignored[0]).alone)}"
+        starved = [f"The encoder of {name!r} is starved: {self._lost_in_words(name)}." for name in self.starved]
+        return " ".join([*starved, f"All modalities together have {percent(self.joint)}, less than {better}."])
+
+    def _ignored_in_words(self) -> str:
+        if not self.ignored:
             return (
                 "The encoders are fine, and the head makes too little of them: the models alone, averaged, have "
-                f"{percent(self.averaged)}, and {together}."
+                f"{percent(self.averaged)}, and all modalities together {percent(self.joint)}."
             )
-        best_alone = max(modality.alone for modality in self.modalities)
-        behind = [f"The encoder of {name!r} is behind: {self._encoder_in_words(points[name])}." for name in self.behind]
-        return " ".join(
-            [
-                f"There is little to rebalance: joint training has {percent(self.joint)}, the best modality alone "
-                f"{percent(best_alone)}, and the models alone, averaged, {percent(self.averaged)}.",
-                *behind,
-                *(["It matters only where a sample lacks the others."] if behind else []),
-            ]
+        best = self._named(self.ignored[0])
+        return (
+            f"The encoder of {best.name!r} is fine, and the head ignores it: alone it has {percent(best.alone)}, its "
+            f"linear probe after joint training {percent(best.joint_probe)}, and all modalities together "
+            f"{percent(self.joint)}."
         )
 
-    @staticmethod
-    def _encoder_in_words(modality: ModalityFindings) -> str:
+    def _balanced_in_words(self) -> str:
+        answers = (
+            f"There is little to rebalance: joint training has {percent(self.joint)}, the best modality alone "
+            f"{percent(max(modality.alone for modality in self.modalities))}, and the models alone, averaged, "
+            f"{percent(self.averaged)}."
+        )
+        behind = [
+            f"The encoder of {name!r} is behind, which matters where samples lack the others: "
+            f"{self._lost_in_words(name)}."
+            for name in self.behind
+        ]
+        return " ".join([answers, *behind])
+
+    def _lost_in_words(self, name: str) -> str:
+        modality = self._named(name)
         return (
             f"after joint training its prototypes have {percent(modality.joint_prototypes)} and its linear probe "
             f"{percent(modality.joint_probe)}, alone {percent(modality.alone_prototypes)} and "
             f"{percent(modality.alone_probe)}"
         )
+
+    def _named(self, name: str) -> ModalityFindings:
+        return next(modality for modality in self.modalities if modality.name == name)
 
     @property
     def advice(self) -> str:

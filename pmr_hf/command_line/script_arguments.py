@@ -40,6 +40,7 @@ RANGES = {
     "clip_seconds": (0.1, 3600),
     "reference_samples": (0, 10**12),
     "test_correlation": (0, 1),
+    "validation_size": (0.01, 0.9),
     "max_train_samples": (1, 10**12),
     "max_eval_samples": (1, 10**12),
     "search": (1, 10**6),
@@ -119,7 +120,14 @@ class ScriptArguments:
         metadata={"help": "Your own data: a csv, tsv, jsonl or parquet file, or a folder, in place of --dataset_name."},
     )
     validation_file: str | None = field(
-        default=None, metadata={"help": "Validation table. By default, a tenth of the training rows is taken out."}
+        default=None,
+        metadata={"help": "Validation table. By default, --validation_size of the training rows are taken out."},
+    )
+    validation_size: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of the training rows to take out for validation, where the data have no validation split."
+        },
     )
     test_file: str | None = field(default=None, metadata={"help": "Test table, evaluated once, after training."})
     prototype_file: str | None = field(

@@ -18,6 +18,7 @@ class ReadOptions:
     data_dir: str | None = None  # folder of the raw download
     dataset_name: str | None = None  # cg_mnist: a copy of MNIST on the Hub or in a folder, in place of `data_dir`
     split: str = "public"  # crema_d: "public" or "speaker"
+    validation_size: float = 0.1  # share of the training rows, for sets without a validation split
     test_correlation: float = 0.0  # digits and cg_mnist: see `cg_mnist`
     max_train_samples: int | None = None
     reference_samples: int = 0  # digits and cg_mnist
@@ -55,6 +56,7 @@ def _color(digits: dict[str, Digits], options: ReadOptions) -> DatasetDict:
     return cg_mnist(
         digits,
         test_correlation=options.test_correlation,
+        validation_size=options.validation_size,
         max_train_samples=options.max_train_samples,
         reference_samples=options.reference_samples,
         seed=options.seed,
@@ -62,7 +64,7 @@ def _color(digits: dict[str, Digits], options: ReadOptions) -> DatasetDict:
 
 
 def _read_crema_d(options: ReadOptions) -> DatasetDict:
-    splits = read_crema_d(_folder("crema_d", options), split=options.split, seed=options.seed)
+    splits = read_crema_d(_folder("crema_d", options), options.split, options.validation_size, options.seed)
     splits["train"] = draw_rows(splits["train"], options.max_train_samples, options.seed)
     return splits
 

@@ -12,7 +12,6 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from ..data.collator import MultimodalCollator
 from ..data.table_values import frames_as_datasets
-from ..inference.modality_report import modality_report
 from ..model.configuration import MultimodalConfig
 from ..model.modeling import MultimodalModel
 from ..model.targets import MODALITY_METRIC, REGRESSION
@@ -20,6 +19,7 @@ from ..training.arguments import PrototypeTrainingArguments
 from ..training.constant_answer import constant_answer
 from ..training.prototype_trainer import PrototypeTrainer
 from .findings import Diagnosis, ModalityFindings
+from .measure import Measured, averaged, difference, measure
 
 
 def diagnose(
@@ -54,7 +54,8 @@ def diagnose(
         `Diagnosis`: the findings and the verdict.
 
     Raises:
-        ValueError: for a model of one modality or of a regression, and for the errors of [`PrototypeTrainer`].
+        ValueError: for a model of one modality or of a regression, for a modality that no evaluation row has or whose
+            training rows all have the same labels, and for the errors of [`PrototypeTrainer`].
     """
     names = list(model.widths)
     if len(names) < 2 or model.config.problem == REGRESSION:
@@ -64,7 +65,7 @@ def diagnose(
         )
     train, rows = frames_as_datasets(train_dataset), frames_as_datasets(eval_dataset)
     args = args or PrototypeTrainingArguments("outputs/diagnose", num_train_epochs=3)
-    reports: dict[str, dict[str, Any]] = {}
+    measured: dict[str, Measured] = {}
     with tqdm(unit="step", disable=args.process_index > 0) as bar, TemporaryDirectory() as folder:
         progress = _Progress(bar, len(names) + 1)
         for some in [*([name] for name in names), names]:
@@ -79,32 +80,36 @@ def diagnose(
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
-            splits = {"train": train, "validation": rows}
-            reports["+".join(some)] = modality_report(
-                trainer.model.eval(), trainer.data_collator, splits, args.per_device_eval_batch_size, args.seed
-            )
-    metric = MODALITY_METRIC[model.config.problem]
-    joint, ratios = reports["+".join(names)], _ratios(trainer.state.log_history, names)
+            measured["+".join(some)] = measure(trainer.model.eval(), trainer.data_collator, train, rows, args)
+    joint = measured.pop("+".join(names))
+    ratios, mean = _ratios(trainer.state.log_history, names), averaged(model.config.problem, measured)
     return Diagnosis(
-        metric=metric,
+        metric=MODALITY_METRIC[model.config.problem],
         rows=len(rows),
         steps=trainer.state.global_step,
         majority=constant_answer(trainer.data_collator, train, rows),
-        joint=joint[f"test_{metric}"],
-        modalities=[
-            ModalityFindings(
-                name=name,
-                alone=reports[name][f"test_{metric}"],
-                alone_prototypes=reports[name][f"{name}_prototype_{metric}"],
-                alone_probe=reports[name][f"{name}_probe_{metric}"],
-                joint_prototypes=joint[f"{name}_prototype_{metric}"],
-                joint_probe=joint[f"{name}_probe_{metric}"],
-                share=joint[f"{name}_share"],
-                ratio=float(np.mean([value for _, value in ratios[name]])),
-                ratios=ratios[name],
-            )
-            for name in names
-        ],
+        joint=joint.fused.metric,
+        averaged=mean.metric,
+        averaged_above_joint=difference(mean, joint.fused),
+        modalities=[_findings(name, measured[name], joint, ratios[name]) for name in names],
+    )
+
+
+def _findings(name: str, alone: Measured, joint: Measured, ratios: list[tuple[float, float]]) -> ModalityFindings:
+    """Compare a modality alone with all jointly."""
+    return ModalityFindings(
+        name=name,
+        alone=alone.fused.metric,
+        alone_prototypes=alone.prototypes[name].metric,
+        alone_probe=alone.probes[name].metric,
+        joint_prototypes=joint.prototypes[name].metric,
+        joint_probe=joint.probes[name].metric,
+        lost_by_prototypes=difference(alone.prototypes[name], joint.prototypes[name]),
+        lost_by_probe=difference(alone.probes[name], joint.probes[name]),
+        above_joint=difference(alone.fused, joint.fused),
+        share=joint.shares[name],
+        ratio=float(np.mean([value for _, value in ratios])),
+        ratios=ratios,
     )
 
 

@@ -1,14 +1,13 @@
 """What a diagnosis found, the verdict that follows, and both as text and as JSON."""
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..reporting.aligned_table import aligned
 
 
-LEAST_LOSS = 0.05  # a smaller difference in accuracy is no reason to rebalance
+LEAST = 0.05  # a smaller difference in accuracy is no reason to rebalance
 STARVED, IGNORED, BALANCED = "starved", "ignored", "balanced"
 METHODS_PAGE = "docs/which_method.md"
 # What to try, by verdict
@@ -17,6 +16,30 @@ ADVICE = {
     IGNORED: f"Try modality_dropout=0.3 and answer='best', or a method of {METHODS_PAGE} for the head.",
     BALANCED: "Train jointly: a method of this library costs time and has little to mend.",
 }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    A metric of one model minus that of another on the same rows.
+
+    Args:
+        value (`float`): the difference, in [-1, 1].
+        error (`float`): its standard error over the choice of rows, at least 0, see
+            [`~pmr_hf.diagnosis.measure.difference`]. It does not say what another seed of training would change.
+    """
+
+    value: float
+    error: float
+
+    @property
+    def counts(self) -> bool:
+        """Whether the difference is at least 0.05, and at least two standard errors."""
+        return self.value >= max(LEAST, 2 * self.error)
+
+    def __str__(self) -> str:
+        """In points, such as "+12.6 ± 3.0"."""
+        return f"{100 * self.value:+.1f} ± {100 * self.error:.1f}"
 
 
 @dataclass(frozen=True)
@@ -32,6 +55,9 @@ class ModalityFindings:
         alone_probe (`float`): accuracy of a linear probe on that model's embeddings.
         joint_prototypes (`float`): accuracy of its prototypes after joint training.
         joint_probe (`float`): accuracy of a linear probe on its embeddings after joint training.
+        lost_by_prototypes (`Difference`): what joint training lost: `alone_prototypes` minus `joint_prototypes`.
+        lost_by_probe (`Difference`): the same by linear probes.
+        above_joint (`Difference`): `alone` minus the fused accuracy of joint training.
         share (`float`): its mean Shapley value for the probability of the truth, in the joint model, in [-1, 1].
         ratio (`float`): its score over the highest score of a modality, the mean over joint training, in [0, 1].
         ratios (`list[tuple[float, float]]`): that ratio at each epoch that was logged.
@@ -43,19 +69,12 @@ class ModalityFindings:
     alone_probe: float
     joint_prototypes: float
     joint_probe: float
+    lost_by_prototypes: Difference
+    lost_by_probe: Difference
+    above_joint: Difference
     share: float
     ratio: float
     ratios: list[tuple[float, float]]
-
-    @property
-    def lost_by_probe(self) -> float:
-        """What joint training lost, by linear probes: that of the model alone minus that of the joint model."""
-        return self.alone_probe - self.joint_probe
-
-    @property
-    def lost_by_prototypes(self) -> float:
-        """What joint training lost, by class prototypes."""
-        return self.alone_prototypes - self.joint_prototypes
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,8 @@ class Diagnosis:
         steps (`int`): number of steps of each training.
         majority (`float`): accuracy of always giving the most frequent class of the training rows.
         joint (`float`): accuracy of joint training, fused.
+        averaged (`float`): accuracy of the mean probability of the models of each modality alone.
+        averaged_above_joint (`Difference`): `averaged` minus `joint`.
         modalities (`list[ModalityFindings]`): what was found about each modality.
     """
 
@@ -77,6 +98,8 @@ class Diagnosis:
     steps: int
     majority: float
     joint: float
+    averaged: float
+    averaged_above_joint: Difference
     modalities: list[ModalityFindings]
 
     @property
@@ -85,65 +108,90 @@ class Diagnosis:
         return "Accuracy" if self.metric == "accuracy" else "Micro F1"
 
     @property
-    def margin(self) -> float:
-        """The least difference that counts: 0.05, or two standard errors of a difference if that is more."""
-        best = max(self.joint, *(modality.alone for modality in self.modalities))
-        return max(LEAST_LOSS, 2 * math.sqrt(2 * best * (1 - best) / self.rows))
-
-    @property
-    def starved(self) -> list[str]:
+    def behind(self) -> list[str]:
         """
         The modalities, but for the fastest one, whose encoder joint training left behind: by a linear probe or by
-        prototypes, it lost at least `margin` of what it learns alone.
+        prototypes, what it lost of what it learns alone counts, see `Difference`.
         """
         fastest = max(self.modalities, key=lambda modality: modality.ratio)
         return [
             modality.name
             for modality in self.modalities
-            if modality is not fastest and max(modality.lost_by_probe, modality.lost_by_prototypes) >= self.margin
+            if modality is not fastest and (modality.lost_by_probe.counts or modality.lost_by_prototypes.counts)
         ]
 
     @property
+    def starved(self) -> list[str]:
+        """
+        The modalities left behind, if the answer suffers: a model of one modality, or the mean of all of them, is
+        better than the joint model by a difference that counts.
+        """
+        return self.behind if self._answer_suffers else []
+
+    @property
+    def _answer_suffers(self) -> bool:
+        return bool(self.ignored) or self.averaged_above_joint.counts
+
+    @property
     def ignored(self) -> list[str]:
-        """The modalities that alone are better than the joint model by at least `margin`, best first."""
+        """The modalities that alone are better than the joint model by a difference that counts, best first."""
         by_accuracy = sorted(self.modalities, key=lambda modality: -modality.alone)
-        return [modality.name for modality in by_accuracy if modality.alone - self.joint >= self.margin]
+        return [modality.name for modality in by_accuracy if modality.above_joint.counts]
 
     @property
     def verdict(self) -> str:
         """`"starved"`, `"ignored"` or `"balanced"`, see `sentence`."""
-        return STARVED if self.starved else IGNORED if self.ignored else BALANCED
+        return STARVED if self.starved else IGNORED if self._answer_suffers else BALANCED
 
     @property
     def sentence(self) -> str:
         """The verdict in words, with the numbers that it follows from."""
-        points = {modality.name: modality for modality in self.modalities}
-        if self.verdict == STARVED:
-            parts = [
-                f"The encoder of {name!r} is starved: after joint training its prototypes have "
-                f"{percent(points[name].joint_prototypes)} and its linear probe {percent(points[name].joint_probe)}, "
-                f"alone {percent(points[name].alone_prototypes)} and {percent(points[name].alone_probe)}."
-                for name in self.starved
-            ]
-        elif self.verdict == IGNORED:
-            parts = [
-                f"The encoder of {name!r} is fine, and the head ignores it: alone it has "
-                f"{percent(points[name].alone)}, its linear probe after joint training "
-                f"{percent(points[name].joint_probe)}, and all modalities together {percent(self.joint)}."
-                for name in self.ignored[:1]
-            ]
-        else:
-            parts = [
-                f"There is little to rebalance: joint training has {percent(self.joint)}, the best modality alone "
-                f"{percent(max(modality.alone for modality in self.modalities))}, and no encoder lost "
-                f"{percent(self.margin)} points."
-            ]
-        if self.verdict == STARVED and self.ignored:
-            parts.append(
-                f"All modalities together have {percent(self.joint)}, less than {self.ignored[0]!r} alone, "
-                f"{percent(points[self.ignored[0]].alone)}."
+        in_words = {STARVED: self._starved_in_words, IGNORED: self._ignored_in_words, BALANCED: self._balanced_in_words}
+        return in_words[self.verdict]()
+
+    def _starved_in_words(self) -> str:
+        better = f"the models alone, averaged, {percent(self.averaged)}"
+        if self.ignored:
+            better = f"{self.ignored[0]!r} alone, {percent(self._named(self.ignored[0]).alone)}"
+        starved = [f"The encoder of {name!r} is starved: {self._lost_in_words(name)}." for name in self.starved]
+        return " ".join([*starved, f"All modalities together have {percent(self.joint)}, less than {better}."])
+
+    def _ignored_in_words(self) -> str:
+        if not self.ignored:
+            return (
+                "The encoders are fine, and the head makes too little of them: the models alone, averaged, have "
+                f"{percent(self.averaged)}, and all modalities together {percent(self.joint)}."
             )
-        return " ".join(parts)
+        best = self._named(self.ignored[0])
+        return (
+            f"The encoder of {best.name!r} is fine, and the head ignores it: alone it has {percent(best.alone)}, its "
+            f"linear probe after joint training {percent(best.joint_probe)}, and all modalities together "
+            f"{percent(self.joint)}."
+        )
+
+    def _balanced_in_words(self) -> str:
+        answers = (
+            f"There is little to rebalance: joint training has {percent(self.joint)}, the best modality alone "
+            f"{percent(max(modality.alone for modality in self.modalities))}, and the models alone, averaged, "
+            f"{percent(self.averaged)}."
+        )
+        behind = [
+            f"The encoder of {name!r} is behind, which matters where samples lack the others: "
+            f"{self._lost_in_words(name)}."
+            for name in self.behind
+        ]
+        return " ".join([answers, *behind])
+
+    def _lost_in_words(self, name: str) -> str:
+        modality = self._named(name)
+        return (
+            f"after joint training its prototypes have {percent(modality.joint_prototypes)} and its linear probe "
+            f"{percent(modality.joint_probe)}, alone {percent(modality.alone_prototypes)} and "
+            f"{percent(modality.alone_probe)}"
+        )
+
+    def _named(self, name: str) -> ModalityFindings:
+        return next(modality for modality in self.modalities if modality.name == name)
 
     @property
     def advice(self) -> str:
@@ -159,8 +207,8 @@ class Diagnosis:
                 percent(modality.alone),
                 percent(modality.joint_prototypes),
                 percent(modality.joint_probe),
-                f"{100 * modality.lost_by_prototypes:+.1f}",
-                f"{100 * modality.lost_by_probe:+.1f}",
+                str(modality.lost_by_prototypes),
+                str(modality.lost_by_probe),
                 f"{modality.share:.2f}",
                 f"{modality.ratio:.2f}",
             ]
@@ -171,19 +219,21 @@ class Diagnosis:
             header,
             *lines,
             ["all, jointly", percent(self.joint), *empty],
+            ["all, averaged", percent(self.averaged), *empty],
             ["most frequent", percent(self.majority), *empty],
         ]
 
     def __str__(self) -> str:
         title = (
-            f"{self.metric_name} in percent on {self.rows} evaluation rows, after {self.steps} steps of each training"
+            f"{self.metric_name} in percent on {self.rows} evaluation rows, after {self.steps} steps of each training; "
+            "±: standard error"
         )
         return "\n".join([title, aligned(self.table()), "", self.sentence, self.advice])
 
     def to_dict(self) -> dict[str, object]:
         """All findings and the verdict, for JSON."""
         words = {"verdict": self.verdict, "sentence": self.sentence, "advice": self.advice}
-        return asdict(self) | words | {"starved": self.starved, "ignored": self.ignored, "margin": self.margin}
+        return asdict(self) | words | {"behind": self.behind, "starved": self.starved, "ignored": self.ignored}
 
     def save(self, folder: str | Path) -> Path:
         """Write `diagnosis.json` and `report.html`, a page with pictures in one file. Returns the page."""

@@ -42,9 +42,10 @@ small {{ color: #666; }}
 {table}
 </table>
 <p><small>{metric} in percent on {rows} evaluation rows. Each model was trained for {steps} steps with the same
-arguments. "Lost" is what an encoder has alone minus what it has after joint training. "Share" is the mean Shapley value
-of a modality for the probability of the truth. "Ratio" is its score over that of the fastest modality, the mean over
-training. A difference counts from {margin} points on.</small></p>
+arguments. "Lost" is what an encoder has alone minus what it has after joint training. It counts from 5 points on, if it
+is at least two of its standard errors, which stand after "±". "Averaged" are the probabilities of the models alone.
+"Share" is the mean Shapley value of a modality for the probability of the truth. "Ratio" is its score over that of the
+fastest modality, the mean over training.</small></p>
 </html>
 """
 COLORS = {"starved": "#c0392b", "ignored": "#d68910", "balanced": "#1e8449"}
@@ -66,7 +67,6 @@ def page_of(diagnosis: Diagnosis) -> str:
         table="\n".join(cells),
         rows=diagnosis.rows,
         steps=diagnosis.steps,
-        margin=f"{100 * diagnosis.margin:.1f}",
     )
 
 
@@ -78,7 +78,8 @@ def bars_of(diagnosis: Diagnosis) -> Figure:
     for i, ((field, label), shade) in enumerate(zip(BARS.items(), SHADES, strict=True)):
         heights = [100 * getattr(modality, field) for modality in diagnosis.modalities]
         bars = axes.bar([place + 0.27 * (i - 1) for place in places], heights, 0.25, label=label, color=shade)
-        axes.bar_label(bars, fmt="%.0f", fontsize="small")
+        # On white, since a line may cross a number.
+        axes.bar_label(bars, fmt="%.0f", fontsize="small", padding=1.5, bbox={"color": "white", "pad": 0.4})
     axes.axhline(100 * diagnosis.joint, color="black", lw=1.2, label="all modalities, jointly")
     axes.axhline(100 * diagnosis.majority, color="gray", lw=1, ls=":", label="most frequent class")
     axes.set_xticks(places, [modality.name for modality in diagnosis.modalities])

@@ -48,37 +48,51 @@ def embed(model: MultimodalModel, rows: Dataset, collator: Collator, batch_size:
 
 def probe_metric(problem_type: str, name: str, fitted: Embedded, tested: Embedded) -> float | None:
     """
-    The metric of a linear probe on the standardised embeddings of one modality, over the rows that have it.
+    The metric of [`probe_guesses`]: accuracy, the micro F1 of several labels, or the mean absolute error in the user's
+    units.
+    """
+    guesses = probe_guesses(problem_type, name, fitted, tested)
+    if guesses is None:
+        return None
+    labels = tested.labels[tested.present[name]].cpu().numpy()
+    if problem_type == REGRESSION:
+        return mean_absolute_error(guesses, labels)
+    return micro_f1(guesses, labels) if problem_type == MULTI_LABEL else float((guesses == labels).mean())
+
+
+def probe_guesses(problem_type: str, name: str, fitted: Embedded, tested: Embedded) -> np.ndarray | None:
+    """
+    What a linear probe on the standardised embeddings of one modality predicts for the N rows that have it.
 
     Args:
         problem_type (`str`): one of [`~pmr_hf.model.targets.PROBLEM_TYPES`].
         name (`str`): the modality.
         fitted (`Embedded`): the rows that the probe is fitted to.
-        tested (`Embedded`): the rows to measure it on.
+        tested (`Embedded`): the rows to predict.
 
     Returns:
-        `float | None`: the accuracy of logistic regression; the micro F1 of one logistic regression for each label,
-        where a label that all rows or none have stays as it is; or the mean absolute error of ridge regression, in the
-        user's units. `None` if all rows to fit have the same labels.
+        `np.ndarray | None`: the classes (N,) of logistic regression; the labels (N, K) of one logistic regression for
+        each, where a label that all rows or none have stays as it is; or the targets (N,) or (N, R) of ridge
+        regression, in the user's units. `None` if all rows to fit have the same labels.
     """
-
     from sklearn.linear_model import Ridge  # slow to import
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def rows(data: Embedded) -> tuple[np.ndarray, np.ndarray]:
-        present = data.present[name]
-        return data.embeddings[name][present].float().cpu().numpy(), data.labels[present].cpu().numpy()
-
-    (x, y), (x_test, y_test) = rows(fitted), rows(tested)
+    x, y = _present(fitted, name), fitted.labels[fitted.present[name]].cpu().numpy()
+    x_test = _present(tested, name)
     if len(y) == 0 or (y == y[:1]).all():
         return None
     if problem_type == REGRESSION:
-        probe = make_pipeline(StandardScaler(), Ridge()).fit(x, y)
-        return mean_absolute_error(probe.predict(x_test), y_test)
+        return make_pipeline(StandardScaler(), Ridge()).fit(x, y).predict(x_test)
     if problem_type == MULTI_LABEL:
-        return micro_f1(np.stack([_classified(x, of_label, x_test) for of_label in y.T], 1), y_test)
-    return float((_classified(x, y, x_test) == y_test).mean())
+        return np.stack([_classified(x, of_label, x_test) for of_label in y.T], 1)
+    return _classified(x, y, x_test)
+
+
+def _present(data: Embedded, name: str) -> np.ndarray:
+    """The embeddings of the rows that have a modality, (N, D)."""
+    return data.embeddings[name][data.present[name]].float().cpu().numpy()
 
 
 def _classified(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:

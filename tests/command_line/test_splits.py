@@ -13,6 +13,17 @@ def test_reference_digits_become_a_split():
     assert list(splits) == ["train", "validation", "test", "prototypes"] and len(splits["prototypes"]) == 50
 
 
+def test_the_share_that_is_cut_for_validation(tmp_path):
+    digits = load_splits(ScriptArguments(validation_size=0.3), MultimodalProcessor({}), seed=0)
+    assert (len(digits["train"]), len(digits["validation"])) == (942, 405)  # of 1,347
+    pd.DataFrame({"age": range(20), "label": ["young", "old"] * 10}).to_csv(tmp_path / "ages.csv", index=False)
+    args = ScriptArguments(
+        columns=["age=age"], backbones=["age=numbers"], train_file=str(tmp_path / "ages.csv"), validation_size=0.3
+    )
+    ages = load_splits(args, MultimodalProcessor({"age": NumericProcessor()}), seed=0)
+    assert (len(ages["train"]), len(ages["validation"])) == (14, 6)
+
+
 @pytest.mark.parametrize("by", ["file", "folder"])
 def test_prototypes_from_a_table_of_ones_own(tmp_path, by):
     rows = [{"age": i, "label": "young" if i < 6 else "old"} for i in range(12)]

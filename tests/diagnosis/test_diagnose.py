@@ -39,16 +39,26 @@ def test_each_training_is_that_of_a_trainer(make_model, make_args, rows, collato
             data_collator=MultimodalCollator(processor.only(names), columns),
         )
         trained.train()
-        return trained.evaluate()
+        metrics = trained.evaluate()
+        return metrics, torch.tensor(trained.predict(rows[1]).predictions).softmax(1)
 
     columns = {"image": "picture", "text": "caption"}
-    joint = accuracy(["image", "text"], columns)
+    joint, _ = accuracy(["image", "text"], columns)
+    total = 0
     assert found.joint == joint["eval_accuracy"] and found.rows == 16 and found.steps == 12
     for modality in found.modalities:
-        alone = accuracy([modality.name], {modality.name: columns[modality.name]})
+        alone, probabilities = accuracy([modality.name], {modality.name: columns[modality.name]})
         assert modality.alone == alone["eval_accuracy"]
         assert modality.alone_prototypes == alone[f"eval_{modality.name}_prototype_accuracy"]
         assert modality.joint_prototypes == joint[f"eval_{modality.name}_prototype_accuracy"]
+        # A row adds -1, 0 or 1 to a difference, so the error of 16 rows is at most 1 / 4.
+        for apart in (modality.lost_by_probe, modality.lost_by_prototypes, modality.above_joint):
+            assert 0 <= apart.error <= 1 / 4
+        assert modality.lost_by_probe.value == pytest.approx(modality.alone_probe - modality.joint_probe)
+        assert modality.above_joint.value == pytest.approx(modality.alone - found.joint)
+        total = total + probabilities
+    assert found.averaged == (total.argmax(1) == torch.tensor(rows[1]["label"])).float().mean()
+    assert found.averaged_above_joint.value == pytest.approx(found.averaged - found.joint)
     assert max(modality.ratios[0][1] for modality in found.modalities) == 1
     labels = torch.tensor(rows[0]["label"][:]).mode().values.item()
     assert found.majority == sum(label == labels for label in rows[1]["label"]) / 16
@@ -61,6 +71,12 @@ def test_several_labels(make_model, make_args, rows, collator):
     model = make_model(num_labels=3, problem_type="multi_label_classification", id2label=dict(enumerate(names)))
     found = diagnose(model, *several, collator, make_args(PrototypeTrainingArguments, num_train_epochs=1))
     assert found.metric == "micro_f1" and 0 <= found.joint <= 1 and "Micro F1" in str(found)
+
+
+def test_a_modality_that_no_evaluation_row_has(make_model, make_args, rows, collator):
+    lacking = rows[1].map(lambda row: {"caption": ""})
+    with pytest.raises(ValueError, match=r"evaluation rows that have 'text', .* got 0 of 16 evaluation rows"):
+        diagnose(make_model(), rows[0], lacking, collator, make_args(PrototypeTrainingArguments, num_train_epochs=1))
 
 
 def test_what_cannot_be_compared(make_model, make_args, rows, collator, processor):
@@ -81,7 +97,8 @@ def test_the_script(tmp_path):
     done = subprocess.run([*command, "--num_train_epochs", "1", "--output_dir", "found"], check=True, **run)
     saved = json.loads((tmp_path / "found" / "diagnosis.json").read_text())
     assert saved["sentence"] in done.stdout and "train, concat" in done.stdout
-    assert (tmp_path / "found" / "report.html").is_file() and saved["steps"] == 2
+    assert (tmp_path / "found" / "report.html").is_file()
+    assert saved["rows"] == 12 and saved["steps"] == 1  # 30 percent of 40 rows, and the rest in one batch
     refused = subprocess.run([*command, "--method", "pmr"], **run)
     assert refused.returncode == 1 and refused.stderr.startswith("Expected no --method here")
     wrong = subprocess.run([*command, "--learning_rate", "-1"], **run)

@@ -1,21 +1,22 @@
 """The verdict of a diagnosis, from numbers chosen by hand."""
 
 import json
-import math
 
 import pytest
 from helpers.browser import chromium
 
-from pmr_hf.diagnosis.findings import Diagnosis, ModalityFindings
+from pmr_hf.diagnosis.findings import Diagnosis, Difference, ModalityFindings
 
 
-def modality(name, alone, prototypes, probe, ratio, share=0.2):
-    """A modality with the same three accuracies alone, and others after joint training."""
-    return ModalityFindings(name, alone, alone, alone, prototypes, probe, share, ratio, [(0.5, ratio), (1.0, ratio)])
+def modality(name, alone, prototypes, probe, ratio, joint=0.9, error=0.01):
+    """A modality with the same three accuracies alone, others after joint training, and the error of differences."""
+    apart = [Difference(alone - other, error) for other in (prototypes, probe, joint)]
+    ratios = [(0.5, ratio), (1.0, ratio)]
+    return ModalityFindings(name, alone, alone, alone, prototypes, probe, *apart, 0.2, ratio, ratios)
 
 
-def diagnosis(joint, *modalities, rows=10_000):
-    return Diagnosis("accuracy", rows, 100, 0.1, joint, list(modalities))
+def diagnosis(joint, *modalities, averaged=0.0, error=0.01):
+    return Diagnosis("accuracy", 200, 100, 0.1, joint, averaged, Difference(averaged - joint, error), list(modalities))
 
 
 FAST = modality("fast", 0.6, 0.3, 0.3, ratio=1.0)  # it lost most, but it leads: it is not starved
@@ -26,15 +27,15 @@ FAST = modality("fast", 0.6, 0.3, 0.3, ratio=1.0)  # it lost most, but it leads:
     [
         (
             0.5,
-            modality("slow", 0.9, 0.6, 0.89, 0.7),
+            modality("slow", 0.9, 0.6, 0.89, 0.7, joint=0.5),
             "starved",
             "'slow' is starved: after joint training its prototypes",
         ),
-        (0.95, modality("slow", 0.9, 0.9, 0.8, 0.7), "starved", "its linear probe 80.0, alone 90.0 and 90.0"),
-        (0.7, modality("slow", 0.9, 0.88, 0.89, 0.9), "ignored", "'slow' is fine, and the head ignores it"),
+        (0.8, modality("slow", 0.9, 0.9, 0.8, 0.7, joint=0.8), "starved", "its linear probe 80.0, alone 90.0 and 90.0"),
+        (0.7, modality("slow", 0.9, 0.88, 0.89, 0.9, joint=0.7), "ignored", "'slow' is fine, and the head ignores it"),
         (
             0.89,
-            modality("slow", 0.9, 0.88, 0.89, 0.9),
+            modality("slow", 0.9, 0.88, 0.89, 0.9, joint=0.89),
             "balanced",
             "joint training has 89.0, the best modality alone 90.0",
         ),
@@ -47,28 +48,43 @@ def test_the_verdict(joint, slow, verdict, words):
     assert found.starved == (["slow"] if verdict == "starved" else [])
 
 
-def test_the_margin():
-    few = diagnosis(0.5, modality("slow", 0.9, 0.6, 0.89, 0.7), FAST, rows=50)
-    assert few.margin == pytest.approx(2 * math.sqrt(0.9 * 0.1 / 50 + 0.9 * 0.1 / 50))
-    assert diagnosis(0.5, FAST).margin == 0.05
-    # 8 points are within two standard errors of 50 rows, and not of 10,000
-    slow = modality("slow", 0.9, 0.82, 0.9, 0.7)
-    assert diagnosis(0.9, slow, FAST, rows=50).verdict == "balanced"
-    assert diagnosis(0.9, slow, FAST).verdict == "starved"
+@pytest.mark.parametrize(
+    ("value", "error", "counts"), [(0.06, 0.02, True), (0.06, 0.04, False), (0.04, 0.001, False), (-0.2, 0.01, False)]
+)
+def test_a_difference_counts_from_five_points_and_two_standard_errors_on(value, error, counts):
+    assert Difference(value, error).counts == counts
+    slow = modality("slow", 0.9, 0.9 - value, 0.9, 0.7, error=error)
+    assert diagnosis(0.9, slow, FAST).behind == (["slow"] if counts else [])
+
+
+@pytest.mark.parametrize("left", [0.6, 0.9])  # by the prototypes of the slow modality, which has 0.9 alone
+@pytest.mark.parametrize(
+    ("averaged", "error", "suffers"), [(0.97, 0.01, True), (0.97, 0.04, False), (0.94, 0.01, False)]
+)
+def test_an_encoder_that_is_behind_is_starved_if_the_models_alone_answer_better(left, averaged, error, suffers):
+    slow = modality("slow", 0.9, left, 0.9, 0.7, joint=0.91)
+    found = diagnosis(0.91, slow, FAST, averaged=averaged, error=error)
+    assert found.starved == (["slow"] if suffers and left < 0.9 else [])
+    if suffers:
+        assert found.verdict == ("starved" if left < 0.9 else "ignored")
+        assert "the models alone, averaged" in found.sentence and "97.0" in found.sentence
+    else:
+        assert found.verdict == "balanced" and ("'slow' is behind" in found.sentence) == (left < 0.9)
 
 
 def test_the_table_and_the_json(tmp_path):
-    found = diagnosis(0.5, modality("slow", 0.9, 0.6, 0.85, 0.7), FAST)
+    found = diagnosis(0.5, modality("slow", 0.9, 0.6, 0.85, 0.7, joint=0.5), FAST)
     slow = next(line for line in str(found).splitlines() if line.startswith("slow"))
-    assert slow.split() == ["slow", "90.0", "60.0", "85.0", "+30.0", "+5.0", "0.20", "0.70"]
+    assert slow.split() == ["slow", "90.0", "60.0", "85.0", "+30.0", "±", "1.0", "+5.0", "±", "1.0", "0.20", "0.70"]
     found.save(tmp_path / "new")
     saved = json.loads((tmp_path / "new" / "diagnosis.json").read_text())
-    assert saved["verdict"] == "starved" and saved["starved"] == ["slow"] and saved["rows"] == 10_000
+    assert saved["verdict"] == "starved" and saved["starved"] == ["slow"] and saved["rows"] == 200
     assert saved["modalities"][0]["joint_prototypes"] == 0.6
+    assert saved["modalities"][0]["lost_by_prototypes"] == {"value": pytest.approx(0.3), "error": 0.01}
 
 
 def test_the_page_in_a_browser(tmp_path):
-    found = diagnosis(0.5, modality("<b>slow</b>", 0.9, 0.6, 0.85, 0.7), FAST)
+    found = diagnosis(0.5, modality("<b>slow</b>", 0.9, 0.6, 0.85, 0.7, joint=0.5), FAST)
     file = found.save(tmp_path)
     requests = []
     with chromium() as browser:

@@ -236,7 +236,10 @@ class ScriptArguments:
     )
     normalize_embeddings: bool = field(
         default=False,
-        metadata={"help": "Give the embeddings of all modalities the same scale, before prototypes and fusion."},
+        metadata={
+            "help": "Give the embeddings of all modalities the same scale, before prototypes and fusion. Frozen encoders "
+            "need it most."
+        },
     )
     initialization: str = field(
         default="default",

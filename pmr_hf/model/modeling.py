@@ -123,7 +123,7 @@ class MultimodalModel(PreTrainedModel):
             if config.normalize_embeddings and small:
                 raise ValueError(
                     f"Expected embeddings of at least {LEAST_NORMALIZED} numbers to normalize, got {small}; widen "
-                    "these encoders, or leave `normalize_embeddings` out."
+                    "these encoders, or set `normalize_embeddings` to False."
                 )
             #: The width of each encoder's embedding, in the order of the modalities
             self.widths = dict(widths)

@@ -38,8 +38,8 @@ REFUSED = """
     prototype_momentum=1 num_train_epochs=-1 num_train_epochs=nan learning_rate=-0.1 learning_rate=inf weight_decay=nan
     per_device_train_batch_size=0 gradient_accumulation_steps=0 modality_learning_rates=[1] fusion=nope embedding_dim=0
     embedding_dim=1000000000000 modality_dropout=1 clip_seconds=0 clip_seconds=1e9 max_train_samples=-1 lora=text=0
-    num_frames=visual=x test_correlation=2 save_examples=21 validation_size=1 preprocess_workers=0 dataset=mnist columns=junk columns=
-    nothing=1 class_weights=even class_weights=[1]
+    num_frames=visual=x test_correlation=2 save_examples=21 validation_size=1 preprocess_workers=0 dataset=mnist
+    columns=junk columns= nothing=1 class_weights=even class_weights=[1]
     augment=gray=crop augment=sound=basic augment=basic frames=some
 """
 VALUES = ["", "nan", "inf", "-inf", "-1", "0", "1", "0.5", "abc", "1e400", "9" * 30, "1e12", "None", "true", "\0"]

@@ -230,16 +230,12 @@ def embed_titles(folder: Path, titles: list[str], batch_size: int = 64) -> np.nd
     return torch.cat(embeddings).numpy()
 
 
-def probe(output_dir: Path, rows: list[Row], splits: np.ndarray, count: int | None) -> dict[str, float]:
-    """
-    Test accuracy of logistic regression on standardised, frozen embeddings, fitted to train, or to the rows of it that
-    `run_pmr.py --max_train_samples count` draws.
-    """
+def probe(output_dir: Path, rows: list[Row], splits: np.ndarray) -> dict[str, float]:
+    """Test accuracy of logistic regression on standardised, frozen embeddings, fitted to train."""
     images = embed_images(output_dir / "encoders" / "efficientnet_lite0", [output_dir / row["image"] for row in rows])
     titles = embed_titles(output_dir / "encoders" / "minilm", [row["title"] for row in rows])
     labels = np.array([row["category"] for row in rows])
-    train = draw_rows(Dataset.from_dict({"row": np.flatnonzero(splits == "train")}), count, seed=42)["row"][:]
-    test = splits == "test"
+    train, test = splits == "train", splits == "test"
     majority = Counter(labels[test].tolist()).most_common(1)[0][1] / test.sum()
     accuracies = {"largest class of the test": float(majority)}
     for name, features in {"image": images, "title": titles, "both": np.hstack([images, titles])}.items():
@@ -259,7 +255,7 @@ def main() -> None:
     )
     parser.add_argument("--probe", action="store_true", help="Measure linear probes on the frozen encoders.")
     parser.add_argument(
-        "--probe_rows", type=int, help="Fit the probes to the rows that run_pmr.py --max_train_samples draws."
+        "--few", type=int, help="Keep so many rows of train, and put the others into the test in place of its rows."
     )
     args = parser.parse_args()
     try:
@@ -283,6 +279,11 @@ def main() -> None:
     labels = np.array([row["category"] for row in rows])
     groups = group_pairs([row["title"] for row in rows], digests)
     splits = split_pairs(labels, groups)
+    if args.few is not None:
+        train = np.flatnonzero(splits == "train")
+        kept = draw_rows(Dataset.from_dict({"row": train}), args.few, seed=42)["row"][:]
+        splits[splits == "test"] = "left out"
+        splits[train], splits[kept] = "test", "train"
     for split in FOLDS:
         lines = [
             json.dumps({key: row[key] for key in COLUMNS}, ensure_ascii=False) + "\n"
@@ -306,7 +307,7 @@ def main() -> None:
         print(f"  {category:<28}" + "".join(f"{count:>12}" for count in counts))
     print(f"  {'all':<28}" + "".join(f"{(splits == split).sum():>12}" for split in FOLDS))
     if args.probe:
-        accuracies = probe(args.output_dir, rows, splits, args.probe_rows)
+        accuracies = probe(args.output_dir, rows, splits)
         print("\nTest accuracy of linear probes")
         for name, accuracy in accuracies.items():
             print(f"  {name:<28}  {accuracy:.3f}")

@@ -237,8 +237,8 @@ class ScriptArguments:
     normalize_embeddings: bool = field(
         default=False,
         metadata={
-            "help": "Give the embeddings of all modalities the same scale, before prototypes and fusion. Frozen encoders "
-            "need it most."
+            "help": "Give the embeddings of all modalities the same scale, before prototypes and fusion. Frozen "
+            "encoders need it most."
         },
     )
     initialization: str = field(

@@ -9,7 +9,7 @@ from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LAB
 Result = dict[str, Any]  # what `examples/benchmark.py` reports about one run
 Rows = dict[tuple[str, str], list[Result]]  # the runs of each row of a table, by fusion head and method
 
-OF_A_METHOD = ("late", "shared")  # the fusion heads that a method of their own trains
+OWN_HEAD = ("late_fusion", "mla")  # the methods whose fusion head is their own, see `own_fusion` of a trainer
 # The metrics of the fused model and their names in a header, by problem type. The gain is that of the first.
 FUSED_METRICS = {
     SINGLE_LABEL: {"accuracy": "accuracy", "macro_f1": "macro F1"},
@@ -105,7 +105,7 @@ def reference_of(row: tuple[str, str], rows: Rows) -> dict[int, Result]:
     """
     fusion, setting = row[0], rows[row][0]["setting"]
     heads = {head for head, method in rows if method.startswith("joint")}
-    if fusion in OF_A_METHOD and fusion not in heads and len(heads) == 1:
+    if rows[row][0]["method"] in OWN_HEAD and fusion not in heads and len(heads) == 1:
         (fusion,) = heads
     candidates = [(fusion, f"joint, {setting}"), (fusion, "joint")]
     found = [rows[other] for other in candidates if other in rows and other != row]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from helpers.scripts import EXAMPLES
+from helpers.scripts import EXAMPLES, run_example
 from helpers.snapshots import assert_equal_tensors, snapshot
 from transformers import set_seed
 
@@ -91,17 +91,17 @@ def test_what_cannot_be_compared(make_model, make_args, rows, collator, processo
 def test_the_script(tmp_path):
     lines = ["a,b,c,label", *(f"{i % 3},{(i * 7) % 5},{i % 2},{'xy'[i % 2]}" for i in range(40))]
     (tmp_path / "train.csv").write_text("\n".join(lines))
-    command = [sys.executable, str(EXAMPLES / "diagnose.py"), "--train_file", "train.csv", "--use_cpu", "True"]
+    command = ["diagnose.py", "--train_file", "train.csv", "--use_cpu", "True"]
     command += ["--columns", "left=a,b", "right=c", "--backbones", "left=numbers", "right=numbers"]
-    run = {"cwd": tmp_path, "capture_output": True, "text": True}
-    done = subprocess.run([*command, "--num_train_epochs", "1", "--output_dir", "found"], check=True, **run)
+    done = run_example(*command, "--num_train_epochs", "1", "--output_dir", "found", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     saved = json.loads((tmp_path / "found" / "diagnosis.json").read_text())
     assert saved["sentence"] in done.stdout and "train, concat" in done.stdout
     assert (tmp_path / "found" / "report.html").is_file()
     assert saved["rows"] == 12 and saved["steps"] == 1  # 30 percent of 40 rows, and the rest in one batch
-    refused = subprocess.run([*command, "--method", "pmr"], **run)
+    refused = run_example(*command, "--method", "pmr", cwd=tmp_path)
     assert refused.returncode == 1 and refused.stderr.startswith("Expected no --method here")
-    wrong = subprocess.run([*command, "--learning_rate", "-1"], **run)
+    wrong = run_example(*command, "--learning_rate", "-1", cwd=tmp_path)
     assert wrong.returncode == 1
     assert wrong.stderr == "ValueError: Expected `learning_rate` of at least 0, got -1.0; correct it.\n"
 

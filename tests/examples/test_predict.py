@@ -1,12 +1,11 @@
 """`examples/predict.py`, run as a user runs it: a table in, JSON lines out, also after an interrupted run."""
 
 import json
-import subprocess
 import sys
 
 import pandas as pd
 import pytest
-from helpers.scripts import EXAMPLES, load_example
+from helpers.scripts import load_example, run_example
 
 from pmr_hf import (
     MultimodalModel,
@@ -19,9 +18,7 @@ from pmr_hf import (
 
 
 def predict(*arguments):
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / "predict.py"), *map(str, arguments)], capture_output=True, text=True
-    )
+    return run_example("predict.py", *arguments)
 
 
 @pytest.fixture(scope="module")

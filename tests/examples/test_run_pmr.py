@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.digits import WORDS
 from helpers.media_files import write_video, write_wav
-from helpers.scripts import EXAMPLES
+from helpers.scripts import EXAMPLES, run_example
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -34,8 +34,11 @@ from pmr_hf.data.saved_examples import read_examples
 
 
 def run_pmr(folder, *arguments, launcher=()):
-    command = [*launcher, str(EXAMPLES / "run_pmr.py"), *arguments]
-    run = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+    if launcher:
+        command = [sys.executable, *launcher, str(EXAMPLES / "run_pmr.py"), *arguments]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    else:
+        run = run_example("run_pmr.py", *arguments, cwd=folder)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -284,9 +287,9 @@ def test_a_table_of_one_modality_is_trained(tmp_path):
     """With the method's own terms, of which PMR's are 0."""
     lines = [f"{i % 3 + i % 2 / 4},{i % 5},{'abc'[i % 3]}" for i in range(60)]
     (tmp_path / "a.csv").write_text("\n".join(["x,y,label", *lines]), encoding="utf-8")
-    command = [sys.executable, str(EXAMPLES / "run_pmr.py"), "--train_file", "a.csv", "--output_dir", "out"]
+    command = ["run_pmr.py", "--train_file", "a.csv", "--output_dir", "out"]
     command += ["--use_cpu", "--save_strategy", "no", "--load_best_model_at_end", "False", "--eval_strategy", "no"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    run = run_example(*command, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "One modality, 'tabular': there is nothing to rebalance." in run.stderr
     assert "54 training rows make 2 steps in an epoch: training takes 40 epochs, 80 steps." in run.stderr
@@ -296,7 +299,6 @@ def test_a_table_of_one_modality_is_trained(tmp_path):
 
 @pytest.mark.slow
 def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path):
-    script = [sys.executable, str(EXAMPLES / "run_pmr.py"), "--dataset_name", str(own_data)]
     for arguments, message in [
         (["--columns", "image"], "Expected --columns as modality=value, got ['image']"),
         (
@@ -312,7 +314,7 @@ def test_a_mistake_on_the_command_line_stops_with_a_sentence(own_data, tmp_path)
             "['inc'] are not among",
         ),
     ]:
-        run = subprocess.run([*script, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        run = run_example("run_pmr.py", "--dataset_name", own_data, *arguments, cwd=tmp_path)
         assert run.returncode != 0 and message in run.stderr.splitlines()[-1]
 
 

@@ -48,7 +48,7 @@ def test_a_search_then_the_usual_training(run, tmp_path, monkeypatch, capsys):
     assert f"best_answer_accuracy {max(objectives):.4g}: learning_rate " in line
     assert json.loads((tmp_path / "out" / "config.json").read_text())["modality_dropout"] == 0.3  # of the recipe
     left = {path.name for path in (tmp_path / "out").glob("*") if path.is_dir()}
-    assert left == {"checkpoint-2", "gray", "colored"}
+    assert left == {"checkpoint-2", "gray", "colored", "_examples"}
 
     with pytest.raises(ValueError, match=r"with .*search_results\.json"):
         run()

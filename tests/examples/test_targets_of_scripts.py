@@ -1,13 +1,11 @@
 """`run_pmr.py` and `predict.py` on a user's table with several labels in a cell, and with numbers to predict."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.scripts import EXAMPLES
+from helpers.scripts import run_example
 
 from pmr_hf.command_line.parse_arguments import parse_arguments
 
@@ -16,8 +14,7 @@ DATA = ["--columns", "left=a,b", "right=c,d", "--backbones", "left=numbers", "ri
 
 
 def run(script, folder, *arguments):
-    command = [sys.executable, str(EXAMPLES / script), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = run_example(script, *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,6 +1,7 @@
 """The table of the benchmark against numbers worked by hand."""
 
-from pmr_hf.reporting.benchmark_table import table_of
+from pmr_hf import METHODS
+from pmr_hf.reporting.benchmark_table import OWN_HEAD, table_of
 
 
 def test_the_table_by_hand():
@@ -56,6 +57,10 @@ def test_late_fusion_is_compared_with_joint_training_of_the_only_other_head():
     gains = [cells[4] for cells in cells_of(table_of(rows[:3]).split("\n\n")[0])[2:]]
     assert gains == ["+10.0 (1 of 1 ahead)", "", ""]
     assert not any(cells[4] for cells in cells_of(table_of(rows).split("\n\n")[0])[2:])
+
+
+def test_the_methods_with_a_head_of_their_own_are_those_of_the_trainers():
+    assert set(OWN_HEAD) == {name for name, trainer in METHODS.items() if trainer.own_fusion is not None}
 
 
 def cells_of(text):

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.scripts import EXAMPLES
+from helpers.scripts import EXAMPLES, run_example
 
 from pmr_hf.command_line.console import run_script, shortened, values_of_epoch
 
@@ -51,7 +51,8 @@ def test_a_header_then_a_line_for_each_epoch_then_the_table(tmp_path):
 
 
 def test_verbose_prints_what_trainer_prints(tmp_path):
-    done = run(tmp_path, *SHORT, "--compare_with", "none", "--verbose", "--output_dir", "out")
+    arguments = [*SHORT, "--compare_with", "none", "--verbose", "--output_dir", "out"]
+    done = run_example("run_pmr.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0 and "{'loss': " in done.stdout + done.stderr and "Prototypes: " in done.stderr
     assert "pmr: loss in training" not in done.stdout and "saved to out" in done.stdout
 

@@ -134,8 +134,15 @@ def log_short_epochs(script_args: ScriptArguments, training_args: PrototypeTrain
 
 
 def lower_pretrained_rates(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> None:
-    """On a user's own data, give each pretrained encoder a tenth of the learning rate unless the command sets one."""
+    """
+    On a user's own data, give each pretrained encoder a tenth of the learning rate, unless the command sets its rate or
+    freezes it.
+    """
     if script_args.own_data:
-        pretrained = [name for name, backbone in script_args.backbones.items() if backbone not in NEW_ENCODERS]
-        rates = dict.fromkeys(pretrained, training_args.learning_rate / 10)
+        frozen = training_args.freeze or ()
+        rates = {
+            name: training_args.learning_rate / 10
+            for name, backbone in script_args.backbones.items()
+            if backbone not in NEW_ENCODERS and name not in frozen
+        }
         training_args.modality_learning_rates = rates | (training_args.modality_learning_rates or {})

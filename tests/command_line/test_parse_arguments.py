@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pmr_hf.command_line.comparison import joint_arguments
-from pmr_hf.command_line.parse_arguments import lengthen_training, parse_arguments
+from pmr_hf.command_line.parse_arguments import lengthen_training, lower_pretrained_rates, parse_arguments
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +187,11 @@ def test_the_fusion_head_follows_from_the_method_unless_it_is_named(parse):
     for method, own in (("late_fusion", "late"), ("mla", "shared")):
         with pytest.raises(ValueError, match=f"Expected --fusion {own} with --method {method}, got film; leave it out"):
             parse(["--method", method, "--fusion", "film"])
+
+
+def test_pretrained_encoders_learn_at_a_tenth_unless_they_are_frozen_or_have_a_rate():
+    encoders = ["--backbones", "image=a", "text=b", "audio=c", "stats=numbers"]
+    more = ["--freeze", "image", "--modality_learning_rates", '{"audio": 0.5}', "--learning_rate", "0.01"]
+    script_args, args = parse_arguments(["--train_file", __file__, "--label_column", "y", *encoders, *more])
+    lower_pretrained_rates(script_args, args)
+    assert args.modality_learning_rates == {"text": pytest.approx(0.001), "audio": 0.5}

@@ -31,7 +31,10 @@ from typing import Any, NamedTuple
 
 if __name__ == "__main__":
     # A mistake shows before torch is imported, which takes seconds.
-    early = Path(find_spec("pmr_hf").submodule_search_locations[0]) / "command_line" / "early_check.py"
+    package = find_spec("pmr_hf")
+    if package is None:
+        sys.exit("Expected the package pmr_hf, found none; install it first, by `pip install -e .` in its folder.")
+    early = Path(package.submodule_search_locations[0]) / "command_line" / "early_check.py"
     run_path(str(early))["check"](sys.argv[1:], Path(__file__))
 
 import psutil  # installed with accelerate

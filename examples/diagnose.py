@@ -20,7 +20,10 @@ from runpy import run_path
 
 if __name__ == "__main__":
     # A mistake shows before torch is imported, which takes seconds.
-    early = Path(find_spec("pmr_hf").submodule_search_locations[0]) / "command_line" / "early_check.py"
+    package = find_spec("pmr_hf")
+    if package is None:
+        sys.exit("Expected the package pmr_hf, found none; install it first, by `pip install -e .` in its folder.")
+    early = Path(package.submodule_search_locations[0]) / "command_line" / "early_check.py"
     run_path(str(early))["check"](sys.argv[1:], Path(__file__))
 
 from transformers import set_seed
@@ -56,6 +59,7 @@ def main() -> None:
     dataset, backbones, _, collator, classes, _ = prepare(script_args, training_args)
     if not gives_length(arguments):
         training_args.num_train_epochs = math.ceil(training_args.num_train_epochs / SHARE)
+        print(f"Each training of a diagnosis takes a quarter of that, {training_args.num_train_epochs} epochs.")
     diagnosis = diagnose(
         build_model(script_args, backbones, classes),
         dataset["train"],

@@ -32,7 +32,10 @@ from runpy import run_path
 
 if __name__ == "__main__":
     # A mistake shows before torch is imported, which takes seconds.
-    early = Path(find_spec("pmr_hf").submodule_search_locations[0]) / "command_line" / "early_check.py"
+    package = find_spec("pmr_hf")
+    if package is None:
+        sys.exit("Expected the package pmr_hf, found none; install it first, by `pip install -e .` in its folder.")
+    early = Path(package.submodule_search_locations[0]) / "command_line" / "early_check.py"
     run_path(str(early))["check"](sys.argv[1:], Path(__file__))
 
 if __name__ == "__main__" and "--verbose" not in sys.argv:
@@ -64,6 +67,7 @@ from pmr_hf.command_line.results_table import CONSTANT, LEGEND, Row, kept_epoch,
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.data.saved_examples import save_examples
 from pmr_hf.model.targets import MODALITY_METRIC, REGRESSION
+from pmr_hf.training.arguments import BEST_ANSWER
 from pmr_hf.training.constant_answer import constant_answer
 from pmr_hf.training.search import best_of_results, require_optuna, shown
 
@@ -185,6 +189,7 @@ def train_and_test(
         script_args.problem_type,
         kept_epoch(trainer.state, training_args, modalities),
         train_metrics["train_runtime"],
+        trainer.unwrapped_model.config.answer if training_args.answer == BEST_ANSWER else None,
     )
 
 

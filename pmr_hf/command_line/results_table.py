@@ -27,6 +27,7 @@ def method_rows(
     problem_type: str,
     kept: tuple[str, dict[str, float]],
     seconds: float,
+    answer: str | None = None,
 ) -> list[Row]:
     """
     The rows of a method: its metrics on a split, and below it the score and the ratio of each modality in training. A
@@ -40,6 +41,7 @@ def method_rows(
         problem_type (`str`): one of [`~pmr_hf.model.targets.PROBLEM_TYPES`].
         kept (`tuple`): the result of [`kept_epoch`].
         seconds (`float`): the time of training.
+        answer (`str`, *optional*): what gives the fused answer, `"head"` or `"prototypes"`, if it was chosen.
     """
     metric, prefix = MODALITY_METRIC[problem_type], "test" if split == "test" else "eval"
     epoch, scores = kept
@@ -47,7 +49,8 @@ def method_rows(
     for name in modalities if problem_type != REGRESSION else []:
         alone = metrics.get(f"{prefix}_{name}_prototype_{metric}")
         row[f"{name} alone"] = "none seen" if alone is None else f"{alone:.3f}"
-    rows = [(method, row | {"kept epoch": epoch, "training time": f"{seconds:.0f} s"})]
+    row |= {"kept epoch": epoch, "training time": f"{seconds:.0f} s"}
+    rows = [(method, row if answer is None else row | {"answer": answer})]
     if scores:
         ratios = imbalance_ratio(torch.tensor(list(scores.values()))).tolist()
         rows.append(("  score", {f"{name} alone": f"{score:.3f}" for name, score in scores.items()}))

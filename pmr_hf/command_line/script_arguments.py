@@ -69,10 +69,11 @@ class ScriptArguments:
     #: Whether the command leaves open when to log
     default_logging = False
 
-    method: str = field(
-        default="pmr",
+    method: str | None = field(
+        default=None,
         metadata={
-            "help": "The training method. 'joint' is plain training, monitored with prototypes.",
+            "help": "The training method. 'joint' is plain training, monitored with prototypes. Default: pmr; joint "
+            "in a regression, which has no classes.",
             "choices": list(METHODS),
         },
     )
@@ -300,6 +301,8 @@ class ScriptArguments:
 
     def __post_init__(self):
         self._check_ranges()
+        if self.method is None:
+            self.method = "joint" if self.problem_type == REGRESSION else "pmr"
         self._take_fusion()
         if not self.own_data:
             self._check_no_table_is_forgotten()

@@ -96,17 +96,19 @@ def diagnose(
 
 
 def _findings(name: str, alone: Measured, joint: Measured, ratios: list[tuple[float, float]]) -> ModalityFindings:
-    """Compare a modality alone with all jointly."""
+    """Compare a modality alone with all jointly, on the rows that have it."""
+    rows = joint.present[name].cpu().numpy()
+    answer, joint_answer = alone.fused.of(rows), joint.fused.of(rows)
     return ModalityFindings(
         name=name,
-        alone=alone.fused.metric,
+        alone=answer.metric,
         alone_prototypes=alone.prototypes[name].metric,
         alone_probe=alone.probes[name].metric,
         joint_prototypes=joint.prototypes[name].metric,
         joint_probe=joint.probes[name].metric,
         lost_by_prototypes=difference(alone.prototypes[name], joint.prototypes[name]),
         lost_by_probe=difference(alone.probes[name], joint.probes[name]),
-        above_joint=difference(alone.fused, joint.fused),
+        above_joint=difference(answer, joint_answer),
         share=joint.shares[name],
         ratio=float(np.mean([value for _, value in ratios])),
         ratios=ratios,

@@ -8,12 +8,14 @@ from ..reporting.aligned_table import aligned
 
 
 LEAST = 0.05  # a smaller difference in accuracy is no reason to rebalance
-STARVED, IGNORED, BALANCED = "starved", "ignored", "balanced"
+MOST_UNLEARNED = 0.1  # more than a linear probe has above every trained answer, if the training was long enough
+STARVED, IGNORED, BALANCED, SHORT = "starved", "ignored", "balanced", "too short"
 METHODS_PAGE = "docs/which_method.md"
 # What to try, by verdict
 ADVICE = {
     STARVED: f"Try --recipe recommended of run_pmr.py, or another method of {METHODS_PAGE} that trains each encoder.",
     IGNORED: f"Try modality_dropout=0.3 and answer='best', or a method of {METHODS_PAGE} for the head.",
+    SHORT: "Train longer, by --num_train_epochs or --max_steps, or at a higher learning rate.",
     BALANCED: "Train jointly: a method of this library costs time and has little to mend.",
 }
 
@@ -57,7 +59,7 @@ class ModalityFindings:
         joint_probe (`float`): accuracy of a linear probe on its embeddings after joint training.
         lost_by_prototypes (`Difference`): what joint training lost: `alone_prototypes` minus `joint_prototypes`.
         lost_by_probe (`Difference`): the same by linear probes.
-        above_joint (`Difference`): `alone` minus the fused accuracy of joint training.
+        above_joint (`Difference`): `alone` minus the fused accuracy of joint training on the same rows.
         share (`float`): its mean Shapley value for the probability of the truth, in the joint model, in [-1, 1].
         ratio (`float`): its score over the highest score of a modality, the mean over joint training, in [0, 1].
         ratios (`list[tuple[float, float]]`): that ratio at each epoch that was logged.
@@ -129,6 +131,14 @@ class Diagnosis:
         return self.behind if self._answer_suffers else []
 
     @property
+    def _best_probe(self) -> float:
+        return max(modality.alone_probe for modality in self.modalities)
+
+    @property
+    def _best_answer(self) -> float:
+        return max(self.joint, self.averaged, *(modality.alone for modality in self.modalities))
+
+    @property
     def _answer_suffers(self) -> bool:
         return bool(self.ignored) or self.averaged_above_joint.counts
 
@@ -140,12 +150,19 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """`"starved"`, `"ignored"` or `"balanced"`, see `sentence`."""
+        """`"too short"`, `"starved"`, `"ignored"` or `"balanced"`, see `sentence`."""
+        if self._best_probe - self._best_answer > MOST_UNLEARNED:
+            return SHORT
         return STARVED if self.starved else IGNORED if self._answer_suffers else BALANCED
 
     @property
     def sentence(self) -> str:
         """The verdict in words, with the numbers that it follows from."""
+        if self.verdict == SHORT:
+            return (
+                f"The training was too short to tell: a linear probe of a modality has {percent(self._best_probe)}, "
+                f"and the best answer of all models {percent(self._best_answer)}."
+            )
         in_words = {STARVED: self._starved_in_words, IGNORED: self._ignored_in_words, BALANCED: self._balanced_in_words}
         return in_words[self.verdict]()
 

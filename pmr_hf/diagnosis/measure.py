@@ -32,6 +32,10 @@ class RowScores(NamedTuple):
         """The metric over all rows, in [0, 1]. It is 0 if no row has a predicted or a true label."""
         return float(2 * self.hits.sum() / max(self.sizes.sum(), 1))
 
+    def of(self, rows: np.ndarray) -> "RowScores":
+        """The scores of some of the rows, by a mask (N,)."""
+        return RowScores(self.hits[rows], self.sizes[rows])
+
     @property
     def influences(self) -> np.ndarray:
         """How far each row pulls the metric up or down, (N,). The mean is 0."""

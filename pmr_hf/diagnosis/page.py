@@ -48,7 +48,7 @@ is at least two of its standard errors, which stand after "±". "Averaged" are t
 fastest modality, the mean over training.</small></p>
 </html>
 """
-COLORS = {"starved": "#c0392b", "ignored": "#d68910", "balanced": "#1e8449"}
+COLORS = {"starved": "#c0392b", "ignored": "#d68910", "balanced": "#1e8449", "too short": "#5d6d7e"}
 
 
 def page_of(diagnosis: Diagnosis) -> str:

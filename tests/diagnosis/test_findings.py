@@ -1,6 +1,7 @@
 """The verdict of a diagnosis, from numbers chosen by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from helpers.browser import chromium
@@ -46,6 +47,13 @@ def test_the_verdict(joint, slow, verdict, words):
     assert found.verdict == verdict and words in found.sentence
     assert found.sentence in str(found) and found.advice in str(found)
     assert found.starved == (["slow"] if verdict == "starved" else [])
+
+
+def test_a_training_whose_probe_is_far_above_every_answer_was_too_short():
+    slow = modality("slow", 0.5, 0.4, 0.4, 0.7, joint=0.5)
+    for probe, verdict in ((0.71, "too short"), (0.69, "starved")):
+        found = diagnosis(0.4, replace(slow, alone_probe=probe, above_joint=Difference(0.1, 0.01)), FAST)
+        assert found.verdict == verdict and ("too short to tell" in found.sentence) == (verdict == "too short")
 
 
 @pytest.mark.parametrize(

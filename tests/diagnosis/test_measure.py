@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
+from pmr_hf.diagnosis.diagnose import _findings
 from pmr_hf.diagnosis.measure import Measured, averaged, difference, row_scores
 
 
@@ -50,6 +51,20 @@ def test_the_mean_is_over_the_modalities_that_a_row_has():
     }
     # The means are (0.45, 0.55), (0.55, 0.45), and (0.2, 0.8) of b alone.
     assert averaged(CLASSES, both).hits.tolist() == [False, False, True]
+
+
+def test_a_modality_is_compared_with_all_jointly_on_the_rows_that_have_it():
+    """Alone it gets 2 of its 3 rows right, and joint training 1 of them. Rows 3 to 5 lack it."""
+    has, labels = torch.tensor([True] * 3 + [False] * 3), np.zeros(6, dtype=int)
+
+    def one(right):
+        scores = row_scores(CLASSES, 1 - np.array(right), labels)
+        part = {"a": row_scores(CLASSES, labels[:3], labels[:3])}
+        return Measured(scores, torch.zeros(6, 2), {"a": has}, labels, part, part, {"a": 0.0})
+
+    found = _findings("a", one([1, 1, 0, 0, 0, 0]), one([1, 0, 0, 1, 1, 1]), [(1.0, 0.5)])
+    assert found.alone == pytest.approx(2 / 3) and found.above_joint.value == pytest.approx(1 / 3)
+    assert found.above_joint.error == pytest.approx(math.sqrt(1 - 1 / 3) / 3)
 
 
 def test_no_label_at_all():

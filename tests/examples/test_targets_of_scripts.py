@@ -124,5 +124,7 @@ def test_arguments_that_are_refused(tmp_path):
         parse_arguments(["--method", "pmr", *table, "regression"])
     with pytest.raises(ValueError, match="--dataset digits, whose samples have one class each"):
         parse_arguments(["--problem_type", "regression", "--method", "joint"])
+    assert parse_arguments([*table, "regression"])[0].method == "joint"
+    assert parse_arguments(table[:-1])[0].method == "pmr"
     with pytest.raises(ValueError, match="Expected --label_separator to be a character or more, got none"):
         parse_arguments(["--method", "joint", *table, "multi_label_classification", "--label_separator", ""])

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION, PAPER_MAX_GRAD_NORM, PAPER_SETS
 from ..methods import METHODS
-from ..model.targets import MODALITY_METRIC, REGRESSION
+from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
 from .defaults import DIGIT_EXAMPLES, LEAST_STEPS, MOST_EPOCHS, OWN_DATA_DEFAULTS, RECIPES, SELECTED_BY
 from .options import name_of, options_of
@@ -70,6 +70,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
             parser.set_defaults(compare_with="joint" if script_args.dataset == "digits" else "none")
     if script_args.method == "pmr":
         parser.set_defaults(**RECIPES[script_args.recipe])
+        if script_args.problem_type == MULTI_LABEL:  # embeddings collapse under rare labels without it
+            parser.set_defaults(balance_labels=True)
     parser.set_defaults(metric_for_best_model=SELECTED_BY[script_args.problem_type])
     if script_args.problem_type == REGRESSION:
         parser.set_defaults(greater_is_better=False)

@@ -125,6 +125,8 @@ def test_arguments_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match="--dataset digits, whose samples have one class each"):
         parse_arguments(["--problem_type", "regression", "--method", "joint"])
     assert parse_arguments([*table, "regression"])[0].method == "joint"
+    assert parse_arguments([*table, "multi_label_classification"])[1].balance_labels
+    assert not parse_arguments([*table, "multi_label_classification", "--method", "joint"])[1].balance_labels
     assert parse_arguments(table[:-1])[0].method == "pmr"
     with pytest.raises(ValueError, match="Expected --label_separator to be a character or more, got none"):
         parse_arguments(["--method", "joint", *table, "multi_label_classification", "--label_separator", ""])

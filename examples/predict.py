@@ -2,7 +2,7 @@
 Predict the class, the labels or the numbers of each row of a table with a trained model, and write one JSON line per
 row.
 
-    python examples/predict.py --model outputs/posts-concat-pmr --input new.csv --columns image=picture text=title \\
+    python examples/predict.py --model outputs/shop-posts-concat-pmr --input new.csv --columns image=picture text=title \\
         --keep id --output predictions.jsonl
 
 When a stopped run is started again, it continues where it stopped, unless the input, the model or an option has since

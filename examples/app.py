@@ -7,12 +7,12 @@ Try a trained model in the browser: its answer, what each modality says alone, a
 
 import argparse
 import math
+import sys
 from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 
 from pmr_hf import MultimodalPipeline
@@ -20,6 +20,12 @@ from pmr_hf.data.saved_examples import read_examples
 from pmr_hf.model.kind_registry import Kind
 from pmr_hf.model.media_values import UnreadableError, is_missing
 from pmr_hf.model.tabular_processor import number_of
+
+
+try:
+    import gradio as gr
+except ImportError:
+    sys.exit('Expected gradio, found none; run `pip install -e ".[demo]"`.')
 
 
 TOP = 3  # number of classes and prototypes to show for each modality

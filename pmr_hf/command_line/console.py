@@ -136,7 +136,7 @@ class EpochLines(TrainerCallback):
         entries = [entry for entry in state.log_history if entry["step"] > self._first_step]
         values = values_of_epoch(entries, self._first_step, self.modalities, MODALITY_METRIC[self.problem_type])
         cells = {name: f"{values[name]:.3f}" if name in values else "-" for name in self._columns}
-        self._write(row_of_epoch(f"{state.epoch:g}/{state.num_train_epochs}", cells))
+        self._write(row_of_epoch(f"{state.epoch:.3g}/{state.num_train_epochs}", cells))
 
 
 def row_of_epoch(epoch: str, cells: dict[str, str]) -> str:

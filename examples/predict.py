@@ -2,8 +2,8 @@
 Predict the class, the labels or the numbers of each row of a table with a trained model, and write one JSON line per
 row.
 
-    python examples/predict.py --model outputs/shop-posts-concat-pmr --input new.csv --columns image=picture text=title \\
-        --keep id --output predictions.jsonl
+    python examples/predict.py --model outputs/shop-posts-concat-pmr --input new.csv --keep id \\
+        --columns image=picture text=title --output predictions.jsonl
 
 When a stopped run is started again, it continues where it stopped, unless the input, the model or an option has since
 changed. Beside the output, the script keeps its options in a JSON file, and a lock. A row that cannot be read, or that

@@ -63,7 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
             parser.set_defaults(initialization=PAPER_INITIALIZATION)
         if script_args.dataset == "digits":
             parser.set_defaults(save_examples=DIGIT_EXAMPLES)
-        else:  # so few digits diverge without clipping
+        else:  # the few digits would diverge without clipping
             parser.set_defaults(max_grad_norm=PAPER_MAX_GRAD_NORM)
         if script_args.method == "pmr":
             parser.set_defaults(pmr_alpha=PAPER_ALPHA)

@@ -158,13 +158,19 @@ class Diagnosis:
     @property
     def sentence(self) -> str:
         """The verdict in words, with the numbers that it follows from."""
-        if self.verdict == SHORT:
-            return (
-                f"The training was too short to tell: a linear probe of a modality has {percent(self._best_probe)}, "
-                f"and the best answer of all models {percent(self._best_answer)}."
-            )
-        in_words = {STARVED: self._starved_in_words, IGNORED: self._ignored_in_words, BALANCED: self._balanced_in_words}
+        in_words = {
+            SHORT: self._short_in_words,
+            STARVED: self._starved_in_words,
+            IGNORED: self._ignored_in_words,
+            BALANCED: self._balanced_in_words,
+        }
         return in_words[self.verdict]()
+
+    def _short_in_words(self) -> str:
+        return (
+            f"The training was too short to tell: a linear probe of a modality has {percent(self._best_probe)}, and "
+            f"the best answer of all models {percent(self._best_answer)}."
+        )
 
     def _starved_in_words(self) -> str:
         better = f"the models alone, averaged, {percent(self.averaged)}"

@@ -21,7 +21,12 @@ from .script_arguments import ScriptArguments
 
 
 Entry = dict[str, Any]
-TARGETS = {SINGLE_LABEL: "classes", MULTI_LABEL: "labels", REGRESSION: "numbers to predict"}
+# What a model predicts: one of them, and several
+TARGETS = {
+    SINGLE_LABEL: ("class", "classes"),
+    MULTI_LABEL: ("label", "labels"),
+    REGRESSION: ("number to predict", "numbers to predict"),
+}
 CONTINUE = "Stopped. The same command with --resume_from_checkpoint True continues from the last checkpoint."
 # Errors whose message is for the user, if it says what was expected
 SENTENCES = (ValueError, TypeError, FloatingPointError, ImportError, RuntimeError)
@@ -179,9 +184,10 @@ def header(
     methods: Sequence[str],
 ) -> str:
     """What will be trained: the data, each modality with its encoder, the methods, the steps and the device."""
-    number, kind = model.config.num_labels, TARGETS[script_args.problem_type]
+    number = model.config.num_labels
+    targets = TARGETS[script_args.problem_type][number > 1]
     rows = ", ".join(f"{len(split):,} {name}" for name, split in dataset.items())
-    lines = {"data": f"{script_args.data_name}, {number} {kind}; rows: {rows}"}
+    lines = {"data": f"{script_args.data_name}, {number} {targets}; rows: {rows}"}
     for name, backbone in script_args.backbones.items():
         parameters = list(model.backbones[name].parameters())
         trained = sum(part.numel() for part in parameters if part.requires_grad)

@@ -10,7 +10,6 @@ rows. It prints a table with a verdict, and writes `report.html` and `diagnosis.
 split is not read. It takes the arguments of `run_pmr.py`, but for those of a method.
 """
 
-import logging
 import math
 import sys
 from importlib.util import find_spec
@@ -30,7 +29,7 @@ from transformers import set_seed
 
 from pmr_hf import diagnose
 from pmr_hf.command_line.build import build_model
-from pmr_hf.command_line.console import run_script
+from pmr_hf.command_line.console import run_script, set_verbosity
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.options import flat, name_of, options_of
 from pmr_hf.command_line.output_folder import default_folder
@@ -50,7 +49,7 @@ def main() -> None:
     if decided:
         sys.exit(f"Expected no --{' --'.join(sorted(decided))} here, since training is joint; leave it out.")
     script_args, training_args = parse_arguments([*arguments, "--method", "joint", *defaults(arguments)])
-    logging.basicConfig(level=logging.WARNING)
+    set_verbosity(script_args.verbose)
     inferred = inferred_columns(script_args)
     if inferred is not None:
         print(f"{inferred.without(script_args.columns)}\n", flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasets import DatasetDict
+from huggingface_hub.utils import logging as hub_logging
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
@@ -58,6 +59,7 @@ def set_verbosity(verbose: bool) -> None:
         return
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     transformers_logging.set_verbosity_error()
+    hub_logging.disable_propagation()  # it has a handler of its own, and would print each line twice
 
 
 def remove_output(trainer: Trainer) -> None:

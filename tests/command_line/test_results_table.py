@@ -2,7 +2,7 @@
 
 from transformers import TrainerState, TrainingArguments
 
-from pmr_hf.command_line.results_table import kept_epoch, method_rows, print_table
+from pmr_hf.command_line.results_table import kept_epoch, legend, method_rows, print_table
 
 
 LOG = [
@@ -36,6 +36,15 @@ def test_three_modalities_of_which_the_test_lacks_one(capsys):
         "    score                                  0.200    0.400      0.800",
         "    ratio                                   1.00     2.00       4.00",
     ]
+
+
+def test_one_modality_has_no_ratio_and_the_legend_explains_only_what_the_table_has():
+    metrics, kept = {"test_accuracy": 0.75, "test_a_prototype_accuracy": 0.5}, ("1 of 2", {"a": 0.2})
+    rows = method_rows("joint", "test", metrics, ["a"], "single_label_classification", kept, 12.4)
+    assert [name for name, _ in rows] == ["joint", "  score"]
+    words = {count: legend("single_label_classification", count) for count in (1, 2)}
+    assert "score:" in words[1] and "ratio:" not in words[1] and "ratio:" in words[2]
+    assert legend("regression", 2) == ""
 
 
 def test_a_regression_has_its_error_alone():

@@ -93,11 +93,14 @@ def test_the_script(tmp_path):
     (tmp_path / "train.csv").write_text("\n".join(lines))
     command = ["diagnose.py", "--train_file", "train.csv", "--use_cpu", "True"]
     command += ["--columns", "left=a,b", "right=c", "--backbones", "left=numbers", "right=numbers"]
-    done = run_example(*command, "--num_train_epochs", "1", "--output_dir", "found", cwd=tmp_path)
+    folder = tmp_path / "outputs" / f"{tmp_path.name}-train-concat-diagnosis"
+    folder.mkdir(parents=True)
+    (folder / "diagnosis.json").write_text("{}")
+    done = run_example(*command, "--num_train_epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    saved = json.loads((tmp_path / "found" / "diagnosis.json").read_text())
+    saved = json.loads((folder / "diagnosis.json").read_text())
     assert saved["sentence"] in done.stdout and "train, concat" in done.stdout
-    assert (tmp_path / "found" / "report.html").is_file()
+    assert (folder / "report.html").is_file() and done.stdout.endswith(" in place of an earlier diagnosis\n")
     assert saved["rows"] == 12 and saved["steps"] == 1  # 30 percent of 40 rows, and the rest in one batch
     refused = run_example(*command, "--method", "pmr", cwd=tmp_path)
     assert refused.returncode == 1 and refused.stderr.startswith("Expected no --method here")

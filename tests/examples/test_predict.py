@@ -126,6 +126,11 @@ def test_the_order_of_columns_does_not_count_and_other_columns_are_refused(tmp_p
     for line, row in zip(found.splitlines(), rows, strict=True):
         expected = pipe(stats=row, costs=[row["age"], row["price"]])
         assert json.loads(line)["labels"][0]["score"] == pytest.approx(expected[0]["score"], abs=1e-6)
+    assert "leaves out" not in capsys.readouterr().out
+    command = ["predict.py", *arguments, "stats=age,city", "--missing", "fused", "--output", tmp_path / "d.jsonl"]
+    monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+    script.main()
+    assert "--columns leaves out costs, so these answers are without\n" in capsys.readouterr().out
     command = ["predict.py", *arguments, "stats=age,price", "--output", tmp_path / "c.jsonl"]
     monkeypatch.setattr(sys, "argv", [str(part) for part in command])
     with pytest.raises(SystemExit) as stopped:

@@ -58,7 +58,7 @@ def test_run_pmr_prints_a_line_for_joint_training_and_one_for_pmr(main_job):
     labels = cg_mnist(read_sklearn_digits(), seed=42)
     constant = np.bincount(labels["train"]["label"]).argmax() == np.array(labels["test"]["label"])
     assert table[1].split() == ["most", "frequent", "class", f"{constant.mean():.3f}"]
-    assert table[-1] == "saved to outputs/digits-concat-pmr" and len(table) == 11
+    assert table[-1] == "saved to outputs/digits-concat-pmr" and len(table) == 12
     for lines, method in zip((table[2:5], table[5:8]), ("joint", "pmr"), strict=True):
         folder = main_job[1] if method == "pmr" else main_job[1].with_name("digits-concat-pmr-joint")
         results = json.loads((folder / "all_results.json").read_text())

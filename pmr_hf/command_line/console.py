@@ -185,9 +185,9 @@ def header(
     for name, backbone in script_args.backbones.items():
         parameters = list(model.backbones[name].parameters())
         trained = sum(part.numel() for part in parameters if part.requires_grad)
-        lines[name] = f"{backbone}, {shortened(sum(part.numel() for part in parameters))} parameters"
+        lines[name] = f"{backbone}, {in_words(sum(part.numel() for part in parameters))} parameters"
         lines[name] += (
-            "" if all(part.requires_grad for part in parameters) else f", {shortened(trained)} of them trained"
+            "" if all(part.requires_grad for part in parameters) else f", {in_words(trained)} of them trained"
         )
     epochs, steps, batch = length_of_training(training_args, len(dataset["train"]))
     lines["training"] = f"{' and then '.join(methods)}, with the fusion head {script_args.fusion}"
@@ -198,7 +198,7 @@ def header(
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
 
 
-def shortened(number: int) -> str:
+def in_words(number: int) -> str:
     """A number of parameters, such as 532, 21 thousand or 86 million."""
     for unit, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
         if number >= unit:

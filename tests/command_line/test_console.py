@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.scripts import EXAMPLES, run_example
 
-from pmr_hf.command_line.console import run_script, shortened, values_of_epoch
+from pmr_hf.command_line.console import in_words, run_script, values_of_epoch
 
 
 SHORT = ["--num_train_epochs", "2", "--max_train_samples", "128", "--max_eval_samples", "64", "--use_cpu"]
@@ -112,4 +112,4 @@ def test_a_mistake_is_one_line_on_the_console(tmp_path):
 
 
 def test_numbers_of_parameters():
-    assert [shortened(number) for number in (532, 98800, 86_390_000)] == ["532", "98.8 thousand", "86.4 million"]
+    assert [in_words(number) for number in (532, 98800, 86_390_000)] == ["532", "98.8 thousand", "86.4 million"]

@@ -50,11 +50,11 @@ from pmr_hf.command_line.benchmark_cells import (
     mistake_in,
 )
 from pmr_hf.command_line.build import build_collator
-from pmr_hf.command_line.console import run_script
 from pmr_hf.command_line.defaults import SELECTED_BY
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.options import Options, flat, options_of
 from pmr_hf.command_line.parse_arguments import lengthen_training, parse_arguments
+from pmr_hf.command_line.run_script import run_script
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.command_line.splits import load_splits
 from pmr_hf.inference.modality_report import modality_report

@@ -17,7 +17,7 @@ from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_trainer import PrototypeTrainer
 from ..training.resuming import decided_by_main
 from ..training.setup_checks import is_stream
-from .model_checks import require_model
+from .method_checks import require_model
 from .separability import Embedded, cluster_purity, embed_rows
 
 

@@ -23,7 +23,7 @@ from ..training.prototype_trainer import PrototypeTrainer
 from ..training.row_pass import pass_over_rows
 from ..training.setup_checks import is_stream
 from ..training.training_rows import TrainingRows, rows_at
-from .model_checks import require_fusion_head, require_known_loss
+from .method_checks import require_fusion_head, require_known_loss
 
 
 VALUES_NAME = "modality_values.safetensors"

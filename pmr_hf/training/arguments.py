@@ -1,4 +1,9 @@
-"""Arguments of the trainers."""
+"""
+The arguments that all methods share. Those of one method are in its own file, such as `methods/pmr.py`.
+
+Each field is also an option of the command line, with its help. What concerns the data or the model is in
+`command_line/script_arguments.py`.
+"""
 
 import json
 import math

@@ -1,4 +1,9 @@
-"""`MultimodalTrainer`: `Trainer` with logs and metrics of each modality."""
+"""
+`MultimodalTrainer`: `Trainer` with logs and metrics of each modality.
+
+The file follows a run: what a method may override, model and optimizer, training data, the loss (with `loss_scale`, by
+which gradient accumulation averages a term), logs, and evaluation.
+"""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""Which rows of a dataset the prototypes are taken from."""
+"""Which rows of a dataset the prototypes are taken from: the draw of the subset."""
 
 import math
 from typing import Any

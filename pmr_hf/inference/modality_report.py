@@ -12,7 +12,8 @@ from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LAB
 from ..training.counted_samples import guesses_of
 from ..training.metrics import METRIC_NAMES, modality_metrics
 from .answers import answer_logits, answered_by_fusion
-from .linear_probe import PROBE_ROWS, Collator, Embedded, embed, probe_metric
+from .embed import Collator, Embedded, embed
+from .linear_probe import PROBE_ROWS, probe_metric
 from .shapley import shapley_values
 
 

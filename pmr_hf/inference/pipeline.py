@@ -18,7 +18,7 @@ from ..model.multimodal_processor import MultimodalProcessor
 from ..model.targets import MULTI_LABEL
 from .answers import answer_logits, answered_by_fusion
 from .calibration import fit_temperature, labelled_rows
-from .linear_probe import embed
+from .embed import embed
 from .model_checks import check_scores, check_weights, require_prototypes, unseen_modalities
 from .shapley import shapley_values
 

@@ -57,7 +57,7 @@ from pmr_hf import (
     evaluate_report,
 )
 from pmr_hf.command_line.build import build_model
-from pmr_hf.command_line.comparison import joint_arguments
+from pmr_hf.command_line.compare_with import joint_arguments
 from pmr_hf.command_line.console import EpochLines, header, remove_output, set_verbosity
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.output_folder import take_folder

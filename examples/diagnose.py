@@ -10,7 +10,6 @@ rows. It prints a table with a verdict, and writes `report.html` and `diagnosis.
 split is not read. It takes the arguments of `run_pmr.py`, but for those of a method.
 """
 
-import logging
 import math
 import sys
 from importlib.util import find_spec
@@ -30,7 +29,9 @@ from transformers import set_seed
 
 from pmr_hf import diagnose
 from pmr_hf.command_line.build import build_model
+from pmr_hf.command_line.console import set_verbosity
 from pmr_hf.command_line.infer_modalities import inferred_columns
+from pmr_hf.command_line.output_folder import default_folder
 from pmr_hf.command_line.parse_arguments import gives, gives_length, lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.prepare import prepare
 from pmr_hf.command_line.run_script import run_script
@@ -40,7 +41,7 @@ from pmr_hf.command_line.split_command import flat, name_of, options_of
 SHARE = 4  # of the default length of training, one in
 # 800 rows leave 240 for validation. Two standard errors of a difference are then five points, if the two models differ
 # on 15 percent of them.
-DEFAULTS = {"output_dir": "outputs/diagnosis", "validation_size": "0.3"}
+DEFAULTS = {"validation_size": "0.3"}
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
     if decided:
         sys.exit(f"Expected no --{' --'.join(sorted(decided))} here, since training is joint; leave it out.")
     script_args, training_args = parse_arguments([*arguments, "--method", "joint", *defaults(arguments)])
-    logging.basicConfig(level=logging.WARNING)
+    set_verbosity(script_args.verbose)
     inferred = inferred_columns(script_args)
     if inferred is not None:
         print(f"{inferred.without(script_args.columns)}\n", flush=True)
@@ -68,7 +69,10 @@ def main() -> None:
         training_args,
     )
     print(f"\n{script_args.data_name}, {script_args.fusion}\n{diagnosis}")
-    print(f"\nwritten to {diagnosis.save(training_args.output_dir)}")
+    given = gives(arguments, "output_dir")
+    folder = training_args.output_dir if given else default_folder(script_args, training_args.seed, "diagnosis")
+    before = " in place of an earlier diagnosis" if (Path(folder) / "diagnosis.json").exists() else ""
+    print(f"\nwritten to {diagnosis.save(folder)}{before}")
 
 
 def defaults(arguments: list[str]) -> list[str]:

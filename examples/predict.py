@@ -128,6 +128,9 @@ def main() -> None:
     before = f", after {begin:,} of an earlier run" if begin else ""
     wrong = f"; {errors:,} could not be predicted, see their `error`" if errors else ""
     print(f"read {len(table):,} rows of {args.input}; predicted {len(table) - begin - errors:,}{before}{wrong}")
+    left_out = [name for name in pipe.model.config.modalities if name not in columns]
+    if left_out:
+        print(f"--columns leaves out {', '.join(left_out)}, so these answers are without")
     print(f"saved to {args.output}")
 
 

@@ -63,11 +63,11 @@ from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.output_folder import take_folder
 from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.prepare import prepare
-from pmr_hf.command_line.results_table import CONSTANT, LEGEND, Row, kept_epoch, method_rows, print_table
+from pmr_hf.command_line.results_table import CONSTANT, Row, kept_epoch, legend, method_rows, print_table
 from pmr_hf.command_line.run_script import run_script
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.data.saved_examples import save_examples
-from pmr_hf.model.targets import MODALITY_METRIC, REGRESSION
+from pmr_hf.model.targets import MODALITY_METRIC
 from pmr_hf.training.arguments import BEST_ANSWER
 from pmr_hf.training.constant_answer import constant_answer
 from pmr_hf.training.search import best_of_results, require_optuna, shown
@@ -97,9 +97,7 @@ def main() -> None:
         rows += train_and_test(args, others, [each.method for each, _ in runs] if not rows else [])
     if training_args.process_index == 0:
         print_table(f"{script_args.data_name}, {script_args.fusion}", rows)
-        if script_args.problem_type != REGRESSION:
-            print(LEGEND)
-        print(f"saved to {training_args.output_dir}")
+        print(f"{legend(script_args.problem_type, len(script_args.columns))}saved to {training_args.output_dir}")
 
 
 def train_and_test(

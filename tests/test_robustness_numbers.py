@@ -8,8 +8,6 @@ import torch
 from accelerate import Accelerator
 from helpers.digits import take_prototypes
 from helpers.scripts import EXAMPLES, load_example
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import ASTFeatureExtractor, ViTImageProcessor
 
@@ -24,102 +22,13 @@ from pmr_hf import (
     load_prototypes,
 )
 from pmr_hf.inference.export import ExportableModel
-from pmr_hf.model.distance import prototype_logits
 from pmr_hf.model.prototypes import load_sums, save_sums
 from pmr_hf.training.finite_checks import check_finite_weights
 from pmr_hf.training.term_sums import TermSums
 
 
-WIDTH = 16
-EXPONENTS = st.integers(-3, 36)
-
-
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def check_logits(embeddings, prototypes, seen=None, tolerance=2e-6):
-    """Compare distances, classes and gradients with those in fp64, from differences."""
-    seen = torch.ones(len(prototypes), dtype=torch.bool) if seen is None else seen
-    embeddings = embeddings.detach().requires_grad_()
-    logits = prototype_logits(embeddings, prototypes, seen)
-    weights = normal(*logits.shape, seed=9) * seen
-    (gradient,) = torch.autograd.grad(logits, embeddings, weights)
-    exact = embeddings.detach().double().requires_grad_()
-    expected = -torch.linalg.vector_norm(exact[:, None] - prototypes[seen].double(), dim=2).clamp(min=1e-6)
-    (right,) = torch.autograd.grad(expected, exact, weights[:, seen].double())
-    torch.testing.assert_close(logits[:, seen].double(), expected.detach(), rtol=tolerance, atol=0)
-    assert ((gradient - right).norm(dim=1) <= 10 * tolerance * right.norm(dim=1)).all()
-    probabilities = logits.log_softmax(1)
-    assert probabilities.isfinite().all() and not probabilities.exp()[:, ~seen].any()
-
-
-# ---- Distances ----
-
-
-@pytest.mark.parametrize("classes", [2, 3, 5, 10, 100])
-@pytest.mark.parametrize("spread", [1e3, 1e4, 1e5, 1e8, 1e19, 1e30, 1e36])
-def test_one_prototype_far_from_the_others(classes, spread):
-    prototypes = normal(classes, WIDTH)
-    prototypes[-1] *= spread
-    near_the_far_one = prototypes[-1:] + spread * 1e-3 * normal(2, WIDTH, seed=1)
-    check_logits(torch.cat([normal(8, WIDTH, seed=2), near_the_far_one]), prototypes)
-
-
-@pytest.mark.parametrize(("classes", "far"), [(5, 2), (5, 3), (10, 4), (10, 5), (30, 10), (100, 30)])
-@pytest.mark.parametrize("spread", [1e3, 1e6, 1e20])
-def test_several_far_prototypes_in_several_directions(classes, far, spread):
-    prototypes = normal(classes, WIDTH)
-    prototypes[torch.randperm(classes, generator=torch.Generator().manual_seed(3))[:far]] *= spread
-    check_logits(torch.cat([normal(8, WIDTH, seed=4), prototypes + 0.1 * normal(classes, WIDTH, seed=5)]), prototypes)
-
-
-@pytest.mark.parametrize("number", [2, 3, 4])
-@pytest.mark.parametrize("apart", [0.0, 1e-4, 1e-2])
-def test_prototypes_close_together_at_a_large_radius(number, apart):
-    """Two prototypes 1e-4 apart at radius 240 had distances of 0.0625."""
-    prototypes = normal(12, WIDTH)
-    prototypes[:number] = 240 * prototypes[0] / prototypes[0].norm()
-    prototypes[:number] += apart * normal(number, WIDTH, seed=6)
-    check_logits(prototypes[:1] + 1e-3 * normal(6, WIDTH, seed=7), prototypes)
-
-
-@pytest.mark.parametrize("magnitude", [1e3, 1e8, 1e19, 1e30, 1e36])
-def test_far_embeddings_beside_near_ones(magnitude):
-    embeddings = torch.cat([normal(4, WIDTH, seed=1) * magnitude, normal(4, WIDTH, seed=2)])
-    check_logits(embeddings, normal(10, WIDTH))
-    check_logits(embeddings[:4], normal(10, WIDTH) * magnitude)
-
-
-@given(st.lists(EXPONENTS, min_size=1, max_size=9), st.lists(EXPONENTS, min_size=1, max_size=4), st.integers(0, 2**20))
-def test_each_prototype_and_each_embedding_of_any_magnitude(exponents, others, seed):
-    prototypes = normal(len(exponents), WIDTH, seed=seed) * 10.0 ** torch.tensor(exponents)[:, None]
-    embeddings = normal(len(others), WIDTH, seed=seed + 1) * 10.0 ** torch.tensor(others)[:, None]
-    beside = prototypes * (1 + 1e-3 * normal(*prototypes.shape, seed=seed + 2))
-    check_logits(torch.cat([embeddings, beside]), prototypes, tolerance=1e-5)
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=14), st.floats(0, 30), st.sampled_from([0.0, math.nan, math.inf]))
-def test_rows_of_unseen_classes_change_nothing_whatever_they_hold(seen, exponent, garbage):
-    seen = torch.tensor(seen)
-    prototypes = torch.where(seen[:, None], normal(len(seen), WIDTH) * 10.0**exponent, garbage)
-    embeddings = (normal(3, WIDTH, seed=1) * 10.0**exponent).requires_grad_()
-    if seen.any():
-        check_logits(embeddings, prototypes, seen)
-    logits = prototype_logits(embeddings, prototypes, seen)
-    assert torch.equal(logits[:, ~seen], torch.full_like(logits[:, ~seen], torch.finfo(torch.float32).min))
-    if seen.any():
-        (gradient,) = torch.autograd.grad(logits[:, seen].sum(), embeddings)
-        assert gradient.isfinite().all()
-
-
-def test_distances_cost_one_matrix_product_each_way():
-    from torch.utils.flop_counter import FlopCounterMode
-
-    embeddings, prototypes = normal(2, 8, WIDTH).requires_grad_(), normal(2, 40, WIDTH)
-    with FlopCounterMode(display=False) as counter:
-        prototype_logits(embeddings, prototypes).sum().backward()
-    assert counter.get_total_flops() == 2 * (2 * 2 * 8 * 40 * WIDTH)
 
 
 # ---- Class sums ----

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import DatasetDict
+from huggingface_hub.utils import logging as hub_logging
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
@@ -20,7 +21,12 @@ from .script_arguments import ScriptArguments
 
 
 Entry = dict[str, Any]
-TARGETS = {SINGLE_LABEL: "classes", MULTI_LABEL: "labels", REGRESSION: "numbers to predict"}
+# What a model predicts: one of them, and several
+TARGETS = {
+    SINGLE_LABEL: ("class", "classes"),
+    MULTI_LABEL: ("label", "labels"),
+    REGRESSION: ("number to predict", "numbers to predict"),
+}
 
 
 def set_verbosity(verbose: bool) -> None:
@@ -33,6 +39,7 @@ def set_verbosity(verbose: bool) -> None:
         return
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     transformers_logging.set_verbosity_error()
+    hub_logging.disable_propagation()  # it has a handler of its own, and would print each line twice
 
 
 def remove_output(trainer: Trainer) -> None:
@@ -159,9 +166,10 @@ def header(
     methods: Sequence[str],
 ) -> str:
     """What will be trained: the data, each modality with its encoder, the methods, the steps and the device."""
-    number, kind = model.config.num_labels, TARGETS[script_args.problem_type]
+    number = model.config.num_labels
+    targets = TARGETS[script_args.problem_type][number > 1]
     rows = ", ".join(f"{len(split):,} {name}" for name, split in dataset.items())
-    lines = {"data": f"{script_args.data_name}, {number} {kind}; rows: {rows}"}
+    lines = {"data": f"{script_args.data_name}, {number} {targets}; rows: {rows}"}
     for name, backbone in script_args.backbones.items():
         parameters = list(model.backbones[name].parameters())
         trained = sum(part.numel() for part in parameters if part.requires_grad)

@@ -22,15 +22,15 @@ CHECKPOINT = re.compile(r"checkpoint-\d+")
 DEFAULT_SEED = PrototypeTrainingArguments.__dataclass_fields__["seed"].default
 
 
-def default_folder(script_args: ScriptArguments, seed: int) -> str:
+def default_folder(script_args: ScriptArguments, seed: int, work: str | None = None) -> str:
     """
-    The default output folder, such as `outputs/digits-concat-pmr`. A table is called by its folder and its name. A seed
-    other than the default is named.
+    The default output folder, such as `outputs/digits-concat-pmr`; `work` stands in place of the method. A table is
+    called by its folder and its name. A seed other than the default is named.
     """
     name = script_args.data_name.replace("/", "-")
     if script_args.train_file and Path(script_args.train_file).exists():
         name = f"{Path(script_args.train_file).absolute().parent.name}-{name}"
-    return folder_of([name, script_args.fusion, script_args.method, *(script_args.modalities or [])], seed)
+    return folder_of([name, script_args.fusion, work or script_args.method, *(script_args.modalities or [])], seed)
 
 
 def folder_of(parts: list[str], seed: int) -> str:

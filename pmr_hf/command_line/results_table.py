@@ -11,10 +11,12 @@ from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LAB
 
 
 CONSTANT = {SINGLE_LABEL: "most frequent class", MULTI_LABEL: "most frequent labels", REGRESSION: "median"}
-LEGEND = (
-    "alone: by the class prototypes of its embeddings. score: mean probability of the true class there, in training.\n"
-    "ratio: its score over the lowest score."
+# What the rows and columns mean, by the number of modalities
+SCORE = (
+    "alone: by its class prototypes, the mean embedding of each class.\n"
+    "score: the probability that the prototypes give to the true class, a mean over training rows."
 )
+RATIO = "ratio: its score over the lowest score."
 
 Row = tuple[str, dict[str, str]]  # its name, and what stands in each column by the column's name
 
@@ -52,11 +54,19 @@ def method_rows(
     row |= {"kept epoch": epoch, "training time": f"{seconds:.0f} s"}
     rows = [(method, row if answer is None else row | {"answer": answer})]
     if scores:
-        ratios = imbalance_ratio(torch.tensor(list(scores.values()))).tolist()
         rows.append(("  score", {f"{name} alone": f"{score:.3f}" for name, score in scores.items()}))
+    if len(scores) > 1:
+        ratios = imbalance_ratio(torch.tensor(list(scores.values()))).tolist()
         pairs = zip(scores, ratios, strict=True)
         rows.append(("  ratio", {f"{name} alone": f"{ratio:.2f}" for name, ratio in pairs}))
     return rows
+
+
+def legend(problem_type: str, modalities: int) -> str:
+    """What the rows and columns of the table mean. A regression has neither scores nor ratios."""
+    if problem_type == REGRESSION:
+        return ""
+    return f"{SCORE}\n{RATIO}\n" if modalities > 1 else f"{SCORE}\n"
 
 
 def kept_epoch(state: TrainerState, args: TrainingArguments, modalities: Sequence[str]) -> tuple[str, dict[str, float]]:

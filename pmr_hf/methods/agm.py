@@ -116,6 +116,8 @@ class AGMTrainer(GradientScalingTrainer):
         def logits_of(subset: tuple[bool, ...]) -> torch.Tensor:
             if not any(subset):
                 return torch.zeros_like(outputs.logits, dtype=torch.float32).flatten()
+            if all(subset):
+                return outputs.logits.float().flatten()
             masks = {name: present[name] & included for name, included in zip(names, subset, strict=True)}
             return model.fuse(outputs.embeddings, masks).float().flatten()
 
@@ -157,9 +159,8 @@ def agm_scales(
     known = torch.ones_like(losses, dtype=torch.bool) if known is None else known
     num_others = (known.sum() - 1).clamp(min=1)
 
-    def lead(values: torch.Tensor) -> torch.Tensor:
-        values = torch.where(known, values, 0)
-        return (((values.sum() - values) / num_others) - values).clamp(max=20).exp()
-
-    scales = (alpha * (lead(average) - lead(losses))).clamp(max=20).exp()
+    both = torch.where(known, torch.stack([average, losses]), 0)  # (2, M)
+    others = (both.sum(1, keepdim=True) - both) / num_others
+    average_lead, lead = (others - both).clamp(max=20).exp()
+    scales = (alpha * (average_lead - lead)).clamp(max=20).exp()
     return torch.where(known & (known.sum() > 1), scales, 1)

@@ -134,7 +134,8 @@ def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(backbone, trust_remote_code=False)  # by default it would ask on stdin
     except OSError as error:
         raise OSError(
-            f"Expected {backbone} to be the Hub name or the folder of an encoder for {name!r}, but {error} Correct it."
+            f"Expected {backbone} to be the Hub name or the folder of an encoder for {name!r}, but {error} Correct the "
+            "name, or give a local folder if this machine cannot reach the Hub."
         ) from error
     except Exception as error:  # transformers raises many types for a wrong value
         if "trust_remote_code" in str(error):

@@ -1,7 +1,7 @@
 """
 Distances to class prototypes, which are the logits of the prototype classifier (Eq. 7 of PMR), and their gradient.
 
-All computations are in fp32, for inputs of any dtype and under any autocast, and need no host synchronisation.
+All results are in fp32, for inputs of any dtype and under any autocast, and nothing waits for the device.
 """
 
 import torch
@@ -9,8 +9,12 @@ from torch.autograd.function import once_differentiable
 from torch.linalg import vector_norm
 from torch.nn.functional import embedding
 
+from .exact_sums import WITHOUT_FP64
+
 
 MIN_DISTANCE = 1e-6
+# Up to this many multiplications, distances are taken one by one in fp64, since the number of operations is what costs
+DIRECT = 2**20
 # How many nearest prototypes have exact distances, and among how many prototypes the center is looked for
 NEAREST, CANDIDATES = 4, 9
 
@@ -21,12 +25,13 @@ def prototype_logits(
     """
     The logits of the prototype classifier: the negative Euclidean distance to each class prototype (Eq. 7).
 
-    The squared distance is expanded around one of the prototypes in their midst. This costs one matrix product, and
-    stays accurate far from the origin, and if some prototypes are far from the others. The distances to the four
-    nearest prototypes are then computed again without expansion, because cancellation would lose all digits of a small
-    distance. What remains: more than four prototypes that are close together and R times as far from the midst lose
-    R^2 of the 1e7 that fp32 resolves. Vectors above 1e16 are scaled, so that no square overflows. Distances are floored
-    at 1e-6, where the gradient is zero. They can be differentiated once.
+    Few distances are computed one by one in fp64. Of many, or on a device without fp64, the squared distance is
+    expanded around one of the prototypes in their midst. This costs one matrix product, and stays accurate far from the
+    origin, and if some prototypes are far from the others. The distances to the four nearest prototypes are then
+    computed again without expansion, because cancellation would lose all digits of a small distance. What remains: more
+    than four prototypes that are close together and R times as far from the midst lose R^2 of the 1e7 that fp32
+    resolves. Vectors above 1e16 are scaled, so that no square overflows. Distances are floored at 1e-6, where the
+    gradient is zero. They can be differentiated once.
 
     Args:
         embeddings (`torch.Tensor`): (B, D), or (M, B, D) for M modalities at once, of any floating dtype.
@@ -40,11 +45,34 @@ def prototype_logits(
         seen = torch.ones(prototypes.shape[:-1], dtype=torch.bool, device=prototypes.device)
     if embeddings.dim() == 2:
         return prototype_logits(embeddings[None], prototypes[None], seen[None]).squeeze(0)
+    direct = embeddings.shape[-2] * prototypes.numel() <= DIRECT and embeddings.device.type not in WITHOUT_FP64
+    distances = _DirectDistances if direct else _ExpandedDistances
     with torch.autocast(embeddings.device.type, enabled=False):
-        return _NegativeDistances.apply(embeddings.float(), prototypes.detach().float(), seen.bool())
+        return distances.apply(embeddings.float(), prototypes.detach().float(), seen.bool())
 
 
-class _NegativeDistances(torch.autograd.Function):
+class _DirectDistances(torch.autograd.Function):
+    # In fp64, no square of fp32 numbers overflows, and differences of embeddings keep the digits of fp32.
+
+    @staticmethod
+    def forward(ctx, embeddings: torch.Tensor, prototypes: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        seen = seen[..., None]
+        wide, classes = embeddings.double(), torch.where(seen, prototypes, 0).double()
+        distances = torch.cdist(wide, classes, compute_mode="donot_use_mm_for_euclid_dist")  # (M, B, K)
+        lowest = torch.finfo(torch.float32).min
+        logits = distances.clamp_(MIN_DISTANCE, -lowest).neg_().masked_fill_(~seen.mT, lowest)
+        ctx.save_for_backward(wide, classes, logits)
+        return logits.float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        wide, classes, logits = ctx.saved_tensors
+        weights = (gradient / logits).masked_fill_(logits >= -MIN_DISTANCE, 0)  # (M, B, K)
+        return (wide * weights.sum(2, keepdim=True)).sub_(torch.bmm(weights, classes)).float(), None, None
+
+
+class _ExpandedDistances(torch.autograd.Function):
     # The gradient of -d_k is (c_k - z) / d_k, and is written out here. Autograd would run three times as many
     # operations, which cost more than the matrix products if there are few classes.
 

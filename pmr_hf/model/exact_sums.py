@@ -26,15 +26,12 @@ def zero_sum(shape: Sequence[int], device: torch.device) -> torch.Tensor:
 
 
 def add(total: torch.Tensor, values: torch.Tensor) -> None:
-    """Add values (...) to a sum of the same shape, in place."""
+    """Add all values (S, ...) to a sum (...), in place."""
     if not is_pair(total):
-        total.add_(values)
+        total.add_(values.sum(0, dtype=total.dtype))
         return
-    before, values = total[0].clone(), values.to(total.dtype)
-    after = before + values
-    added = after - before
-    total[0] = after
-    total[1] += (before - (after - added)) + (values - added)
+    for value in values:
+        _add_to_pair(total, value)
 
 
 def add_rows(total: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> None:
@@ -48,7 +45,15 @@ def add_rows(total: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> N
     unit = 4096 * values.abs().amax(0)
     leading = (values + unit) - unit
     for part in (leading, values - leading):
-        add(total, torch.zeros_like(total[0]).index_add_(0, rows, part))
+        _add_to_pair(total, torch.zeros_like(total[0]).index_add_(0, rows, part))
+
+
+def _add_to_pair(total: torch.Tensor, values: torch.Tensor) -> None:
+    before, values = total[0].clone(), values.to(total.dtype)
+    after = before + values
+    added = after - before
+    total[0] = after
+    total[1] += (before - (after - added)) + (values - added)
 
 
 def value_of(total: torch.Tensor) -> torch.Tensor:

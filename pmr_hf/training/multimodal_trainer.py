@@ -473,7 +473,8 @@ class MultimodalTrainer(SavingTrainer):
             loss = loss.mean()
         require_scalar(loss, self.unwrapped_model)
         if model.training:
-            self.track((self.loss_name,), loss[None] / self.loss_scale, torch.ones_like(loss)[None])
+            mean = loss.detach()[None] / self.loss_scale
+            self.track((self.loss_name,), mean, torch.ones_like(mean))
         return (loss, outputs) if return_outputs else loss
 
     def fused_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

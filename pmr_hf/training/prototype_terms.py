@@ -7,7 +7,7 @@ import torch
 
 from ..equations import prototypical_cross_entropy, prototypical_entropy, true_class_probability
 from ..model.label_prototypes import LabelPrototypes
-from ..model.prototypes import Prototypes
+from ..model.prototypes import Prototypes, in_every_modality
 
 
 # The log keys of each modality, without the prefix with its name
@@ -85,12 +85,12 @@ def sample_values(
     """
     if isinstance(prototypes, LabelPrototypes):
         return _values_of_labels(prototypes, embeddings, labels, label_weights)
-    logits = prototypes.stacked_logits(embeddings)  # (M, B, K)
-    known = prototypes.stacked_seen()[:, labels]  # (M, B)
+    logits, seen = prototypes.stacked_logits(embeddings), prototypes.stacked_seen()  # (M, B, K), (M, K)
+    known = seen[:, labels]  # (M, B)
     log_probabilities = logits.log_softmax(-1)
     pce = prototypical_cross_entropy(log_probabilities, labels)
     with torch.no_grad():
-        common = prototypes.common_classes()  # (K,)
+        common = in_every_modality(seen)  # (K,)
         among_common = logits.masked_fill(~common, torch.finfo(logits.dtype).min).log_softmax(-1)
         scores = true_class_probability(prototypical_cross_entropy(among_common, labels))
     return SampleValues(pce, prototypical_entropy(log_probabilities), scores, known, known & common[labels])

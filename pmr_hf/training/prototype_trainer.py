@@ -320,11 +320,11 @@ class PrototypeTrainer(MultimodalTrainer):
         pce, entropy, scores, known, compared = sample_values(  # each (M, B)
             self.prototypes, embeddings, labels, self.label_weights
         )
-        has_modality = stack_masks(counted, names, labels)
-        counted = known & has_modality
+        if counted is not None:
+            has_modality = stack_masks(counted, names, labels)
+            known, compared = known & has_modality, compared & has_modality
         with torch.no_grad():
-            compared = compared & has_modality
-            values, masks = torch.stack([pce, entropy, scores]), torch.stack([counted, counted, compared])
+            values, masks = torch.stack([pce, entropy, scores]), torch.stack([known, known, compared])
             sums = torch.where(masks, values, 0).sum(-1)  # (3, M)
             numbers = masks.sum(-1).float()
             # (3, M) over the global batch
@@ -339,8 +339,8 @@ class PrototypeTrainer(MultimodalTrainer):
                 torch.cat([numbers.flatten(), ones, ones]),
             )
         if self.class_weights is not None:
-            pce = pce * self._relative_weights(labels, counted, total_counts)
-        return PrototypeTerms(pce, entropy, counted, total_counts, scores, score_counts, pce_weights, per_weights)
+            pce = pce * self._relative_weights(labels, known, total_counts)
+        return PrototypeTerms(pce, entropy, known, total_counts, scores, score_counts, pce_weights, per_weights)
 
     def _relative_weights(self, labels: torch.Tensor, counted: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """

@@ -47,7 +47,7 @@ def test_a_header_then_a_line_for_each_epoch_then_the_table(tmp_path):
             assert len(logs) == 2  # the steps of an epoch
             assert row.split() == [f"{number}/2", *(f"{value:.3f}" for value in [*values, scores[0] / scores[1]])]
     assert lines[16] == "" and lines[17].startswith("digits, concat") and lines[-1] == "saved to out"
-    assert len(lines) == 28
+    assert len(lines) == 29
 
 
 def test_verbose_prints_what_trainer_prints(tmp_path):

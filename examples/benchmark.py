@@ -46,16 +46,16 @@ from pmr_hf.command_line.benchmark_cells import (
     able_methods,
     groups_of,
     heads_of,
-    known_to,
     mistake_in,
+    options_for,
 )
 from pmr_hf.command_line.build import build_collator
-from pmr_hf.command_line.console import run_script
 from pmr_hf.command_line.defaults import SELECTED_BY
 from pmr_hf.command_line.infer_modalities import inferred_columns
-from pmr_hf.command_line.options import Options, flat, options_of
 from pmr_hf.command_line.parse_arguments import lengthen_training, parse_arguments
+from pmr_hf.command_line.run_script import run_script
 from pmr_hf.command_line.script_arguments import ScriptArguments
+from pmr_hf.command_line.split_command import Options, flat, options_of
 from pmr_hf.command_line.splits import load_splits
 from pmr_hf.inference.modality_report import modality_report
 from pmr_hf.model.targets import REGRESSION, SINGLE_LABEL
@@ -207,7 +207,7 @@ def reported(runs: Runs) -> list[dict[str, Any]]:
     file = runs.folder / "results.jsonl"
     results = [json.loads(line) for line in file.open(encoding="utf-8")] if file.is_file() else []
     for result in results:
-        before, now = (known_to("joint", options) for options in (options_of(result["arguments"]), runs.shared))
+        before, now = (options_for("joint", options) for options in (options_of(result["arguments"]), runs.shared))
         require_same(runs.folder / result["name"], flat(before), flat(now))
     return results
 
@@ -319,7 +319,7 @@ def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, 
         "seed": cell.seed,
         "learning_rate": training_args.learning_rate,
         "epochs": training_args.num_train_epochs,
-        "arguments": flat(known_to(cell.method, runs.shared)),
+        "arguments": flat(options_for(cell.method, runs.shared)),
         "train_samples": len(splits["train"]),
         "train_seconds": train["train_seconds"] if train["train_resumed"] == 0 else None,
         "peak_memory_mib": train["train_peak_memory_mib"],

@@ -29,12 +29,13 @@ from transformers import set_seed
 
 from pmr_hf import diagnose
 from pmr_hf.command_line.build import build_model
-from pmr_hf.command_line.console import run_script, set_verbosity
+from pmr_hf.command_line.console import set_verbosity
 from pmr_hf.command_line.infer_modalities import inferred_columns
-from pmr_hf.command_line.options import flat, name_of, options_of
 from pmr_hf.command_line.output_folder import default_folder
 from pmr_hf.command_line.parse_arguments import gives, gives_length, lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.prepare import prepare
+from pmr_hf.command_line.run_script import run_script
+from pmr_hf.command_line.split_command import flat, name_of, options_of
 
 
 SHARE = 4  # of the default length of training, one in

@@ -67,7 +67,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from pmr_hf import MediaLimits, MultimodalPipeline
-from pmr_hf.command_line.console import run_script
+from pmr_hf.command_line.run_script import run_script
 from pmr_hf.data.columns import as_list, number_columns, parse_column, undecoded, with_numbers
 from pmr_hf.data.table_files import read_table
 from pmr_hf.data.tables import absolute_path

@@ -57,13 +57,14 @@ from pmr_hf import (
     evaluate_report,
 )
 from pmr_hf.command_line.build import build_model
-from pmr_hf.command_line.comparison import joint_arguments
-from pmr_hf.command_line.console import EpochLines, header, remove_output, run_script, set_verbosity
+from pmr_hf.command_line.compare_with import joint_arguments
+from pmr_hf.command_line.console import EpochLines, header, remove_output, set_verbosity
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.output_folder import take_folder
 from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.prepare import prepare
 from pmr_hf.command_line.results_table import CONSTANT, Row, kept_epoch, legend, method_rows, print_table
+from pmr_hf.command_line.run_script import run_script
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.data.saved_examples import save_examples
 from pmr_hf.model.targets import MODALITY_METRIC

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from ..methods import METHODS
 from ..model.targets import REGRESSION
-from . import options
-from .options import Options, flat, name_of, options_of
+from .split_command import Options, flat, known_to, name_of, options_of
 
 
 # The arguments of run_pmr.py that select each method of the benchmark
@@ -76,7 +75,7 @@ class Cell(NamedTuple):
 
     def arguments(self, shared: Options) -> list[str]:
         """The command line of run_pmr.py for this cell. `shared` are the arguments of all runs of the benchmark."""
-        arguments = flat(known_to(self.method, shared))
+        arguments = flat(options_for(self.method, shared))
         arguments += ["--fusion", self.fusion, "--seed", str(self.seed), *BENCHMARK_METHODS[self.method]]
         arguments += ["--compare_with", "none"]
         arguments += [] if self.modality is None else ["--modalities", self.modality]
@@ -89,7 +88,7 @@ def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
     groups = []
     for method in args.methods:
         settings: list[tuple[str, str] | None] = [(args.vary[0], value) for value in args.vary[1:]]
-        if not known_to(method, [[f"--{name}"] for name in args.vary[:1]]):
+        if not options_for(method, [[f"--{name}"] for name in args.vary[:1]]):
             settings = [None]
         if method == "unimodal":  # one modality needs no fusion
             heads = [("concat", name) for name in modalities]
@@ -105,9 +104,9 @@ def heads_of(method: str, fusions: list[str]) -> list[str]:
     return fusions if own is None else [own]
 
 
-def known_to(method: str, shared: Options) -> Options:
+def options_for(method: str, shared: Options) -> Options:
     """Keep the options that run_pmr.py has for a method of the benchmark."""
-    return options.known_to(BENCHMARK_METHODS[method][1], shared)
+    return known_to(BENCHMARK_METHODS[method][1], shared)
 
 
 def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
@@ -122,7 +121,7 @@ def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
     for option in [*shared, *varied]:
         if name_of(option) in decided:
             return f"Expected no {option[0]} here: it is set {decided[name_of(option)]}."
-        if not any(known_to(method, [option]) for method in args.methods):
+        if not any(options_for(method, [option]) for method in args.methods):
             return (
                 f"Expected arguments of run_pmr.py that {' or '.join(args.methods)} takes, got {option[0]}; correct it."
             )

@@ -1,9 +1,8 @@
 """What `examples/run_pmr.py` prints while it trains: a header, a bar of the steps and a line for each epoch."""
 
 import logging
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import DatasetDict
@@ -28,25 +27,6 @@ TARGETS = {
     MULTI_LABEL: ("label", "labels"),
     REGRESSION: ("number to predict", "numbers to predict"),
 }
-CONTINUE = "Stopped. The same command with --resume_from_checkpoint True continues from the last checkpoint."
-# Errors whose message is for the user, if it says what was expected
-SENTENCES = (ValueError, TypeError, FloatingPointError, ImportError, RuntimeError)
-
-
-def run_script(main: Callable[[], None], stopped: str = CONTINUE) -> None:
-    """
-    Run the `main` of a script. Where one process runs, an error that says what the user can do ends it with that
-    sentence in place of a traceback, unless the command has --verbose. Ctrl+C ends it with the sentence `stopped`.
-    """
-    try:
-        main()
-    except Exception as error:
-        is_sentence = isinstance(error, OSError) or (isinstance(error, SENTENCES) and "Expected " in str(error))
-        if not is_sentence or "--verbose" in sys.argv or os.environ.get("WORLD_SIZE", "1") != "1":
-            raise
-        sys.exit(f"{type(error).__name__}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(stopped)
 
 
 def set_verbosity(verbose: bool) -> None:
@@ -193,9 +173,9 @@ def header(
     for name, backbone in script_args.backbones.items():
         parameters = list(model.backbones[name].parameters())
         trained = sum(part.numel() for part in parameters if part.requires_grad)
-        lines[name] = f"{backbone}, {shortened(sum(part.numel() for part in parameters))} parameters"
+        lines[name] = f"{backbone}, {in_words(sum(part.numel() for part in parameters))} parameters"
         lines[name] += (
-            "" if all(part.requires_grad for part in parameters) else f", {shortened(trained)} of them trained"
+            "" if all(part.requires_grad for part in parameters) else f", {in_words(trained)} of them trained"
         )
     epochs, steps, batch = length_of_training(training_args, len(dataset["train"]))
     lines["training"] = f"{' and then '.join(methods)}, with the fusion head {script_args.fusion}"
@@ -206,7 +186,7 @@ def header(
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
 
 
-def shortened(number: int) -> str:
+def in_words(number: int) -> str:
     """A number of parameters, such as 532, 21 thousand or 86 million."""
     for unit, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
         if number >= unit:

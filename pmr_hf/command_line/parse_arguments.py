@@ -15,9 +15,9 @@ from ..methods import METHODS
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
 from .defaults import DIGIT_EXAMPLES, LEAST_STEPS, MOST_EPOCHS, OWN_DATA_DEFAULTS, RECIPES, SELECTED_BY
-from .options import name_of, options_of
 from .output_folder import default_folder, seed_of
 from .script_arguments import ScriptArguments
+from .split_command import name_of, options_of
 
 
 logger = logging.get_logger(__name__)

@@ -1,4 +1,8 @@
-"""The command-line arguments of `examples/run_pmr.py` for the method, the data and the model."""
+"""
+The command-line arguments of `examples/run_pmr.py` for the method, the data and the model.
+
+The options of training are the fields of `training/arguments.py` and of the method's file, and are not repeated here.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path

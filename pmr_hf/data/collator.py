@@ -15,9 +15,9 @@ from ..model.targets import REGRESSION, SINGLE_LABEL
 from .augmentation import CPU, DRAW, augmented, check_augmentation, draw_seed
 from .columns import ROW, as_list, decodes, labels_in, undecoded
 from .feature_cache import CACHED, cache_features, cached_features, feature_fingerprint
+from .label_tensors import labels_tensor
 from .random_state import isolated_random_state
 from .shortened import shortened
-from .targets import labels_tensor
 
 
 logger = logging.get_logger(__name__)
@@ -134,7 +134,7 @@ class MultimodalCollator:
         )
 
     def convert_labels(self, labels: Sequence[Any], place: Callable[[int], str] = "row {}".format) -> torch.Tensor:
-        """The labels of rows as a tensor, see [`~pmr_hf.data.targets.labels_tensor`]. Targets stay in fp64."""
+        """The labels of rows as a tensor, see [`~pmr_hf.data.label_tensors.labels_tensor`]. Targets stay in fp64."""
         return labels_tensor(self.problem_type, labels, self.num_labels, self.class_names, self.segments, place)
 
     def extract(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Features | None]:

@@ -1,4 +1,8 @@
-"""The rules that tell from its values what a column of a table holds."""
+"""
+The rules that tell from its values what a column of a table holds.
+
+`infer_columns.py` makes modalities of the columns, and `default_encoders.py` has the encoder of each kind of modality.
+"""
 
 import re
 from collections.abc import Collection, Sequence

@@ -91,11 +91,11 @@ def diagnose(
         joint=joint.fused.metric,
         averaged=mean.metric,
         averaged_above_joint=difference(mean, joint.fused),
-        modalities=[_findings(name, measured[name], joint, ratios[name]) for name in names],
+        modalities=[findings_of(name, measured[name], joint, ratios[name]) for name in names],
     )
 
 
-def _findings(name: str, alone: Measured, joint: Measured, ratios: list[tuple[float, float]]) -> ModalityFindings:
+def findings_of(name: str, alone: Measured, joint: Measured, ratios: list[tuple[float, float]]) -> ModalityFindings:
     """Compare a modality alone with all jointly, on the rows that have it."""
     rows = joint.present[name].cpu().numpy()
     answer, joint_answer = alone.fused.of(rows), joint.fused.of(rows)

@@ -8,14 +8,9 @@ from datasets import Dataset
 from transformers import EvalPrediction
 
 from ..data.table_values import frames_as_datasets
-from ..inference.calibration import (
-    answer_logits,
-    expected_calibration_error,
-    labelled_rows,
-    nll,
-    reliability_bins,
-)
-from ..inference.linear_probe import Collator, Embedded, embed
+from ..inference.answers import answer_logits
+from ..inference.calibration import expected_calibration_error, labelled_rows, nll, reliability_bins
+from ..inference.embed import Collator, Embedded, embed
 from ..inference.modality_report import metrics_of, shares_of
 from ..inference.model_checks import require_prototypes
 from ..inference.pipeline import MultimodalPipeline

@@ -9,7 +9,8 @@ from datasets import Dataset
 
 from ..data.collator import MultimodalCollator
 from ..data.tables import draw_rows
-from ..inference.linear_probe import PROBE_ROWS, embed, probe_guesses
+from ..inference.embed import embed
+from ..inference.linear_probe import PROBE_ROWS, probe_guesses
 from ..inference.modality_report import shares_of
 from ..model.modeling import MultimodalModel
 from ..model.targets import SINGLE_LABEL

@@ -7,6 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ..reporting.dynamics import scale_for_ratio
+from ..reporting.evaluation_page import html_table
 from ..reporting.evaluation_plots import as_base64
 from .findings import Diagnosis
 
@@ -38,9 +39,7 @@ small {{ color: #666; }}
 <h2>Which modality was ahead during joint training</h2>
 <img alt="Lines: score of each modality over the highest score" src="data:image/png;base64,{ratios}">
 <h2>All numbers</h2>
-<table>
 {table}
-</table>
 <p><small>{metric} in percent on {rows} evaluation rows. Each model was trained for {steps} steps with the same
 arguments. "Lost" is what an encoder has alone minus what it has after joint training. It counts from 5 points on, if it
 is at least two of its standard errors, which stand after "±". "Averaged" are the probabilities of the models alone.
@@ -53,9 +52,6 @@ COLORS = {"starved": "#c0392b", "ignored": "#d68910", "balanced": "#1e8449", "to
 
 def page_of(diagnosis: Diagnosis) -> str:
     """The page as HTML, with its pictures inside."""
-    header, *lines = diagnosis.table()
-    cells = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in header)}</tr>"]
-    cells += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines]
     return PAGE.format(
         names=escape(", ".join(modality.name for modality in diagnosis.modalities)),
         color=COLORS[diagnosis.verdict],
@@ -64,7 +60,7 @@ def page_of(diagnosis: Diagnosis) -> str:
         metric=diagnosis.metric_name,
         bars=as_base64(bars_of(diagnosis)),
         ratios=as_base64(lines_of(diagnosis)),
-        table="\n".join(cells),
+        table=html_table(diagnosis.table()),
         rows=diagnosis.rows,
         steps=diagnosis.steps,
     )

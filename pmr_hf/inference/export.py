@@ -1,4 +1,8 @@
-"""A model for `torch.export` and ONNX, which maps flat tensors of a fixed set of modalities to logits."""
+"""
+A model for `torch.export` and ONNX, which maps flat tensors of a fixed set of modalities to logits.
+
+The export itself, with its opset, is a call of torch, see docs/how_to/export.md.
+"""
 
 import torch
 from torch import nn

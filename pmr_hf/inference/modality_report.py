@@ -11,8 +11,9 @@ from ..model.modeling import MultimodalModel, MultimodalOutput
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..training.counted_samples import guesses_of
 from ..training.metrics import METRIC_NAMES, modality_metrics
-from .calibration import answer_logits, answered_by_fusion
-from .linear_probe import PROBE_ROWS, Collator, Embedded, embed, probe_metric
+from .answers import answer_logits, answered_by_fusion
+from .embed import Collator, Embedded, embed
+from .linear_probe import PROBE_ROWS, probe_metric
 from .shapley import shapley_values
 
 

@@ -16,8 +16,9 @@ from ..model.missing_modalities import all_present, stack_masks
 from ..model.modeling import MultimodalModel, MultimodalOutput
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.targets import MULTI_LABEL
-from .calibration import answer_logits, answered_by_fusion, fit_temperature, labelled_rows
-from .linear_probe import embed
+from .answers import answer_logits, answered_by_fusion
+from .calibration import fit_temperature, labelled_rows
+from .embed import embed
 from .model_checks import check_scores, check_weights, require_prototypes, unseen_modalities
 from .shapley import shapley_values
 

@@ -1,4 +1,9 @@
-"""The training methods, one file each. A file has the name that `--method` takes; `METHODS` lists all methods."""
+"""
+The training methods, one file each. A file has the name that `--method` takes; `METHODS` lists all methods.
+
+Several methods share `gradient_scaling.py`, `unimodal_heads.py` and `method_checks.py`; `separability.py` measures for
+`relearning.py`.
+"""
 
 from ..training.prototype_trainer import PrototypeTrainer
 from .acc import GradientBoostTrainer

@@ -13,7 +13,7 @@ from ..model.missing_modalities import all_present
 from ..model.modeling import MultimodalOutput
 from ..training.prototype_terms import PrototypeTerms
 from .gradient_scaling import GradientScalingTrainer, GradientScalingTrainingArguments
-from .model_checks import require_fusion_head
+from .method_checks import require_fusion_head
 
 
 STATE_NAME = "agm_losses.safetensors"

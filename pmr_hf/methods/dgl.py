@@ -12,7 +12,7 @@ from ..model.missing_modalities import all_present
 from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
-from .model_checks import require_fusion_head, require_known_loss
+from .method_checks import require_fusion_head, require_known_loss
 from .unimodal_heads import mean_losses
 
 

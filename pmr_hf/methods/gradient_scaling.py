@@ -16,7 +16,7 @@ from ..training.compiled_models import is_compiled
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
 from ..training.step_scales import StepScales
-from .model_checks import require_model
+from .method_checks import require_model
 
 
 logger = logging.get_logger(__name__)

@@ -16,7 +16,7 @@ from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
 from ..training.step_scales import modality_parameters
-from .model_checks import require_fusion_head, require_known_loss
+from .method_checks import require_fusion_head, require_known_loss
 
 
 logger = logging.get_logger(__name__)

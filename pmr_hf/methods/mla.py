@@ -21,7 +21,7 @@ from ..training.arguments import PrototypeTrainingArguments
 from ..training.class_weights import weighted_cross_entropy
 from ..training.prototype_trainer import PrototypeTrainer
 from ..training.step_scales import modality_parameters
-from .model_checks import require_known_loss, require_model
+from .method_checks import require_known_loss, require_model
 
 
 PROJECTION_NAME = "mla_projection.safetensors"

@@ -14,7 +14,7 @@ from ..model.targets import MULTI_LABEL
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
 from .gradient_scaling import GradientScalingTrainer, GradientScalingTrainingArguments
-from .model_checks import require_fusion_head
+from .method_checks import require_fusion_head
 
 
 @dataclass

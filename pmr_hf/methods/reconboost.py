@@ -19,7 +19,7 @@ from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
 from ..training.setup_checks import is_stream
 from .dgl import frozen
-from .model_checks import require_known_loss, require_model
+from .method_checks import require_known_loss, require_model
 
 
 @dataclass

@@ -17,8 +17,8 @@ from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_trainer import PrototypeTrainer
 from ..training.resuming import decided_by_main
 from ..training.setup_checks import is_stream
-from .model_checks import require_model
-from .separability import Embedded, cluster_purity, embed_rows
+from .method_checks import require_model
+from .separability import EmbeddedRows, cluster_purity, embed_rows
 
 
 logger = logging.get_logger(__name__)
@@ -247,7 +247,7 @@ class RelearningTrainer(PrototypeTrainer):
                     weight.lerp_(self._initial[name], strength)
         return entries
 
-    def _diagnose(self, training: Embedded, validation: Embedded) -> dict[str, float]:
+    def _diagnose(self, training: EmbeddedRows, validation: EmbeddedRows) -> dict[str, float]:
         """The entries of the log for the embeddings of both sets."""
         clusters, entries = self.num_labels, {}
         for name in self.modalities:

@@ -15,7 +15,7 @@ from ..training.prototype_trainer import PrototypeTrainer
 from ..training.row_pass import pass_over_rows
 
 
-Embedded = dict[str, tuple[np.ndarray, np.ndarray]]  # by modality, embeddings (N_m, D_m) and classes (N_m,)
+EmbeddedRows = dict[str, tuple[np.ndarray, np.ndarray]]  # by modality, embeddings (N_m, D_m) and classes (N_m,)
 
 
 def cluster_purity(embeddings: np.ndarray, labels: np.ndarray, num_clusters: int, seed: int) -> float:
@@ -48,7 +48,7 @@ def purity(labels: np.ndarray, clusters: np.ndarray) -> float:
     return float(counts.max(1).sum() / len(labels))
 
 
-def embed_rows(trainer: PrototypeTrainer, dataset: Dataset, rows: list[int]) -> Embedded:
+def embed_rows(trainer: PrototypeTrainer, dataset: Dataset, rows: list[int]) -> EmbeddedRows:
     """
     Embed these rows of a labelled dataset in evaluation mode. A row counts in the modalities that it has. Every process
     embeds a part of the rows, and gets the embeddings of all of them, in the order of `rows`. No random state is

@@ -22,8 +22,8 @@ from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
 from ..training.row_pass import pass_over_rows
 from ..training.setup_checks import is_stream
-from ..training.training_rows import TrainingRows
-from .model_checks import require_fusion_head, require_known_loss
+from ..training.training_rows import TrainingRows, rows_at
+from .method_checks import require_fusion_head, require_known_loss
 
 
 VALUES_NAME = "modality_values.safetensors"
@@ -284,10 +284,7 @@ class NumberedRows(Dataset):
         return i, self.dataset[i]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
-        # The method with which `torch.utils.data` reads a batch at once from a dataset that has it.
-        read = getattr(self.dataset, "__getitems__", None)
-        rows = [self.dataset[i] for i in indices] if read is None else read(indices)
-        return list(zip(indices, rows, strict=True))
+        return list(zip(indices, rows_at(self.dataset, indices), strict=True))
 
 
 class CollateNumbered:

@@ -25,13 +25,13 @@ def prototype_logits(
     """
     The logits of the prototype classifier: the negative Euclidean distance to each class prototype (Eq. 7).
 
-    Few distances are computed one by one in fp64. Of many, or on a device without fp64, the squared distance is
-    expanded around one of the prototypes in their midst. This costs one matrix product, and stays accurate far from the
-    origin, and if some prototypes are far from the others. The distances to the four nearest prototypes are then
-    computed again without expansion, because cancellation would lose all digits of a small distance. What remains: more
-    than four prototypes that are close together and R times as far from the midst lose R^2 of the 1e7 that fp32
-    resolves. Vectors above 1e16 are scaled, so that no square overflows. Distances are floored at 1e-6, where the
-    gradient is zero. They can be differentiated once.
+    Few distances are computed one by one in fp64. Of many, on a device without fp64, or in a model that is exported or
+    compiled, the squared distance is expanded around one of the prototypes in their midst. This costs one matrix
+    product, and stays accurate far from the origin, and if some prototypes are far from the others. The distances to
+    the four nearest prototypes are then computed again without expansion, because cancellation would lose all digits of
+    a small distance. What remains: more than four prototypes that are close together and R times as far from the midst
+    lose R^2 of the 1e7 that fp32 resolves. Vectors above 1e16 are scaled, so that no square overflows. Distances are
+    floored at 1e-6, where the gradient is zero. They can be differentiated once.
 
     Args:
         embeddings (`torch.Tensor`): (B, D), or (M, B, D) for M modalities at once, of any floating dtype.
@@ -45,8 +45,10 @@ def prototype_logits(
         seen = torch.ones(prototypes.shape[:-1], dtype=torch.bool, device=prototypes.device)
     if embeddings.dim() == 2:
         return prototype_logits(embeddings[None], prototypes[None], seen[None]).squeeze(0)
-    direct = embeddings.shape[-2] * prototypes.numel() <= DIRECT and embeddings.device.type not in WITHOUT_FP64
-    distances = _DirectDistances if direct else _ExpandedDistances
+    # An exported or compiled model takes batches of any size, so their size must not choose its operations.
+    expands = torch.compiler.is_compiling() or embeddings.device.type in WITHOUT_FP64
+    expands = expands or embeddings.shape[-2] * prototypes.numel() > DIRECT
+    distances = _ExpandedDistances if expands else _DirectDistances
     with torch.autocast(embeddings.device.type, enabled=False):
         return distances.apply(embeddings.float(), prototypes.detach().float(), seen.bool())
 

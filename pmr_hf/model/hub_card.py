@@ -1,4 +1,8 @@
-"""Model cards on the Hub: the part that pmr_hf writes, and the text that a user adds to it."""
+"""
+Model cards on the Hub: the short card where no trainer wrote one, and the text that a user adds to any card.
+
+The card of a training run is in `pmr_hf/reporting/model_card.py`.
+"""
 
 import re
 from pathlib import Path

@@ -2,7 +2,7 @@
 Functions for samples that lack modalities: presence masks, modality dropout, and replacements of absent embeddings.
 
 Throughout the package, `present` maps each modality to a mask (B,) bool of the samples that have it. `None` means that
-all samples have all modalities.
+all samples have all modalities. `pmr_hf/inference/answers.py` chooses the answer of samples that lack some.
 """
 
 from collections.abc import Collection, Mapping

@@ -10,7 +10,7 @@ from .aligned_table import aligned
 
 MOST_CELLS = 20  # a confusion matrix of more classes is shown by its most confused pairs
 MOST_LINES = 20  # of more classes, the text shows those of the lowest F1
-# How reports call the metrics of the fused answer
+# How reports and model cards call the metrics of the fused answer
 CALLED = {
     "accuracy": "accuracy",
     "micro_f1": "micro F1",

@@ -15,7 +15,7 @@ def confusion_figure(report: EvaluationReport) -> Figure:
     """The confusion matrix, in rows; of more than 20 classes, bars of the 20 most frequent mistakes."""
     if report.confusion is None or len(report.classes) > MOST_CELLS:
         return mistakes_figure(report)
-    names = [shortened(each.name) for each in report.classes]
+    names = [for_plot(each.name) for each in report.classes]
     size = max(4.0, 0.5 * len(names) + 2.5)
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.subplots()
@@ -41,7 +41,7 @@ def mistakes_figure(report: EvaluationReport) -> Figure:
     axes = figure.subplots()
     bars = axes.barh(range(len(pairs)), [rows for *_, rows in pairs], color=BLUE)
     axes.bar_label(bars, fontsize="small")
-    axes.set_yticks(range(len(pairs)), [f"{shortened(true)}, taken for {shortened(guess)}" for true, guess, _ in pairs])
+    axes.set_yticks(range(len(pairs)), [f"{for_plot(true)}, taken for {for_plot(guess)}" for true, guess, _ in pairs])
     axes.set_xlabel("rows")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -79,7 +79,7 @@ def predictions_figure(report: EvaluationReport) -> Figure:
         axes.plot(*zip(*target.pairs, strict=True), ".", ms=4, color=BLUE, alpha=0.6)
         ends = min(map(min, target.pairs)), max(map(max, target.pairs))
         axes.plot(ends, ends, ls="--", lw=1, color="gray")
-        axes.set(title=shortened(target.name), xlabel="true", ylabel="predicted")
+        axes.set(title=for_plot(target.name), xlabel="true", ylabel="predicted")
         axes.spines[["top", "right"]].set_visible(False)
     for axes in list(panels)[len(targets) :]:
         axes.set_axis_off()
@@ -94,14 +94,14 @@ def sweep_figure(report: EvaluationReport) -> Figure:
     axes = figure.subplots()
     bars = axes.barh(range(len(found)), [factor * each.score for each in found], color=BLUE)
     axes.bar_label(bars, [report.number(each.score) for each in found], fontsize="small", padding=3)
-    axes.set_yticks(range(len(found)), [shortened(" + ".join(each.modalities), 50) for each in found])
+    axes.set_yticks(range(len(found)), [for_plot(" + ".join(each.modalities), 50) for each in found])
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("error" if report.targets else "percent")
     axes.margins(x=0.1)
     return figure
 
 
-def shortened(name: str, most: int = 24) -> str:
+def for_plot(name: str, most: int = 24) -> str:
     """A name of at most `most` characters, in which matplotlib reads no formula."""
     return (name if len(name) <= most else f"{name[: most - 1]}…").replace("$", r"\$")
 

@@ -14,24 +14,13 @@ from ..model.multimodal_processor import MultimodalProcessor
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .card_template import CARD, CODE_SAMPLE, LIMITS, MISSING, PRINTING
 from .dynamics import PLOT_NAME, PLOT_TITLES, evaluation_sets, loss_keys, plot_dynamics
-from .evaluation import EvaluationReport
+from .evaluation import CALLED, EvaluationReport
 from .evaluation_plots import confusion_figure, predictions_figure, reliability_figure
 
 
 CONFUSION_NAME, RELIABILITY_NAME, PREDICTIONS_NAME = "confusion.png", "reliability.png", "predictions.png"
-
-
 # The metrics of the fused logits of every problem type, as the card calls them
-TITLES = {
-    "accuracy": "accuracy",
-    "micro_f1": "micro F1",
-    "macro_f1": "macro F1",
-    "mAP": "mean average precision",
-    "subset_accuracy": "share of samples with all labels right",
-    "mae": "mean absolute error",
-    "rmse": "root mean square error",
-    "r2": "R²",
-}
+TITLES = CALLED | {"subset_accuracy": "share of samples with all labels right"}
 
 
 @dataclass

@@ -1,4 +1,9 @@
-"""Arguments of the trainers."""
+"""
+The arguments that all methods share. Those of one method are in its own file, such as `methods/pmr.py`.
+
+Each field is also an option of the command line, with its help. What concerns the data or the model is in
+`command_line/script_arguments.py`.
+"""
 
 import json
 import math
@@ -104,12 +109,25 @@ class MultimodalTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self._take_words()
+        self._check_values()
+        super().__post_init__()
+        self._take_rates()
+        self.class_weights = parse_class_weights(self.class_weights)
+        self._check_what_the_trainer_needs()
+        self._check_processes()
+
+    def _take_words(self) -> None:
+        """Turn a word into a list of one, and the switch of a command line into a value."""
         for name in LISTS:
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
         if isinstance(self.resume_from_checkpoint, str):  # a switch on the command line
             switch = {"true": True, "false": None}
             self.resume_from_checkpoint = switch.get(self.resume_from_checkpoint.lower(), self.resume_from_checkpoint)
+
+    def _check_values(self) -> None:
+        """Raise `ValueError` for a value of another type, or out of its range."""
         hints = get_type_hints(type(self))
         for each in fields(self):
             name, value = each.name, getattr(self, each.name)
@@ -137,7 +155,9 @@ class MultimodalTrainingArguments(TrainingArguments):
                 f"Expected `num_train_epochs` of at least 0, got {self.num_train_epochs}; correct it, or set "
                 "`max_steps`."
             )
-        super().__post_init__()
+
+    def _take_rates(self) -> None:
+        """Read `modality_learning_rates`. Raises `ValueError` unless it maps modalities to positive numbers."""
         if isinstance(self.modality_learning_rates, str):
             try:
                 self.modality_learning_rates = json.loads(self.modality_learning_rates)
@@ -154,7 +174,9 @@ class MultimodalTrainingArguments(TrainingArguments):
                 "Expected `modality_learning_rates` to map modalities to positive numbers, such as "
                 f'{{"text": 1e-5}}, got {rates}; use `freeze` to keep an encoder unchanged.'
             )
-        self.class_weights = parse_class_weights(self.class_weights)
+
+    def _check_what_the_trainer_needs(self) -> None:
+        """Raise `ValueError` for settings of `Trainer` with which [`MultimodalTrainer`] does not work."""
         if not set(self.include_for_metrics) <= {"inputs", "loss"}:
             raise ValueError(
                 f"Expected `include_for_metrics` of 'loss' or 'inputs', got {self.include_for_metrics}; correct it."
@@ -179,6 +201,9 @@ class MultimodalTrainingArguments(TrainingArguments):
                 "Expected `batch_eval_metrics=False` and `eval_do_concat_batches=True`, since the metrics of each "
                 "modality need all predictions at once; leave both out."
             )
+
+    def _check_processes(self) -> None:
+        """Raise `RuntimeError` if several processes were launched and this one is not connected to the others."""
         launched = int(os.environ.get("WORLD_SIZE", 1))
         if launched > 1 and self.world_size == 1:
             raise RuntimeError(

@@ -1,4 +1,8 @@
-"""The metrics of an evaluation, of the fused logits and of each modality alone."""
+"""
+The metrics of an evaluation, of the fused logits and of each modality alone, by problem type.
+
+`target_metrics.py` computes those of several labels and of a regression, `evaluate_metrics.py` those of one class.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

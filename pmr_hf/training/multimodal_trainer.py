@@ -1,4 +1,9 @@
-"""`MultimodalTrainer`: `Trainer` with logs and metrics of each modality."""
+"""
+`MultimodalTrainer`: `Trainer` with logs and metrics of each modality.
+
+The file follows a run: what a method may override, model and optimizer, training data, the loss (with `loss_scale`, by
+which gradient accumulation averages a term), logs, and evaluation.
+"""
 
 import inspect
 import json
@@ -19,6 +24,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
 from ..data.collator import MultimodalCollator
+from ..data.known_labels import labels_of
 from ..data.table_values import frames_as_datasets
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
@@ -32,7 +38,6 @@ from .failures import check_writable, failures_explained
 from .finite_checks import check_finite_terms, check_finite_weights
 from .learning_rates import fill_gradients, set_modality_learning_rates
 from .metrics import METRIC_NAMES, modality_metrics
-from .prototype_dataset import labels_of
 from .resuming import begin_run, decided_by_main, loading_explained
 from .run_identity import RunRecord, arguments_that_matter, facts_of_config, fingerprint_of
 from .saving_trainer import EndCheckpoint, SavingTrainer

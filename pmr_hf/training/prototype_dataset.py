@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
-from ..data.collator import MultimodalCollator
-from ..data.columns import labels_in
 from ..model.targets import MULTI_LABEL
+from .prototype_rows import prototype_classes
 from .setup_checks import check_rows, is_stream
 
 
@@ -57,31 +56,3 @@ def is_same(dataset: Any, other: Any) -> bool:
     if isinstance(dataset, datasets.Dataset) and isinstance(other, datasets.Dataset):
         return dataset._fingerprint == other._fingerprint
     return dataset is other
-
-
-def labels_of(dataset: Any, collator: Any) -> np.ndarray | None:
-    """
-    All labels of a dataset, or `None` if they are only known once its rows are read: classes (N,) or (N, T), multi-hot
-    labels (N, K) int64, or targets (N,) or (N, R) fp64.
-    """
-    if not isinstance(collator, MultimodalCollator) or collator.label is None:
-        return None
-    if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
-        labels = labels_in(dataset, collator.label)
-    elif isinstance(dataset, list):
-        labels = [row[collator.label] for row in dataset]
-    else:
-        return None
-    values = collator.convert_labels(labels).numpy()
-    return values.astype(np.int64) if collator.problem_type == MULTI_LABEL else values
-
-
-def prototype_classes(dataset: Any, collator: Any) -> np.ndarray | None:
-    """
-    The classes (N, ...) of all rows among the prototypes, or `None` as for [`labels_of`]. Of several labels, they are
-    (N, K): class 2 k + y for label k, where y is 1 if the row has it.
-    """
-    labels = labels_of(dataset, collator)
-    if labels is None or collator.problem_type != MULTI_LABEL:
-        return labels
-    return 2 * np.arange(labels.shape[1]) + labels

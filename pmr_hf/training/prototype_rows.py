@@ -1,4 +1,4 @@
-"""Which rows of a dataset the prototypes are taken from."""
+"""Which rows of a dataset the prototypes are taken from: the draw of the subset."""
 
 import math
 from typing import Any
@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from ..data.collator import MultimodalCollator
+from ..data.known_labels import labels_of
 from ..data.missing_values import present_rows
-from .prototype_dataset import prototype_classes
+from ..model.targets import MULTI_LABEL
 
 
 # A draw has at least this number of rows of each class with each modality, or all such rows. Fewer give poor means.
@@ -52,6 +53,17 @@ class PrototypeRows:
                 first = rank_in_class(labels[counted]) < LEAST_ROWS
                 chosen[counted.nonzero()[0][first]] = True
         return order[chosen].tolist()
+
+
+def prototype_classes(dataset: Any, collator: Any) -> np.ndarray | None:
+    """
+    The classes (N, ...) of all rows among the prototypes, or `None` as for [`labels_of`]. Of several labels, they are
+    (N, K): class 2 k + y for label k, where y is 1 if the row has it.
+    """
+    labels = labels_of(dataset, collator)
+    if labels is None or collator.problem_type != MULTI_LABEL:
+        return labels
+    return 2 * np.arange(labels.shape[1]) + labels
 
 
 def rank_in_class(labels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from transformers import EvalPrediction
 from transformers.trainer_utils import TrainOutput, has_length
 from transformers.utils import logging
 
+from ..data.known_labels import labels_of
 from ..data.table_values import frames_as_datasets
 from ..equations import ratio_of_two, rebalance_weights
 from ..model.hub_card import card_on_hub
@@ -25,7 +26,7 @@ from .counted_samples import Masks, count_new_samples, first_samples, guesses_of
 from .finite_checks import stop_not_finite
 from .gradients import gradient_cosines
 from .multimodal_trainer import MultimodalTrainer
-from .prototype_dataset import check_prototype_dataset, is_same, labels_of
+from .prototype_dataset import check_prototype_dataset, is_same
 from .prototype_refresh import RefreshPrototypes, sums_of_subset, warn_of_unseen_classes
 from .prototype_rows import PrototypeRows
 from .prototype_terms import TERMS, PrototypeTerms, balanced_label_weights, sample_values

@@ -1,4 +1,9 @@
-"""How a run begins: its name, and the checkpoint that it resumes from. All processes of a launch decide the same."""
+"""
+How a run begins: its name, and the checkpoint that it resumes from. All processes of a launch decide the same.
+
+`checkpoints.py` checks that the files of a checkpoint are there and undamaged, `run_identity.py` that it is of this
+kind of run.
+"""
 
 import json
 import os

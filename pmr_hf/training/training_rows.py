@@ -32,13 +32,16 @@ class TrainingRows(Dataset):
         return self._marked(i, self.dataset[i])
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        # The method with which `torch.utils.data` reads a batch at once from a dataset that has it.
-        read = getattr(self.dataset, "__getitems__", None)
-        rows = [self.dataset[i] for i in indices] if read is None else read(indices)
-        return [self._marked(i, row) for i, row in zip(indices, rows, strict=True)]
+        return [self._marked(i, row) for i, row in zip(indices, rows_at(self.dataset, indices), strict=True)]
 
     def _marked(self, i: int, row: dict[str, Any]) -> dict[str, Any]:
         return {**row, DRAW: (self.seed, int(self.epoch), i)}
+
+
+def rows_at(dataset: Any, indices: list[int]) -> list[Any]:
+    """Some rows of a map-style dataset, read at once if it has the method by which `torch.utils.data` does so."""
+    read = getattr(dataset, "__getitems__", None)
+    return [dataset[i] for i in indices] if read is None else read(indices)
 
 
 class CountEpochs(TrainerCallback):

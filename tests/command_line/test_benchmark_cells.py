@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 
 from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, able_methods, groups_of, mistake_in
-from pmr_hf.command_line.options import options_of
+from pmr_hf.command_line.split_command import options_of
 
 
 def test_arguments_go_to_the_methods_that_know_them():

@@ -1,4 +1,4 @@
-"""What a run of `examples/run_pmr.py` prints: a header, a line for each epoch, and no more; and how it ends."""
+"""What a run of `examples/run_pmr.py` prints: a header, a line for each epoch, and no more."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.scripts import EXAMPLES, run_example
 
-from pmr_hf.command_line.console import run_script, shortened, values_of_epoch
+from pmr_hf.command_line.console import in_words, values_of_epoch
 
 
 SHORT = ["--num_train_epochs", "2", "--max_train_samples", "128", "--max_eval_samples", "64", "--use_cpu"]
@@ -71,34 +71,6 @@ def test_the_steps_of_an_epoch_are_its_means_also_over_uneven_logs():
     assert values_of_epoch([], 3, ["a"], "accuracy") == {}
 
 
-@pytest.mark.parametrize(
-    ("error", "shown"),
-    [
-        (ValueError("Expected a, got b; do c."), True),
-        (FloatingPointError("Expected finite losses"), True),
-        (FileNotFoundError("no such table"), True),
-        (ValueError("not enough values to unpack"), False),
-        (KeyError("Expected"), False),
-    ],
-)
-def test_an_error_for_the_user_ends_with_its_sentence(error, shown, monkeypatch):
-    def main():
-        raise error
-
-    monkeypatch.setattr(sys, "argv", ["run_pmr.py"])
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(SystemExit if shown else type(error)) as stopped:
-        run_script(main)
-    assert not shown or stopped.value.code == f"{type(error).__name__}: {error}"
-    monkeypatch.setenv("WORLD_SIZE", "2")  # torchrun collects the tracebacks
-    with pytest.raises(type(error)):
-        run_script(main)
-    monkeypatch.delenv("WORLD_SIZE")
-    monkeypatch.setattr(sys, "argv", ["run_pmr.py", "--verbose"])
-    with pytest.raises(type(error)):
-        run_script(main)
-
-
 def test_a_mistake_is_one_line_on_the_console(tmp_path):
     done = run(tmp_path, "--typo", "1")
     assert done.returncode == 1
@@ -112,4 +84,4 @@ def test_a_mistake_is_one_line_on_the_console(tmp_path):
 
 
 def test_numbers_of_parameters():
-    assert [shortened(number) for number in (532, 98800, 86_390_000)] == ["532", "98.8 thousand", "86.4 million"]
+    assert [in_words(number) for number in (532, 98800, 86_390_000)] == ["532", "98.8 thousand", "86.4 million"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pmr_hf.command_line.comparison import joint_arguments
+from pmr_hf.command_line.compare_with import joint_arguments
 from pmr_hf.command_line.parse_arguments import lengthen_training, lower_pretrained_rates, parse_arguments
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from pmr_hf.diagnosis.diagnose import _findings
+from pmr_hf.diagnosis.diagnose import findings_of
 from pmr_hf.diagnosis.measure import Measured, averaged, difference, row_scores
 
 
@@ -62,7 +62,7 @@ def test_a_modality_is_compared_with_all_jointly_on_the_rows_that_have_it():
         part = {"a": row_scores(CLASSES, labels[:3], labels[:3])}
         return Measured(scores, torch.zeros(6, 2), {"a": has}, labels, part, part, {"a": 0.0})
 
-    found = _findings("a", one([1, 1, 0, 0, 0, 0]), one([1, 0, 0, 1, 1, 1]), [(1.0, 0.5)])
+    found = findings_of("a", one([1, 1, 0, 0, 0, 0]), one([1, 0, 0, 1, 1, 1]), [(1.0, 0.5)])
     assert found.alone == pytest.approx(2 / 3) and found.above_joint.value == pytest.approx(1 / 3)
     assert found.above_joint.error == pytest.approx(math.sqrt(1 - 1 / 3) / 3)
 

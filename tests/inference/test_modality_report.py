@@ -9,7 +9,8 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import average_precision_score, f1_score, r2_score
 
 from pmr_hf import MultimodalCollator
-from pmr_hf.inference.linear_probe import Embedded, probe_metric
+from pmr_hf.inference.embed import Embedded
+from pmr_hf.inference.linear_probe import probe_metric
 from pmr_hf.inference.modality_report import modality_report
 
 

@@ -1,6 +1,6 @@
 """The run of joint training that `--compare_with joint` adds to a run of a method."""
 
-from .options import flat, known_to, name_of, options_of
+from .split_command import flat, known_to, name_of, options_of
 
 
 # Set for each run apart

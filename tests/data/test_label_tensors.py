@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pmr_hf.data.targets import labels_tensor
+from pmr_hf.data.label_tensors import labels_tensor
 
 
 NAMES = ["cat", "dog", "owl"]

@@ -62,7 +62,7 @@ from pmr_hf.command_line.console import EpochLines, header, remove_output, set_v
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.output_folder import take_folder
 from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
-from pmr_hf.command_line.prepare import prepare
+from pmr_hf.command_line.prepare import Prepared, prepare
 from pmr_hf.command_line.results_table import CONSTANT, Row, kept_epoch, legend, method_rows, print_table
 from pmr_hf.command_line.run_script import run_script
 from pmr_hf.command_line.script_arguments import ScriptArguments
@@ -113,73 +113,23 @@ def train_and_test(
     if len(script_args.columns) == 1:
         logger.warning(f"One modality, {next(iter(script_args.columns))!r}: there is nothing to rebalance.")
 
-    dataset, backbones, processor, collator, classes, examples = prepare(script_args, training_args)
-
-    # Model and trainer
-    trainer_class = METHODS[script_args.method]
-
-    def new_model() -> MultimodalModel:
-        return build_model(script_args, backbones, classes, issubclass(trainer_class, UnimodalHeadsTrainer))
-
-    # With `model_init`, the trainer would draw other weights, which the runs in docs/results.md do not have.
-    model = {"model": new_model()} if script_args.search is None else {"model_init": new_model}
-    trainer = trainer_class(
-        **model,
-        args=training_args,
-        train_dataset=dataset["train"],
-        eval_dataset=dataset["validation"],
-        prototype_dataset=dataset.get("prototypes"),
-        processing_class=processor,
-        data_collator=collator,
-    )
-
-    modalities = list(script_args.columns)
-    if not script_args.verbose:
-        remove_output(trainer)
+    data = prepare(script_args, training_args)
+    trainer = make_trainer(script_args, training_args, data)
     if methods and training_args.process_index == 0:
-        print(header(script_args, training_args, trainer.unwrapped_model, dataset, methods), flush=True)
-
-    # Search
+        print(header(script_args, training_args, trainer.unwrapped_model, data.dataset, methods), flush=True)
     if script_args.search is not None:
         print(f"{script_args.method}, {use_best_arguments(trainer, script_args.search)}")
-
-    # Train
-    if not script_args.verbose:
-        trainer.add_callback(EpochLines(script_args.method, modalities, script_args.problem_type))
-    checkpoint = training_args.resume_from_checkpoint
-    start = time.perf_counter()
-    train_metrics = trainer.train(resume_from_checkpoint=True if checkpoint == "True" else checkpoint).metrics
-    train_metrics["train_seconds"] = time.perf_counter() - start  # includes a method's work before the first step
-    train_metrics["train_peak_memory_mib"] = peak_memory()
-    train_metrics["train_resumed"] = int(trainer.resumed_from is not None)  # if so, the time covers only the last part
-    trainer.save_metrics("train", train_metrics)
-
-    # Evaluate
-    split, metrics = "validation", trainer.evaluate()
-    trainer.save_metrics("eval", metrics)
-    if "test" in dataset and training_args.do_predict:
-        split, metrics = "test", trainer.evaluate(dataset["test"], metric_key_prefix="test")
-        trainer.save_metrics("test", metrics)
-
-    # Save
-    trainer.save_model()
-    trainer.save_state()
-    if len(examples) and trainer.is_world_process_zero():
-        save_examples(training_args.output_dir, examples, collator)
-    about = {"dataset": script_args.data_name}
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if training_args.do_predict and trainer.is_world_process_zero() and not sharded:
-        about["report"] = evaluate_report(trainer, dataset[split])
-        about["report"].save(training_args.output_dir)
-    trainer.create_model_card(**about)
-    if training_args.push_to_hub:
-        trainer.push_to_hub(**about)
+    seconds = train(trainer, script_args)
+    split, metrics = evaluate(trainer, data)
+    save(trainer, script_args, data, split)
     if "wandb" in training_args.report_to:
         import wandb
 
         wandb.finish()  # otherwise the next run would continue this one
-    constant = constant_answer(collator, dataset["train"], dataset[split])
+
+    constant = constant_answer(data.collator, data.dataset["train"], data.dataset[split])
     cells = {f"{split} {MODALITY_METRIC[script_args.problem_type]}": f"{constant:.3f}"}
+    modalities = list(script_args.columns)
     return [(CONSTANT[script_args.problem_type], cells)] * bool(methods) + method_rows(
         script_args.method,
         split,
@@ -187,9 +137,76 @@ def train_and_test(
         modalities,
         script_args.problem_type,
         kept_epoch(trainer.state, training_args, modalities),
-        train_metrics["train_runtime"],
+        seconds,
         trainer.unwrapped_model.config.answer if training_args.answer == BEST_ANSWER else None,
     )
+
+
+def make_trainer(
+    script_args: ScriptArguments, training_args: PrototypeTrainingArguments, data: Prepared
+) -> PrototypeTrainer:
+    """The trainer of the method, with a new model. Without --verbose, it prints a line for each epoch."""
+    trainer_class = METHODS[script_args.method]
+    own_heads = issubclass(trainer_class, UnimodalHeadsTrainer)
+
+    def new_model() -> MultimodalModel:
+        return build_model(script_args, data.backbones, data.classes, own_heads)
+
+    # With `model_init`, the trainer would draw other weights, which the runs in docs/results.md do not have.
+    model = {"model": new_model()} if script_args.search is None else {"model_init": new_model}
+    trainer = trainer_class(
+        **model,
+        args=training_args,
+        train_dataset=data.dataset["train"],
+        eval_dataset=data.dataset["validation"],
+        prototype_dataset=data.dataset.get("prototypes"),
+        processing_class=data.processor,
+        data_collator=data.collator,
+    )
+    if not script_args.verbose:
+        remove_output(trainer)
+    return trainer
+
+
+def train(trainer: PrototypeTrainer, script_args: ScriptArguments) -> float:
+    """Train, or continue from a checkpoint. Returns the seconds that `Trainer` counts."""
+    if not script_args.verbose:
+        trainer.add_callback(EpochLines(script_args.method, list(script_args.columns), script_args.problem_type))
+    checkpoint = trainer.args.resume_from_checkpoint
+    start = time.perf_counter()
+    metrics = trainer.train(resume_from_checkpoint=True if checkpoint == "True" else checkpoint).metrics
+    metrics["train_seconds"] = time.perf_counter() - start  # includes a method's work before the first step
+    metrics["train_peak_memory_mib"] = peak_memory()
+    metrics["train_resumed"] = int(trainer.resumed_from is not None)  # if so, the time covers only the last part
+    trainer.save_metrics("train", metrics)
+    return metrics["train_runtime"]
+
+
+def evaluate(trainer: PrototypeTrainer, data: Prepared) -> tuple[str, dict[str, float]]:
+    """Evaluate on validation, and on the test if there is one. Returns the name and the metrics of the last."""
+    split, metrics = "validation", trainer.evaluate()
+    trainer.save_metrics("eval", metrics)
+    if "test" in data.dataset and trainer.args.do_predict:
+        split, metrics = "test", trainer.evaluate(data.dataset["test"], metric_key_prefix="test")
+        trainer.save_metrics("test", metrics)
+    return split, metrics
+
+
+def save(trainer: PrototypeTrainer, script_args: ScriptArguments, data: Prepared, split: str) -> None:
+    """Save the model, its card with a report on a split, and examples of validation. Push them if asked to."""
+    args = trainer.args
+    trainer.save_model()
+    trainer.save_state()
+    if len(data.examples) and trainer.is_world_process_zero():
+        save_examples(args.output_dir, data.examples, data.collator)
+    about = {"dataset": script_args.data_name}
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if args.do_predict and trainer.is_world_process_zero() and not sharded:
+        about["report"] = evaluate_report(trainer, data.dataset[split])
+        about["report"].save(args.output_dir)
+    trainer.create_model_card(**about)
+    if args.push_to_hub:
+        trainer.push_to_hub(**about)
 
 
 def use_best_arguments(trainer: PrototypeTrainer, n_trials: int) -> str:

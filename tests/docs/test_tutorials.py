@@ -1,11 +1,10 @@
 """Every notebook of the tutorials runs as it is printed, from its first cell to its last."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.scripts import run_in_fork
 
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
@@ -16,7 +15,8 @@ NAMES = ["own_table", "missing_modality", pytest.param("which_modality", marks=p
 def test_a_notebook_runs(name, tmp_path):
     cells = json.loads((TUTORIALS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "cells.py").write_text(code, encoding="utf-8")
+    done = run_in_fork(tmp_path / "cells.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -21,7 +21,12 @@ def run_example(name, *arguments, cwd=None):
     Run a script of `examples/` in a process of its own, as `subprocess.run` does. The process is a fork of one that has
     imported what the scripts import, which takes most of the time of a short script.
     """
-    command = [str(EXAMPLES / name), *map(str, arguments)]
+    return run_in_fork(EXAMPLES / name, *arguments, cwd=cwd)
+
+
+def run_in_fork(script, *arguments, cwd=None):
+    """Like `run_example`, of any script."""
+    command = [str(script), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         out, err = (Path(folder) / part for part in ("out", "err"))
         process = SERVER.Process(target=_run, args=(command, str(cwd or os.getcwd()), dict(os.environ), out, err))

@@ -36,6 +36,8 @@ if __name__ == "__main__":
         sys.exit("Expected the package pmr_hf, found none; install it first, by `pip install -e .` in its folder.")
     early = Path(package.submodule_search_locations[0]) / "command_line" / "early_check.py"
     run_path(str(early))["check"](sys.argv[1:], Path(__file__))
+    if not sys.stderr.isatty():  # tqdm reads this when it is imported: no bars in a log file
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 import psutil  # installed with accelerate
 

@@ -3,6 +3,7 @@
 import faulthandler
 import gc
 import os
+from functools import lru_cache
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,6 +29,7 @@ from transformers import (
     ViTConfig,
     ViTImageProcessor,
     Wav2Vec2FeatureExtractor,
+    dynamic_module_utils,
     set_seed,
 )
 
@@ -45,6 +47,9 @@ from pmr_hf import (
 
 # `Trainer.train` collects garbage, which takes a third of a second with all that is imported, and nothing without.
 gc.freeze()
+
+# Each save copies the code of the package. What its files import is the same in each test.
+dynamic_module_utils.get_relative_import_files = lru_cache(dynamic_module_utils.get_relative_import_files)
 
 # Derandomized: the same examples in every run. Fixtures of one test are fine: no example changes them.
 settings.register_profile(

@@ -74,8 +74,8 @@ class MLATrainer(PrototypeTrainer):
     the schedule and of `max_steps`. `max_grad_norm` clips the gradient of each turn. Under gradient accumulation, the
     micro-batches are kept, and each turn goes through all of them; no encoder runs more often. Training logs contain
     `m_ce_loss`, the loss of a turn, and `m_fusion_weight`, the mean weight of the modality in the fusion. `loss` is the
-    sum of the unimodal losses, and `ce_loss` is that of the fused logits, of the logits that the turns have used.
-    Evaluation adds `m_accuracy`, of the head on one modality.
+    sum of the unimodal losses. `ce_loss` is the loss of the fused logits, which are computed from the logits of the
+    turns. Evaluation adds `m_accuracy`, of the head on one modality.
 
     Deviations from the paper and its code:
 

@@ -81,7 +81,7 @@ class RunRecord:
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """The record in an output folder or a checkpoint. `None` if it has none that can be read, which is warned of."""
+    """The record in an output folder or a checkpoint. `None` if there is none or, with a warning, no readable one."""
     file = folder / RECORD
     if not file.is_file():
         return None

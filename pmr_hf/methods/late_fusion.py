@@ -76,7 +76,7 @@ class LateFusionTrainer(PrototypeTrainer):
     validation, the last entry of the log has them as `m_weight`.
 
     The mean of probabilities is the sum rule of Kittler, Hatef, Duin, Matas, "On Combining Classifiers", TPAMI 1998.
-    What differs from M runs of their own:
+    What differs from M separate runs:
 
     * All modalities have the same schedule and the same best epoch, which is that of the fused answer with equal
       weights. Apart, each modality would have its own best epoch.

@@ -248,8 +248,8 @@ class MLATrainer(PrototypeTrainer):
     @torch.no_grad()
     def sum_of_features(self, name: str, embedding: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
         """
-        What comes into the head for embeddings (B, D_m), summed over the samples that count, and behind it their
-        number; (D + 1,) in fp32.
+        The sum of the head's inputs for embeddings (B, D_m), over the samples that count, followed by the number of
+        these samples; (D + 1,) in fp32.
         """
         model = self.unwrapped_model
         if name in model.projections:
@@ -272,7 +272,7 @@ class MLATrainer(PrototypeTrainer):
         return joined
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
-        """Add what the head makes of each modality alone, as `m_accuracy`."""
+        """Add what the head predicts from each modality alone, as `m_accuracy`."""
         model, logits = self.unwrapped_model, outputs.logits
         present = outputs.present or all_present(self.modalities, logits)
         none = {name: torch.zeros_like(mask) for name, mask in present.items()}

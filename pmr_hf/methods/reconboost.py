@@ -82,10 +82,10 @@ class ReconBoostTrainer(PrototypeTrainer):
     samples that have it. p^k is the softmax of its logits, q that of the sum of the logits of all others, and j is the
     modality whose turn was before; q and p^j have no gradient. The second term, memory, is left out of the first turn,
     and of samples that lack j. With several labels, p and q are sigmoids, and the first term is a mean over the labels.
-    Training logs contain the mean as `m_boost_loss`, which is there for a modality in its turn alone.
+    Training logs contain the mean as `m_boost_loss`, for each modality only in its turns.
 
-    A turn moves nothing of the other encoders, which are in evaluation mode in it, of their projections, and of the
-    vectors of absent modalities. With the sum head, nothing of the others' linear layers moves either. The number of
+    A turn moves neither the other encoders, which are in evaluation mode meanwhile, nor their projections, nor the
+    vectors of absent modalities. With the sum head, it does not move the others' linear layers either. The number of
     epochs that have passed determines the turn, so a run that resumes needs no more state.
 
     The source is the authors' code. Deviations from it:

@@ -53,7 +53,7 @@ class ValuationArguments(PrototypeTrainingArguments):
         default=2.0, metadata={"help": "Copies of a modality for each unit by which its contribution is below 1."}
     )
     valuation_warmup_epochs: int = field(
-        default=0, metadata={"help": "Epochs of joint training before the training rows are valued first."}
+        default=0, metadata={"help": "Epochs of joint training before the first valuation of the training rows."}
     )
     valuation_epochs: int = field(default=1, metadata={"help": "Epochs from one valuation to the next, at least 1."})
 
@@ -93,7 +93,7 @@ class ValuationTrainer(PrototypeTrainer):
 
     * The copies of a sample are in its own batch, as weights s_i^m, and share its pass through the encoders, with its
       augmentation and dropout. The authors append them to the training set and shuffle, so an epoch has more steps.
-      For given weights, the gradients of an epoch have the same sum: their batches are more, and ours weigh more.
+      For given weights, the gradients of an epoch have the same sum: the authors have more batches, ours weigh more.
       Under Adam, which cancels the weight of a batch, or with clipped gradients, an epoch moves the weights less here.
     * The weight s_i^m needs no rounding. With two modalities, it is the authors' number of copies.
     * A learned vector replaces a masked modality, as for each missing modality in this package. The authors put zeros.

@@ -46,8 +46,8 @@ class MultimodalPipeline:
             available, and a loaded model stays on its device.
         missing (`str`, *optional*, defaults to `"prototypes"`): how to classify a sample that lacks modalities.
             `"prototypes"` multiplies the probabilities of the prototype classifiers (Eq. 7) of its modalities.
-            `"fused"` uses the fusion head, with a learned vector in place of each missing embedding, or masked. A
-            regression has no prototypes, and always uses the fusion head.
+            `"fused"` uses the fusion head, which reads a learned vector in place of each missing embedding, or masks
+            it. A regression has no prototypes, and always uses the fusion head.
         limits (`MediaLimits`, *optional*): what reading one file may cost, and whether addresses are opened. Defaults
             to those of the processor, which open none.
 

@@ -146,7 +146,7 @@ class ScriptArguments:
         metadata={
             "help": "Column of each modality, as in image=picture text=title vitals=age,weight. A name that contains a "
             "comma stands in double quotes. Columns that are not named here are inferred from the training table, "
-            "unless --columns and --backbones name the same modalities, which are then all.",
+            "unless --columns and --backbones name the same modalities, in which case the model has no others.",
             **PAIRS,
         },
     )
@@ -235,9 +235,9 @@ class ScriptArguments:
     backbones: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"Encoder of each modality: Hub name, folder, or new weights as {', '.join(NEW_ENCODERS)}. On your "
-            "own data, those that are not named here are "
-            f"{', '.join(f'{kind}: {encoder.name}' for kind, encoder in DEFAULT_ENCODERS.items())}.",
+            "help": "Encoder of each modality: a Hub name, a folder, or an encoder with new weights: "
+            f"{', '.join(NEW_ENCODERS)}. On your own data, a modality that is not named here gets the encoder of its "
+            f"kind: {', '.join(f'{kind}: {encoder.name}' for kind, encoder in DEFAULT_ENCODERS.items())}.",
             **PAIRS,
         },
     )
@@ -279,7 +279,7 @@ class ScriptArguments:
         default=0.0, metadata={"help": "Probability of dropping a modality of a training sample."}
     )
     lora: list[str] | None = field(
-        default=None, metadata={"help": "Rank of the LoRA layers of a modality's encoder, as in text=8", **PAIRS}
+        default=None, metadata={"help": "Rank of the LoRA layers of a modality's encoder, as in text=8.", **PAIRS}
     )
     channels_last: bool | None = field(
         default=None,

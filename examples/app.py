@@ -67,7 +67,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Hub name or folder of a trained model")
     parser.add_argument(
-        "--missing", default="prototypes", choices=["fused", "prototypes"], help="see MultimodalPipeline"
+        "--missing",
+        default="prototypes",
+        choices=["fused", "prototypes"],
+        help="what answers for samples that lack modalities: the fusion head, or the prototypes of the others",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 allows other machines")
     parser.add_argument("--port", type=int, help="port to listen on; by default the first free one from 7860")

@@ -95,7 +95,7 @@ def main() -> None:
         nargs="+",
         default=["joint", "pmr"],
         choices=["all", *BENCHMARK_METHODS],
-        help="'all' stands for all that can train the data",
+        help="methods to compare; 'all' stands for all that can be trained on the data",
     )
     parser.add_argument("--fusions", nargs="+", default=["concat"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -106,7 +106,7 @@ def main() -> None:
         "--vary", nargs="+", metavar=("ARGUMENT", "VALUE"), help="an argument of run_pmr.py and the values to try"
     )
     parser.add_argument("--output_dir", type=Path, help="by default outputs/benchmark-<name of the data>")
-    parser.add_argument("--only_report", action="store_true", help="run nothing, only rewrite the table and the plots")
+    parser.add_argument("--only_report", action="store_true", help="run nothing, only rewrite the tables and the plots")
     args, others = parser.parse_known_args()
     for name in ("methods", "fusions", "seeds", "learning_rates", "vary"):
         setattr(args, name, list(dict.fromkeys(getattr(args, name) or [])))
@@ -158,8 +158,8 @@ def parsed(cell: Cell, shared: Options) -> ScriptArguments:
 
 def results_of(group: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
     """
-    Run the missing cells of a group, and yield the result of each seed at the learning rate with the best validation
-    accuracy on the first seed, or micro F1, or loss.
+    Run the missing cells of a group, and yield the result of each seed at the best learning rate: the one with the best
+    validation accuracy on the first seed, or micro F1, or loss, by the problem type.
 
     Raises:
         RunError: if training fails, or diverges at a seed.

@@ -7,7 +7,7 @@ Find out whether a modality of your data stops learning in joint training, befor
 The script trains each modality alone and all jointly, a quarter as long as `run_pmr.py` does by default, and compares
 what the encoders learn, on validation. Where the data have no validation split, it takes out 30 percent of the training
 rows. It prints a table with a verdict, and writes `report.html` and `diagnosis.json` to the output folder. The test
-split is not read. It takes the arguments of `run_pmr.py`, but for those of a method.
+split is not read. The script takes the arguments of `run_pmr.py`, but for those of a method and of a search.
 """
 
 import math
@@ -38,7 +38,7 @@ from pmr_hf.command_line.run_script import run_script
 from pmr_hf.command_line.split_command import flat, name_of, options_of
 
 
-SHARE = 4  # of the default length of training, one in
+SHARE = 4  # the default length of training is divided by this number
 # 800 rows leave 240 for validation. Two standard errors of a difference are then five points, if the two models differ
 # on 15 percent of them.
 DEFAULTS = {"validation_size": "0.3"}

@@ -5,10 +5,11 @@ row.
     python examples/predict.py --model outputs/shop-posts-concat-pmr --input new.csv --keep id \\
         --columns image=picture text=title --output predictions.jsonl
 
-When a stopped run is started again, it continues where it stopped, unless the input, the model or an option has since
-changed. Beside the output, the script keeps its options in a JSON file, and a lock. A row that cannot be read, or that
-has none of the modalities, gets an `error` in place of `labels`, or of the `values` of a regression. `row` counts the
-rows from 1, without the line of the names. The columns of `--keep` are copied from the input.
+When a stopped run is started again, it continues where it stopped. If the input, the model or an option that changes
+the output differs by then, it ends with an error. Beside the output, the script keeps its options in a JSON file, and a
+lock. A row that cannot be read, or that has none of the modalities, gets an `error` in place of `labels`, or of the
+`values` of a regression. `row` counts the rows from 1, without the line of the names. The columns of `--keep` are
+copied from the input.
 """
 
 import argparse
@@ -44,7 +45,8 @@ def argument_parser() -> argparse.ArgumentParser:
         required=True,
         nargs="+",
         metavar="modality=column",
-        help="or modality=a,b for numbers and tables; a name that contains a comma stands in double quotes",
+        help="column of each modality; several for numbers and tables, as in vitals=age,weight; a name that contains a "
+        "comma stands in double quotes",
     )
     parser.add_argument(
         "--keep", nargs="+", default=[], metavar="column", help="columns to copy to the output, such as an id"
@@ -53,7 +55,10 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--top_k", type=int, default=1, help="number of best classes or labels to write for each row")
     parser.add_argument("--explain", action="store_true", help="also write the answer and the share of each modality")
     parser.add_argument(
-        "--missing", default="prototypes", choices=["fused", "prototypes"], help="see MultimodalPipeline"
+        "--missing",
+        default="prototypes",
+        choices=["fused", "prototypes"],
+        help="what answers for rows that lack modalities: the fusion head, or the prototypes of the others",
     )
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--allow_urls", action="store_true", help="open public http addresses among the values")

@@ -10,8 +10,8 @@ Train PMR, or a method that it is compared with, on any dataset of several modal
         --backbones image=google/vit-base-patch16-224 text=bert-base-uncased             # with encoders that you choose
     python examples/run_pmr.py --search 20                    # the best of 20 trials, by validation
 
-Of your own data, the script prints what it takes each column for, and why. `--columns` and `--backbones` replace a part
-of that. If they name the same modalities, these are all.
+For your own data, the script prints what it takes each column for, and why. `--columns` and `--backbones` replace a
+part of that. If both name the same modalities, the model has no others.
 
 On several GPUs, start it with `accelerate launch` in place of `python`, see docs/how_to/several_processes.md.
 `--verbose` prints all that transformers and datasets say.
@@ -39,7 +39,7 @@ if __name__ == "__main__":
     run_path(str(early))["check"](sys.argv[1:], Path(__file__))
 
 if __name__ == "__main__" and "--verbose" not in sys.argv:
-    # tqdm reads these when it is imported. Bars that would be short, and bars in a log file, stay away.
+    # tqdm reads these when it is imported. They hide bars that end within two seconds, and bars in a log file.
     os.environ.setdefault("TQDM_DELAY", "2")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")

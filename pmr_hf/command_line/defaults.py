@@ -17,10 +17,10 @@ OWN_DATA_DEFAULTS = {
 # Five epochs of a small table are too few steps for a new head. More epochs than these only repeat its rows.
 LEAST_STEPS = 500
 MOST_EPOCHS = 40
-# Of the digits, which are public. Rows of a user's own data are only saved when asked for.
+# Number of examples to save of the digits, which are public. Rows of other data are only saved when asked for.
 DIGIT_EXAMPLES = 4
-# Of `--method pmr`, by `--recipe`. The recommended one was found on validation of seeds that docs/results.md does not
-# report.
+# Defaults of `--method pmr`, by `--recipe`. The recommended ones were found by the validation of seeds that
+# docs/results.md does not report.
 RECIPES = {
     "recommended": {
         "pmr_weights": "hard",

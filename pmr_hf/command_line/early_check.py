@@ -22,8 +22,8 @@ ONE_OF_A_KIND = {"int": int, "int | None": int, "float": float, "float | None": 
 
 def check(arguments: list[str], script: Path) -> None:
     """
-    End the script if it does not have one of the options, if the value of an option is no number or none of its words,
-    or if there is no such table. A command with a shortened option, or with --help, passes.
+    End the script if the command has an option that the script does not know, a value that is not a number or not one
+    of the option's words, or a table that does not exist. A command with a shortened option, or with --help, passes.
 
     Raises:
         SystemExit: for such a command, with a sentence or with the message of argparse.

@@ -11,7 +11,7 @@ from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LAB
 
 
 CONSTANT = {SINGLE_LABEL: "most frequent class", MULTI_LABEL: "most frequent labels", REGRESSION: "median"}
-# What the rows and columns mean, by the number of modalities
+# What the rows and columns mean. A single modality has no ratio.
 SCORE = (
     "alone: by its class prototypes, the mean embedding of each class.\n"
     "score: the probability that the prototypes give to the true class, a mean over training rows."

@@ -62,9 +62,9 @@ class ScriptArguments:
             without its table.
     """
 
-    #: Of own data, "number" or "category" of each column of cells that was inferred
+    #: For a user's own data, the kind of each inferred column of cells: "number" or "category"
     cell_kinds = MappingProxyType({})
-    #: Of own data, the modalities of videos that were inferred
+    #: For a user's own data, the inferred modalities that are videos
     inferred_videos = ()
     #: The columns to predict, whose names `label_column` joins. A regression may have several.
     target_columns = ("label",)
@@ -122,7 +122,9 @@ class ScriptArguments:
     )
     train_file: str | None = field(
         default=None,
-        metadata={"help": "Your own data: a csv, tsv, jsonl or parquet file, or a folder, in place of --dataset_name."},
+        metadata={
+            "help": "Your own data: a csv, tsv, json, jsonl or parquet file, or a folder, in place of --dataset_name."
+        },
     )
     validation_file: str | None = field(
         default=None,
@@ -144,7 +146,7 @@ class ScriptArguments:
         metadata={
             "help": "Column of each modality, as in image=picture text=title vitals=age,weight. A name that contains a "
             "comma stands in double quotes. Columns that are not named here are inferred from the training table, "
-            "unless --columns and --backbones name the same modalities, which are then all.",
+            "unless --columns and --backbones name the same modalities, in which case the model has no others.",
             **PAIRS,
         },
     )
@@ -211,15 +213,15 @@ class ScriptArguments:
     test_correlation: float = field(
         default=0.0,
         metadata={
-            "help": "cg_mnist and digits: share of the test digits in the colour of their class; the others get a "
-            "random colour."
+            "help": "cg_mnist and digits: share of the validation and test digits in the colour of their class; the "
+            "others get a random colour."
         },
     )
     reference_samples: int = field(
         default=0,
         metadata={
-            "help": "cg_mnist and digits: cut so many training digits, colour them at random, and take the prototypes "
-            "from them."
+            "help": "cg_mnist and digits: take this number of digits out of training, colour them at random, and take "
+            "the prototypes from them."
         },
     )
     split: str = field(
@@ -233,9 +235,9 @@ class ScriptArguments:
     backbones: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"Encoder of each modality: Hub name, folder, or new weights as {', '.join(NEW_ENCODERS)}. On your "
-            "own data, those that are not named here are "
-            f"{', '.join(f'{kind}: {encoder.name}' for kind, encoder in DEFAULT_ENCODERS.items())}.",
+            "help": "Encoder of each modality: a Hub name, a folder, or an encoder with new weights: "
+            f"{', '.join(NEW_ENCODERS)}. On your own data, a modality that is not named here gets the encoder of its "
+            f"kind: {', '.join(f'{kind}: {encoder.name}' for kind, encoder in DEFAULT_ENCODERS.items())}.",
             **PAIRS,
         },
     )
@@ -250,7 +252,7 @@ class ScriptArguments:
         default="default",
         metadata={
             "help": "Initialisation of new encoders and heads: 'kaiming' is that of the paper's authors, and the "
-            "default for its datasets.",
+            "default for new encoders on its datasets and the digits.",
             "choices": list(INITIALIZATIONS),
         },
     )
@@ -277,7 +279,7 @@ class ScriptArguments:
         default=0.0, metadata={"help": "Probability of dropping a modality of a training sample."}
     )
     lora: list[str] | None = field(
-        default=None, metadata={"help": "Rank of the LoRA layers of a modality's encoder, as in text=8", **PAIRS}
+        default=None, metadata={"help": "Rank of the LoRA layers of a modality's encoder, as in text=8.", **PAIRS}
     )
     channels_last: bool | None = field(
         default=None,
@@ -290,8 +292,8 @@ class ScriptArguments:
     save_examples: int = field(
         default=0,
         metadata={
-            "help": "Save so many rows of validation beside the model, for the demo. They are not pushed. Default: 4 "
-            "of the digits, none of other data."
+            "help": "Save this number of validation rows beside the model, for the demo. They are not pushed. "
+            "Default: 4 of the digits, none of other data."
         },
     )
     verbose: bool = field(

@@ -14,7 +14,7 @@ CELLS = ("numbers", "tabular")  # new encoders that read the cells of a table
 
 def load_splits(args: ScriptArguments, processor: MultimodalProcessor, seed: int) -> DatasetDict:
     """
-    Load the splits `train`, `validation` and, where there is one, `test`.
+    Load the splits `train`, `validation` and, where there are such rows, `test` and `prototypes`.
 
     Args:
         args (`ScriptArguments`): names the data to read.

@@ -55,8 +55,8 @@ def evaluate_report(
     ```
 
     The encoders run once over the rows, in this process; everything else is computed from their embeddings, with the
-    temperature of `pipe.calibrate`. Of a pipeline, incomplete samples are answered as its `missing` says; of a trainer,
-    by the fused answer, as in its evaluations.
+    temperature of `pipe.calibrate`. A pipeline answers incomplete samples as its `missing` says. With a trainer, they
+    get the fused answer, as in its evaluations.
 
     Args:
         trainer_or_pipeline (`MultimodalTrainer | MultimodalPipeline`): has the model, and the batch size.
@@ -151,7 +151,7 @@ def _report_of(model: MultimodalModel, found: Embedded, missing: str) -> Evaluat
 
 
 def _sweep(model: MultimodalModel, found: Embedded, missing: str) -> list[SubsetScore]:
-    """The score by which modalities are there, the largest sets first."""
+    """The score of the answer from each set of modalities, the largest sets first."""
     names, problem = list(found.embeddings), model.config.problem
     sizes = range(len(names), 0, -1) if len(names) <= MOST_SWEPT else (len(names), len(names) - 1, 1)
     scores = []

@@ -8,7 +8,7 @@ from ..reporting.aligned_table import aligned
 
 
 LEAST = 0.05  # a smaller difference in accuracy is no reason to rebalance
-MOST_UNLEARNED = 0.1  # more than a linear probe has above every trained answer, if the training was long enough
+MOST_UNLEARNED = 0.1  # a linear probe further above every trained answer shows that the training was too short
 STARVED, IGNORED, BALANCED, SHORT = "starved", "ignored", "balanced", "too short"
 METHODS_PAGE = "docs/which_method.md"
 # What to try, by verdict
@@ -112,8 +112,8 @@ class Diagnosis:
     @property
     def behind(self) -> list[str]:
         """
-        The modalities, but for the fastest one, whose encoder joint training left behind: by a linear probe or by
-        prototypes, what it lost of what it learns alone counts, see `Difference`.
+        The modalities, but for the fastest one, whose encoder joint training left behind: what it lost by a linear
+        probe, or by prototypes, is a difference that counts, see `Difference.counts`.
         """
         fastest = max(self.modalities, key=lambda modality: modality.ratio)
         return [

@@ -1,4 +1,4 @@
-"""Which answer a sample gets: the fused one, or where modalities are missing that of the prototypes of the others."""
+"""Which answer a sample gets: the fused one, or, if it lacks modalities, that of the prototypes of the others."""
 
 import torch
 
@@ -17,9 +17,9 @@ def answer_logits(
     """
     The logits (B, K) in fp32 whose softmax or sigmoid is the answer of a pipeline, or the values of a regression.
 
-    The fused logits are divided by `config.calibration_temperature`. With `missing="prototypes"`, samples that lack a
-    modality have the product of the prototype classifiers of the others (Eq. 7), which no temperature changes, unless
-    the prototypes answer for all samples.
+    The fused logits are divided by `config.calibration_temperature`. With `missing="prototypes"`, a sample that lacks
+    a modality gets the product of the prototype classifiers of the others (Eq. 7), which is not divided. If
+    `config.answer` is `"prototypes"`, all samples get the fused answer.
 
     Args:
         model (`MultimodalModel`): the model, in evaluation mode.

@@ -1,4 +1,4 @@
-"""Calibration: the temperature that fits the logits of a model to labelled rows, and how well probabilities fit."""
+"""Calibration: the temperature that fits a model's logits to labelled rows, and measures of calibration."""
 
 import math
 
@@ -68,7 +68,7 @@ def fit_temperature(problem_type: str, logits: torch.Tensor, labels: torch.Tenso
 
 
 def nll(problem_type: str, logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The mean negative log-likelihood, in nats, of labels under logits (N, K). Of several labels, also over these."""
+    """The mean negative log-likelihood, in nats, of labels under logits (N, K): over rows, and over several labels."""
     if problem_type == MULTI_LABEL:
         loss = torch.nn.functional.binary_cross_entropy_with_logits
         return loss(logits, labels.to(logits.dtype)).item()

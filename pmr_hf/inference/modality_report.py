@@ -45,9 +45,9 @@ def modality_report(
         With several labels, `micro_f1` takes the place of `accuracy` in all names, the fused logits have all metrics of
         [`~pmr_hf.training.metrics.METRIC_NAMES`], and `m_share` is that for the probability of the true value of a
         label, the mean over the labels. In a regression, the metric is `mae`, there are no prototypes and no parts of
-        the head, and `m_share` is by how much m lowers the mean absolute error, in the user's units. Both also have
-        `m_label_shares`, for each label or target the mean absolute Shapley value of m for its probability, in [0, 1],
-        or for its prediction, in the user's units.
+        the head, and `m_share` is by how much m lowers the mean absolute error, in the user's units. Several labels and
+        regressions also have `m_label_shares`. It has the mean absolute Shapley value of m for the probability of each
+        label, in [0, 1], or for the prediction of each target, in the user's units.
 
         Metrics are computed over the rows that have the modality, and are left out if there are none. The probe is
         left out if all training rows with the modality have the same labels. The shares are left out if the model has a

@@ -46,8 +46,8 @@ class MultimodalPipeline:
             available, and a loaded model stays on its device.
         missing (`str`, *optional*, defaults to `"prototypes"`): how to classify a sample that lacks modalities.
             `"prototypes"` multiplies the probabilities of the prototype classifiers (Eq. 7) of its modalities.
-            `"fused"` uses the fusion head, with a learned vector in place of each missing embedding, or masked. A
-            regression has no prototypes, and always uses the fusion head.
+            `"fused"` uses the fusion head, which reads a learned vector in place of each missing embedding, or masks
+            it. A regression has no prototypes, and always uses the fusion head.
         limits (`MediaLimits`, *optional*): what reading one file may cost, and whether addresses are opened. Defaults
             to those of the processor, which open none.
 
@@ -143,7 +143,7 @@ class MultimodalPipeline:
                 f"Expected one value of each modality, or a list of each, got {several} (True for a list); give "
                 "lists of all modalities or of none."
             )
-        # A Series counts its rows from any number, or by names.
+        # The index of a Series may begin with any number, or consist of names.
         modalities = {
             name: list(values) if is_series(values) else rows_of(values) for name, values in modalities.items()
         }
@@ -183,9 +183,9 @@ class MultimodalPipeline:
         is saved and pushed with the model. Take validation rows: neither those of training nor those of the test.
 
         The fused logits, of the head or of the prototypes as `config.answer` says, are divided by it before softmax or
-        sigmoid. The best class stays the same. What a modality says alone, with `explain`, is not changed, and neither
-        is the product of prototype classifiers that answers for incomplete samples with `missing="prototypes"`; such
-        rows are left out here.
+        sigmoid. The best class stays the same. The answers of single modalities, with `explain`, do not change. With
+        `missing="prototypes"`, neither does the product of prototype classifiers that answers for incomplete samples,
+        and such rows are left out here.
 
         Args:
             dataset (`Dataset`): the rows.

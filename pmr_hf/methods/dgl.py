@@ -104,7 +104,7 @@ class DGLTrainer(PrototypeTrainer):
             fused = self.fused_loss(model.fuse_by_head(detached, present), labels)
         with frozen([*model.fusion.parameters(), *model.absent.parameters()]):
             none = {name: torch.zeros_like(mask) for name, mask in present.items()}
-            # The others are replaced: detached, they get no gradients of zeros
+            # The other embeddings are masked. Detached, they get no gradient at all in place of one of zeros.
             logits = {
                 name: model.fuse_by_head(detached | {name: outputs.embeddings[name]}, none | {name: present[name]})
                 for name in names

@@ -21,7 +21,7 @@ from .method_checks import require_model
 
 logger = logging.get_logger(__name__)
 
-# In the names of the optimizers that update parameters in the backward pass, or whose step is no multiple of the rate
+# Parts of the names of optimizers that update in the backward pass, or whose step is not proportional to the rate
 NOT_PROPORTIONAL = ("lomo", "layerwise", "schedule_free")
 
 

@@ -22,7 +22,7 @@ from .method_checks import require_fusion_head, require_known_loss
 logger = logging.get_logger(__name__)
 
 VALIDATION = "validation"
-LEAST = 1e-6  # of an accuracy or an error, so that each weight is positive and finite
+LEAST = 1e-6  # lower accuracies and errors count as this one, so that each weight is positive and finite
 
 
 @dataclass
@@ -68,15 +68,15 @@ class LateFusionTrainer(PrototypeTrainer):
 
     The loss is the sum of the unimodal losses. The gradient of each loss reaches its own encoder and its own linear
     layer alone, and is clipped by its own norm, so that SGD and AdamW make the steps of M models trained apart. With
-    `late_fusion_weights="validation"`, the mean is weighted: once training has ended, the evaluation set is evaluated,
-    and the weights are set. They are a buffer of the model, which is saved with it.
+    `late_fusion_weights="validation"`, the mean is weighted. The weights are set from an evaluation once training has
+    ended. They are a buffer of the model, and are saved with it.
 
     Training logs contain `m_ce_loss` for each modality m, or `m_mse_loss` in a regression, and `ce_loss` of the mean,
     which trains nothing. Evaluation adds `m_accuracy`, or the metric of another problem type. With weights by
     validation, the last entry of the log has them as `m_weight`.
 
     The mean of probabilities is the sum rule of Kittler, Hatef, Duin, Matas, "On Combining Classifiers", TPAMI 1998.
-    What differs from M runs of their own:
+    What differs from M separate runs:
 
     * All modalities have the same schedule and the same best epoch, which is that of the fused answer with equal
       weights. Apart, each modality would have its own best epoch.

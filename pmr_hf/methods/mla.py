@@ -74,8 +74,8 @@ class MLATrainer(PrototypeTrainer):
     the schedule and of `max_steps`. `max_grad_norm` clips the gradient of each turn. Under gradient accumulation, the
     micro-batches are kept, and each turn goes through all of them; no encoder runs more often. Training logs contain
     `m_ce_loss`, the loss of a turn, and `m_fusion_weight`, the mean weight of the modality in the fusion. `loss` is the
-    sum of the unimodal losses, and `ce_loss` is that of the fused logits, of the logits that the turns have used.
-    Evaluation adds `m_accuracy`, of the head on one modality.
+    sum of the unimodal losses. `ce_loss` is the loss of the fused logits, which are computed from the logits of the
+    turns. Evaluation adds `m_accuracy`, of the head on one modality.
 
     Deviations from the paper and its code:
 
@@ -248,8 +248,8 @@ class MLATrainer(PrototypeTrainer):
     @torch.no_grad()
     def sum_of_features(self, name: str, embedding: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
         """
-        What comes into the head for embeddings (B, D_m), summed over the samples that count, and behind it their
-        number; (D + 1,) in fp32.
+        The sum of the head's inputs for embeddings (B, D_m), over the samples that count, followed by the number of
+        these samples; (D + 1,) in fp32.
         """
         model = self.unwrapped_model
         if name in model.projections:
@@ -272,7 +272,7 @@ class MLATrainer(PrototypeTrainer):
         return joined
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
-        """Add what the head makes of each modality alone, as `m_accuracy`."""
+        """Add what the head predicts from each modality alone, as `m_accuracy`."""
         model, logits = self.unwrapped_model, outputs.logits
         present = outputs.present or all_present(self.modalities, logits)
         none = {name: torch.zeros_like(mask) for name, mask in present.items()}

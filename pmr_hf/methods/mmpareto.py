@@ -121,7 +121,7 @@ def pareto_weights(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         `tuple[torch.Tensor, torch.Tensor]`: a^f (M,), in [0, 1], where a^u = 1 - a^f; and the factor (M,) of the blend,
         1.5 max(1, |g^f + g^u| / |2 a^f g^f + 2 a^u g^u|).
     """
-    fused, unimodal, dot = products.unbind(1)  # |g^f|^2, |g^u|^2 and g^f . g^u
+    fused, unimodal, dot = products.unbind(1)
     tiny = torch.finfo(torch.float32).tiny
     # The w in [0, 1] that minimizes |w g^f + (1 - w) g^u|
     min_norm_weight = ((unimodal - dot) / (fused + unimodal - 2 * dot).clamp(min=tiny)).clamp(0, 1)

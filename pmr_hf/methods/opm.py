@@ -21,8 +21,8 @@ class OPMTrainingArguments(PrototypeTrainingArguments):
     defaults are those of the authors' script.
 
     Args:
-        opm_base (`float`, *optional*, defaults to `0.5`): q_base, the probability that a modality is dropped that
-            hardly dominates, in [0, 1].
+        opm_base (`float`, *optional*, defaults to `0.5`): q_base, the probability that a modality which hardly
+            dominates is dropped, in [0, 1].
         opm_lambda (`float`, *optional*, defaults to `0.5`): lambda, how much the probability grows with the
             discrepancy ratio; at least 0.
         opm_share (`float`, *optional*, defaults to `0.7`): the share of the batches in which modalities are dropped, in
@@ -71,7 +71,7 @@ class OPMTrainer(PrototypeTrainer):
 
     The seed, the step and the micro-batch determine all draws. They are made for the batch of all processes, so that
     several processes drop what one process does. Training logs contain q^m as `m_drop_probability`, also for batches
-    in which nothing is dropped, and `ce_loss` of the fused logits before.
+    in which nothing is dropped, and `ce_loss` of the fused logits before modalities are dropped.
 
     Deviations from the paper and its code, which assume two modalities and a concatenation:
 

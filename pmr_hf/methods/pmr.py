@@ -42,7 +42,11 @@ class PMRTrainingArguments(PrototypeTrainingArguments):
         default=10.0, metadata={"help": "E_r (Eq. 13): PER is applied while epoch < E_r."}
     )
     pmr_weights: str = field(
-        default="clip", metadata={"help": "'clip' (Eq. 11) or 'hard' (0 or 1).", "choices": ["clip", "hard"]}
+        default="clip",
+        metadata={
+            "help": "Weights of the PMR terms: 'clip' for those of Eq. 11, 'hard' for 1 where they are positive.",
+            "choices": ["clip", "hard"],
+        },
     )
     pmr_epochs: float | None = field(
         default=None, metadata={"help": "PMR is applied while epoch < pmr_epochs; by default always."}

@@ -29,8 +29,8 @@ class ReconBoostTrainingArguments(PrototypeTrainingArguments):
     the lengths of the stages.
 
     Args:
-        reconboost_lambda (`float`, *optional*, defaults to `0.2`): lambda, how much less a sample counts that the other
-            modalities know, in [0, 1]. The authors' scripts have 1 / 5 and 0.25 / 1.
+        reconboost_lambda (`float`, *optional*, defaults to `0.2`): lambda, how much less a sample counts if the other
+            modalities already predict its class, in [0, 1]. The authors' scripts have 1 / 5 and 0.25 / 1.
         reconboost_memory (`float`, *optional*, defaults to `0.5`): alpha, the weight of the memory term; at least 0.
         reconboost_epochs (`float`, *optional*, defaults to `1.0`): epochs of the turn of a modality, above 0. The
             authors take 4, in runs of hundreds of epochs.
@@ -42,7 +42,7 @@ class ReconBoostTrainingArguments(PrototypeTrainingArguments):
     """
 
     reconboost_lambda: float = field(
-        default=0.2, metadata={"help": "lambda of ReconBoost: how much less a sample counts that the others know."}
+        default=0.2, metadata={"help": "lambda of ReconBoost: how much less a sample counts if the others predict it."}
     )
     reconboost_memory: float = field(default=0.5, metadata={"help": "Weight of the memory term of ReconBoost."})
     reconboost_epochs: float = field(default=1.0, metadata={"help": "Epochs of the turn of a modality in ReconBoost."})
@@ -82,10 +82,10 @@ class ReconBoostTrainer(PrototypeTrainer):
     samples that have it. p^k is the softmax of its logits, q that of the sum of the logits of all others, and j is the
     modality whose turn was before; q and p^j have no gradient. The second term, memory, is left out of the first turn,
     and of samples that lack j. With several labels, p and q are sigmoids, and the first term is a mean over the labels.
-    Training logs contain the mean as `m_boost_loss`, which is there for a modality in its turn alone.
+    Training logs contain the mean as `m_boost_loss`, for each modality only in its turns.
 
-    A turn moves nothing of the other encoders, which are in evaluation mode in it, of their projections, and of the
-    vectors of absent modalities. With the sum head, nothing of the others' linear layers moves either. The number of
+    A turn moves neither the other encoders, which are in evaluation mode meanwhile, nor their projections, nor the
+    vectors of absent modalities. With the sum head, it does not move the others' linear layers either. The number of
     epochs that have passed determines the turn, so a run that resumes needs no more state.
 
     The source is the authors' code. Deviations from it:
@@ -101,8 +101,8 @@ class ReconBoostTrainer(PrototypeTrainer):
     * The code learns a factor of the sum of the logits, and begins each stage with a new optimizer.
     * `class_weights` and label smoothing apply to joint training alone.
 
-    The regularisation of the paper is a KL divergence between p^k and q; the code takes its true class alone, as here,
-    which has a lower bound.
+    The regularisation of the paper is a KL divergence between p^k and q. The code keeps only its term of the true
+    class, which has a lower bound, and so does this class.
 
     Hua, Xu, Bao, Yang, Huang, "ReconBoost: Boosting Can Achieve Modality Reconcilement", ICML 2024.
 
@@ -155,11 +155,11 @@ class ReconBoostTrainer(PrototypeTrainer):
 
     @property
     def turn(self) -> tuple[int, bool]:
-        """The number of the stage, from 0, and whether a modality has its turn in it, or else all learn jointly."""
+        """The number of the stage, from 0, and whether it is in the turn of a modality. If not, all learn jointly."""
         return turn_at(self.state.epoch or 0.0, self.args.reconboost_epochs, self.args.reconboost_rectify_epochs)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
-        """A step of `Trainer`, with all frozen that has no turn."""
+        """A step of `Trainer`, in which everything is frozen that must not move in this turn."""
         stage, alone = self.turn
         name = self.modalities[stage % len(self.modalities)]
         with frozen(parameters_of_others(self.unwrapped_model, name) if alone else ()):

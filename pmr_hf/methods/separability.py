@@ -79,7 +79,7 @@ def embed_rows(trainer: PrototypeTrainer, dataset: Dataset, rows: list[int]) -> 
 
 
 def in_order(trainer: PrototypeTrainer, values: torch.Tensor) -> torch.Tensor:
-    """The values (B, D) of all processes on the CPU, (P * B, D), in the order of the rows, which they share in turn."""
+    """The values (B, D) of all P processes, which take rows in turn: (P * B, D) in the order of rows, on the CPU."""
     values = values.float() if values.is_floating_point() else values
     gathered = trainer.accelerator.gather(values.contiguous()).cpu()
     return gathered.unflatten(0, (trainer.args.world_size, -1)).transpose(0, 1).flatten(0, 1)

@@ -44,9 +44,9 @@ def mean_losses(
     trainer: PrototypeTrainer, logits: Mapping[str, torch.Tensor], outputs: MultimodalOutput, labels: torch.Tensor
 ) -> torch.Tensor:
     """
-    The losses (M,) of logits (B, K) by modality, of the same kind as the fused loss, which the next log shows. They are
-    scaled for DDP, which averages gradients over the processes: the average over the processes is the mean over the
-    samples that count, of all processes.
+    The losses (M,) of logits (B, K) by modality, of the same kind as the fused loss, but without `class_weights` and
+    label smoothing. The next log shows them. They are scaled for DDP, which averages gradients over the processes: this
+    average is the mean over the samples that count, of all processes.
     """
     names = trainer.modalities
     all_logits, all_labels = torch.cat([logits[name] for name in names]), torch.cat([labels] * len(names))

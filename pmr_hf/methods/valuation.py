@@ -38,9 +38,9 @@ class ValuationArguments(PrototypeTrainingArguments):
     valued, and how often a modality is sampled again.
 
     Args:
-        valuation_rate (`float`, *optional*, defaults to `2.0`): the copies for each unit of contribution that is
-            lacking, at least 0. 2 gives the numbers of the authors' code: 1, 2 or 3 copies for a contribution of 0.5,
-            0 or -0.5.
+        valuation_rate (`float`, *optional*, defaults to `2.0`): the number of copies for each unit by which a
+            contribution is below 1; at least 0. 2 gives the numbers of the authors' code: 1, 2 or 3 copies for a
+            contribution of 0.5, 0 or -0.5.
         valuation_warmup_epochs (`int`, *optional*, defaults to `0`): the epochs of joint training before the first
             valuation, at least 0 and fewer than the training has. The authors' code has 5, of 60.
         valuation_epochs (`int`, *optional*, defaults to `1`): the epochs from one valuation to the next, at least 1.
@@ -50,10 +50,10 @@ class ValuationArguments(PrototypeTrainingArguments):
     """
 
     valuation_rate: float = field(
-        default=2.0, metadata={"help": "Copies for each unit of contribution that a modality of a sample lacks."}
+        default=2.0, metadata={"help": "Copies of a modality for each unit by which its contribution is below 1."}
     )
     valuation_warmup_epochs: int = field(
-        default=0, metadata={"help": "Epochs of joint training before the training rows are valued first."}
+        default=0, metadata={"help": "Epochs of joint training before the first valuation of the training rows."}
     )
     valuation_epochs: int = field(default=1, metadata={"help": "Epochs from one valuation to the next, at least 1."})
 
@@ -93,7 +93,7 @@ class ValuationTrainer(PrototypeTrainer):
 
     * The copies of a sample are in its own batch, as weights s_i^m, and share its pass through the encoders, with its
       augmentation and dropout. The authors append them to the training set and shuffle, so an epoch has more steps.
-      For given weights, the gradients of an epoch have the same sum: their batches are more, and ours weigh more.
+      For given weights, the gradients of an epoch have the same sum: the authors have more batches, ours weigh more.
       Under Adam, which cancels the weight of a batch, or with clipped gradients, an epoch moves the weights less here.
     * The weight s_i^m needs no rounding. With two modalities, it is the authors' number of copies.
     * A learned vector replaces a masked modality, as for each missing modality in this package. The authors put zeros.
@@ -229,7 +229,7 @@ class ValuationTrainer(PrototypeTrainer):
         sums = [torch.where(counted, part, 0).sum(1) for part in (values, copies)]
         tracked = tuple(f"{name}_{what}" for what in ("contribution", "copies") for name in names)
         self.track(tracked, torch.cat(sums), counted.sum(1).repeat(2))
-        copies = torch.where(stack_masks(outputs.present, names, labels), copies, 0)  # without modality dropout's
+        copies = torch.where(stack_masks(outputs.present, names, labels), copies, 0)  # none of a dropped modality
         return loss + self.loss_scale * (copies * self.losses_alone(outputs, labels)).sum() / self._weight_of(labels)
 
     def losses_alone(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:

@@ -28,10 +28,10 @@ def plot_curves(folder: Path, fusion: str, results: list[Result]) -> None:
     Write `curves-<fusion>.png`, with a panel for each value that the runs logged and a line for each method.
 
     The panels show the validation accuracy of the fused logits and of each prototype classifier, and for two modalities
-    the imbalance ratio (Figs. 2a and 4a to 4c of the paper). With several labels, micro F1 takes the place of accuracy.
-    In a regression, the mean absolute error of the fused model is the only panel. If `gradient_cosine_steps` was set,
-    they also show the cosine between the unimodal and the fused gradients (Fig. 2c). A line is the mean over the seeds,
-    and a band is their range.
+    the imbalance ratio (Figs. 2a and 4a to 4c of the paper). If `gradient_cosine_steps` was set, they also show the
+    cosine between the unimodal and the fused gradients (Fig. 2c). With several labels, micro F1 takes the place of
+    accuracy. In a regression, the mean absolute error of the fused model is the only panel. A line is the mean over
+    the seeds, and a band is their range.
     """
     groups = {method: group for (head, method), group in rows_of(results).items() if head in (fusion, "none")}
     panels = _panels_of_curves(folder, [result for group in groups.values() for result in group])
@@ -97,9 +97,9 @@ def curve_of(run: Path, key: str) -> Curve:
 def plot_varied(folder: Path, fusion: str, argument: str, results: list[Result]) -> None:
     """
     Write `<argument>-<fusion>.png`, which shows the test accuracy over the values of a varied argument, for the fused
-    logits and for each modality, as mean and standard deviation over the seeds; or the micro F1 of several labels, or
-    the mean absolute error of a regression, of the fused model alone. A method without the argument is a horizontal
-    line.
+    logits and for each modality, as mean and standard deviation over the seeds. With several labels, it shows the micro
+    F1; in a regression, the mean absolute error of the fused model alone. A method without the argument is a
+    horizontal line.
     """
     metric, is_regression = MODALITY_METRIC[problem_of(results)], problem_of(results) == REGRESSION
     names = [] if is_regression else modalities_of(results)

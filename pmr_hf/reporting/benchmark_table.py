@@ -101,7 +101,7 @@ def reference_of(row: tuple[str, str], rows: Rows) -> dict[int, Result]:
     """
     The runs of joint training to compare a row with, by seed: with the same head and setting, or else with the same
     head and no setting. A method whose head is its own is compared with joint training of another head if there is one
-    such head. Joint training itself has none.
+    such head. Joint training without a setting has none.
     """
     fusion, setting = row[0], rows[row][0]["setting"]
     heads = {head for head, method in rows if method.startswith("joint")}

@@ -68,8 +68,8 @@ class TargetScores:
 @dataclass(frozen=True)
 class ModalityScores:
     """
-    The scores of one modality. Both are accuracies of the rows that have it; with several labels micro F1, in a
-    regression mean absolute errors.
+    The scores of one modality. `alone` and `prototypes` are accuracies on the rows that have it. With several labels,
+    they are micro F1; in a regression, mean absolute errors.
 
     Args:
         name (`str`): the modality.
@@ -149,8 +149,8 @@ class EvaluationReport:
         rows (`int`): number of labelled rows.
         metrics (`dict[str, float]`): the metrics of the answer from all modalities.
         modalities (`list[ModalityScores]`): the scores of each modality.
-        sweep (`list[SubsetScore]`): the score by which modalities are there: every subset of up to six; of more, all,
-            all but one, and one alone.
+        sweep (`list[SubsetScore]`): the score of the answer from each subset of up to six modalities. If there are
+            more: from all of them, from all but one, and from each one alone.
         classes (`list[ClassScores]`): the scores of each class or label; empty in a regression.
         targets (`list[TargetScores]`): the errors of each target of a regression; empty otherwise.
         confusion (`list[list[int]]`, *optional*): of up to 100 classes, the number of rows by true class (line) and

@@ -31,7 +31,7 @@ class TrainingRun:
     Args:
         config (`PreTrainedConfig`): configuration of the model.
         modalities (`list[str]`): names of the modalities, in the order of fusion.
-        num_labels (`int`): number of classes.
+        num_labels (`int`): number of classes, labels or targets.
         description (`str`): how the model was trained, as a sentence without its full stop.
         citation (`str`): BibTeX entry of the method.
         hyper_parameters (`dict[str, object]`): the settings of the run, each one row of the table.
@@ -112,8 +112,8 @@ def write_model_card(
         metadata (`HubMetadata`): the metadata for the Hub.
         previous (`str`, *optional*): an earlier card, whose user-written text and metadata are kept, see
             [`~pmr_hf.model.hub_card.keep_own_text`]. Defaults to the card in the folder, if there is one.
-        report (`EvaluationReport`, *optional*): adds its confusion matrix, its calibration, and the results by which
-            modalities are there.
+        report (`EvaluationReport`, *optional*): adds the score of each set of modalities, and its confusion matrix and
+            calibration, or in a regression the predicted over the true values.
     """
     folder = Path(folder)
     for name, figure in figures_of(report).items():
@@ -186,7 +186,7 @@ def figures_of(report: EvaluationReport | None) -> dict[str, Figure]:
 
 
 def evaluation_part(report: EvaluationReport | None) -> str:
-    """The sections of a report: results by which modalities are there, confusion matrix and calibration."""
+    """The sections of a report: the score of each set of modalities, confusions, calibration and predictions."""
     if report is None:
         return ""
     parts, figures = [], figures_of(report)
@@ -211,7 +211,7 @@ def evaluation_part(report: EvaluationReport | None) -> str:
 
 
 def limits_of(run: TrainingRun, report: EvaluationReport | None) -> str:
-    """What the model does not do."""
+    """What the model does not do, and whether its probabilities are calibrated."""
     limits = LIMITS[run.problem_type]
     temperature = getattr(run.config, "calibration_temperature", 1.0)
     if run.problem_type != REGRESSION:

@@ -42,7 +42,7 @@ LEAST = {
 }
 # The values that are already too large
 TOO_LARGE = {"label_smoothing_factor": 1, "adam_beta1": 1, "adam_beta2": 1}
-# The lists of words for which one word is a list of one. Without it, its letters are taken for words.
+# Arguments that are lists of words. A single word becomes a list of one, or its letters would be taken for words.
 LISTS = ("freeze", "label_names", "include_for_metrics")
 
 
@@ -76,9 +76,10 @@ class MultimodalTrainingArguments(TrainingArguments):
             saved. The other strategies also push pickle files.
 
     Raises:
-        ValueError: for `remove_unused_columns=True`, another `hub_strategy`, `batch_eval_metrics=True` or
-            `eval_do_concat_batches=False`; for learning rates that are not positive numbers; for numbers that are not
-            finite or are out of range.
+        ValueError: for `remove_unused_columns=True`, another `hub_strategy`, `batch_eval_metrics=True`,
+            `eval_do_concat_batches=False`, `label_names` without `"labels"`, or `include_for_metrics` other than
+            `"inputs"` and `"loss"`; for `modality_learning_rates` that are not positive numbers; for `class_weights`
+            of another form; for numbers that are not finite or are out of range.
         RuntimeError: if several processes were launched and this one is not connected to the others.
     """
 
@@ -118,7 +119,7 @@ class MultimodalTrainingArguments(TrainingArguments):
         self._check_processes()
 
     def _take_words(self) -> None:
-        """Turn a word into a list of one, and the switch of a command line into a value."""
+        """Turn single words into lists of one, and the "True" or "False" of a command line into a value."""
         for name in LISTS:
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
@@ -239,7 +240,7 @@ class MultimodalTrainingArguments(TrainingArguments):
         return {"learning_rate": rate, "modality_learning_rates": scaled}
 
     def require_at_least(self, least: float, *names: str) -> None:
-        """Raise `ValueError` for a field below `least`. `None` passes; what is not finite was refused before."""
+        """Raise `ValueError` for a field below `least`. `None` passes."""
         for name in names:
             value = getattr(self, name)
             if value is not None and value < least:
@@ -305,7 +306,9 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         ValueError: for a value outside its range.
     """
 
-    prototype_momentum: float = field(default=0.2, metadata={"help": "eps (Eq. 12), in [0, 1)."})
+    prototype_momentum: float = field(
+        default=0.2, metadata={"help": "Momentum of the prototypes, the eps of Eq. 12, in [0, 1)."}
+    )
     prototype_source: str = field(
         default="subset",
         metadata={
@@ -322,7 +325,7 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
     )
     balance_labels: bool = field(
         default=False,
-        metadata={"help": "Of several rare labels, let samples with and without a label count alike in PCE and score."},
+        metadata={"help": "For rare labels: let samples with and without a label count alike in its PCE and score."},
     )
     answer: str | None = field(
         default=None,
@@ -377,8 +380,8 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
 
 def check_type(name: str, value: Any, hint: Any) -> None:
     """
-    Raise `ValueError` if an argument that is a number by its annotation `hint` is something else. `Trainer` compares
-    such a value with numbers only when it trains.
+    Raise `ValueError` if the annotation `hint` of an argument is a number, but its value is not. `Trainer` would find
+    the mistake only in training.
     """
     types = set(get_args(hint) or (hint,))
     if not types & {int, float} or types - {int, float, type(None)}:

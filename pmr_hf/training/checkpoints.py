@@ -44,11 +44,11 @@ UNREADABLE = (
 
 def newest_complete_checkpoint(output_dir: str | os.PathLike, processes: int = 1) -> str | None:
     """
-    Find the newest checkpoint of the run in a folder that has every file needed to resume, with all files undamaged.
+    Find the newest checkpoint of the run in a folder. It must have every file needed to resume, undamaged.
 
     A run that is killed while it writes a checkpoint leaves an incomplete one. Plain `Trainer` fails on it, or resumes
-    without the missing files. If the folder says whose it is, the checkpoints of other runs are left out. An older
-    version of this library did not record that; then all checkpoints count.
+    without the missing files. If the folder records its run, the checkpoints of other runs are left out. Without a
+    record, as in a folder of an older version of this library, all checkpoints count.
 
     Args:
         output_dir (`str`): the folder that contains the `checkpoint-*` folders.
@@ -146,8 +146,8 @@ def checkpoint_problems(folder: str | os.PathLike, processes: int = 1) -> list[s
 
 def is_needed(name: str, has_sums: bool) -> bool:
     """
-    Whether resuming reads a file of a checkpoint, given by its path. A method may add files of tensors. A checkpoint
-    with checksums lists them.
+    Whether resuming reads the file at the path `name` within a checkpoint. A method may add files of tensors. In a
+    checkpoint with checksums, only those that are listed there count.
     """
     top = name.partition("/")[0]
     if top in {*WEIGHTS, *OPTIMIZER, *SCHEDULER, *CONFIGS, STATE, "scaler.pt"} or top.startswith("rng_state"):

@@ -49,8 +49,8 @@ def class_weights(
 
     Args:
         setting (`str | Mapping`): `"balanced"` for N / (K' n_k), where n_k of the N labelled training rows are of class
-            k and K' classes have rows; or weights by class, which is a name, where 1 and 1.0 are the same, or a number
-            in 0..K-1 if no name is a number. Other classes have weight 1.
+            k and K' classes have rows; or weights by class. A class is given by its name, where 1 and 1.0 are the
+            same, or, if no name is a number, also by its number in 0..K-1. All other classes have weight 1.
         labels (`np.ndarray`, *optional*): all labels of the training set, (N,) or (N, T), where they are known.
         num_labels (`int`): number of classes K.
         names (`Mapping[int, str]`): the names of the classes, or none.

@@ -32,8 +32,8 @@ def failures_explained(
     output_dir: str | os.PathLike, processes: int = 1, again: str = "resume with `resume_from_checkpoint=True`"
 ) -> Iterator[None]:
     """
-    Raise `RuntimeError` with the cause and the way to go on, for a full disk, a read-only disk or a dead data worker.
-    Other errors pass through unchanged. `again` says how to go on.
+    Raise `RuntimeError` with the cause and the way to go on, for a full or read-only disk, full shared memory, or a
+    dead data worker. Other errors pass through unchanged. `again` says how to go on.
     """
     try:
         yield

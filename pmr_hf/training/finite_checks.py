@@ -1,4 +1,4 @@
-"""Checks that `MultimodalTrainer` makes at each log and save: loss terms and weights must be finite."""
+"""Checks of `MultimodalTrainer`: loss terms must be finite at each log and save, and weights at each save."""
 
 import math
 

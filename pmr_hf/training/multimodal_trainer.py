@@ -344,7 +344,7 @@ class MultimodalTrainer(SavingTrainer):
         return RunRecord(facts, arguments)
 
     def run_facts(self) -> dict[str, Any]:
-        """What must be the same to resume, by name, as JSON has it. The model's config and the rows are added."""
+        """What must be the same to resume, by name, in types of JSON. The model's config and the rows are added."""
         return {"method": type(self).__name__, "optimizer": OptimizerNames(self.args.optim).value}
 
     @property
@@ -416,7 +416,7 @@ class MultimodalTrainer(SavingTrainer):
 
     @property
     def weights_by_class(self) -> dict[int, float] | None:
-        """The weights that `class_weights` came to, by class."""
+        """The weight of each class, by its number; `None` without `class_weights`."""
         return None if self.class_weights is None else dict(enumerate(self.class_weights.tolist()))
 
     def _configure_inputs(self) -> None:
@@ -461,7 +461,7 @@ class MultimodalTrainer(SavingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The loss of `Trainer`, logged as `ce_loss`, or as `mse_loss` in a regression."""
+        """The loss of `Trainer`, weighted by `class_weights`. Logs name it `ce_loss`, or `mse_loss` in a regression."""
         inputs = dict(inputs)  # `Trainer` pops the labels for label smoothing
         labels = inputs.get("labels")
         if not self._forward_takes_labels and self.label_smoother is None and self.compute_loss_func is None:

@@ -51,8 +51,8 @@ class RefreshPrototypes(TrainerCallback):
 
 def sums_of_subset(trainer: "PrototypeTrainer", seed: int) -> Sums:
     """
-    Embed this process's part of the rows that prototypes are taken from in evaluation mode, and return the class sums.
-    [`PrototypeRows`] draws these rows with the seed. No random state is changed.
+    Embed this process's part of the rows that prototypes are taken from, and return the class sums. The model is in
+    evaluation mode. [`PrototypeRows`] draws these rows with the seed. No random state is changed.
 
     Raises:
         ValueError: for a batch without labels, or labels that are not integers in 0..K-1.

@@ -18,8 +18,9 @@ LEAST_ROWS = 20
 
 class PrototypeRows:
     """
-    Draws the rows that a refresh takes the prototypes from: a share of all rows, and further rows of the classes of
-    which the share has fewer than 20 with some modality. Of several labels, there are 20 rows with and without each.
+    Draws the rows that a refresh takes the prototypes from: a share of all rows, and further rows of each class that
+    has fewer than 20 rows with some modality in this share. With several labels, the draw has at least 20 rows with
+    and 20 without each label. Where fewer rows exist, it has all of them.
 
     The classes and the missing modalities must be known before rows are read. They are known for a
     `datasets.Dataset` without a transform and for a list, with a [`MultimodalCollator`]. The draw from any other

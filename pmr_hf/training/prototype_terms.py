@@ -28,7 +28,8 @@ class PrototypeTerms(NamedTuple):
             prototype of it, and they do not only repeat another sample to fill the last batch.
         counts (`torch.Tensor`): (M,), the number of samples that count, of all processes.
         scores (`torch.Tensor`): (M,), s^m, the mean of p^m_i(y_i) over the samples that count, of all processes. Only
-            classes that have a prototype of every modality are samples and answers here, so that all scores compare.
+            classes with a prototype in every modality count here, both as the true class and as an answer, so that
+            the scores can be compared.
         score_counts (`torch.Tensor`): (M,), the number of samples in the scores.
         pce_weights (`torch.Tensor`): (M,), the weights a^m of PCE (Eq. 11), in [0, 1].
         per_weights (`torch.Tensor`): (M,), the weights e^m of the entropy, in [0, 1].
@@ -102,7 +103,7 @@ def _values_of_labels(
     labels: torch.Tensor,
     label_weights: torch.Tensor | None,
 ) -> SampleValues:
-    """Of several labels, each value is the mean over the labels that count. Each label has two classes."""
+    """The values for several labels, each a mean over the labels that count. Each label has two classes."""
     pairs = prototypes.pairs(embeddings)  # (M, B, K, 2)
     known, common = prototypes.known(), prototypes.common_labels()  # (M, K), (K,)
     pce = prototypical_cross_entropy(pairs, labels.long())  # (M, B, K)

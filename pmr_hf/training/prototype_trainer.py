@@ -55,7 +55,8 @@ class PrototypeTrainer(MultimodalTrainer):
     Training logs contain `ce_loss`, and for two modalities `rho` (Eq. 8, the score of the first modality over the score
     of the second). For each modality m, they contain `m_pce_loss`, `m_entropy`, `m_score`, `m_pce_weight` and
     `m_per_weight`, averaged since the last log. The weights are those that PMR would apply (Eq. 11), and in
-    [`PMRTrainer`] those that it did apply. Evaluation adds `m_prototype_accuracy`.
+    [`PMRTrainer`] those that it did apply. Evaluation adds `m_prototype_accuracy`, and `prototypes_accuracy` of all
+    prototypes together.
 
     Args:
         model (`MultimodalModel | torch.nn.Module`): the model. A model of another class needs `embeddings_fn` and
@@ -122,7 +123,8 @@ class PrototypeTrainer(MultimodalTrainer):
     def check_setup(self) -> None:
         """
         Raise `ValueError` for a model without prototypes that does not predict numbers, for a regression if the method
-        or an argument needs classes, or for a training set that `prototype_source` cannot use.
+        or an argument needs classes, for `answer="best"` without one evaluation set, or for a training set that
+        `prototype_source` cannot use.
         """
         if not self.has_prototypes:
             if self.needs_classes:
@@ -155,7 +157,7 @@ class PrototypeTrainer(MultimodalTrainer):
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
     def _label_weights(self) -> torch.Tensor | None:
-        """The weights of `balance_labels`. Raises `ValueError` without several labels, or if they are unknown."""
+        """The weights of `balance_labels`, (K, 2). Raises `ValueError` without several labels that are known."""
         if self.train_dataset is None:
             return None
         labels = labels_of(self.train_dataset, self.data_collator)

@@ -1,5 +1,5 @@
 """
-How a run begins: its name, and the checkpoint that it resumes from. All processes of a launch decide the same.
+How a run begins: its record, and the checkpoint that it resumes from. The main process decides for all of a launch.
 
 `checkpoints.py` checks that the files of a checkpoint are there and undamaged, `run_identity.py` that it is of this
 kind of run.
@@ -40,7 +40,7 @@ def decided_by_main(accelerator: Accelerator, decide: Callable[[], Decision]) ->
     if accelerator.is_main_process:
         try:
             outcome = [decide(), None]
-        except Exception as error:  # is raised below, in the other processes too, which would wait for ever
+        except Exception as error:  # raised below in all processes, since the others would wait for ever
             outcome = [None, error]
     if accelerator.num_processes > 1:
         broadcast_object_list(outcome)

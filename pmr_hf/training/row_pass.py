@@ -35,8 +35,8 @@ def pass_over_rows(
         rows (`list[int]`): indices of the dataset.
         on_batch (`Callable`): is called with the model's output, the labels of the batch, and the number of its first
             samples that count. The others repeat a row to fill up the process.
-        seed (`int`): of whatever the collator or the model draws.
-        title (`str`): of the progress bar.
+        seed (`int`): the seed of whatever the collator or the model draws.
+        title (`str`): the title of the progress bar.
 
     Raises:
         ValueError: for a batch without labels, or classes that are not integers in 0..K-1.

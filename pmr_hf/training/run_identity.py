@@ -57,10 +57,10 @@ class RunRecord:
     The record of a run.
 
     Attributes:
-        facts (`dict[str, Any]`): what must be the same to resume: the method, the modalities, the fusion head, the
-            encoders, the numbers of classes and of training rows, and the optimizer.
+        facts (`dict[str, Any]`): what must be the same to resume: the method, the problem type, the modalities, the
+            fusion head, the encoders, the numbers of classes and of training rows, and the optimizer.
         arguments (`dict[str, Any]`): what changes the result, but may differ.
-        id (`str`, *optional*): the run. `None` for a checkpoint that was written before there were records.
+        id (`str`, *optional*): identifies the run. `None` for a checkpoint that was written before there were records.
         ancestors (`list`): the runs that this run continues, each as its id and the step that it was left at.
         began (`str`): when the run began.
     """
@@ -81,7 +81,7 @@ class RunRecord:
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """The record in an output folder or a checkpoint. `None` if it has none that can be read, which is warned of."""
+    """The record in an output folder or a checkpoint. `None` if there is none or, with a warning, no readable one."""
     file = folder / RECORD
     if not file.is_file():
         return None
@@ -118,7 +118,7 @@ def facts_of_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def arguments_that_matter(args: TrainingArguments) -> dict[str, Any]:
-    """The arguments that change the weights, by name, as JSON has them."""
+    """The arguments that change the weights, by name, in types of JSON."""
     inherited = {each.name for each in fields(TrainingArguments)}
     own = [each.name for each in fields(args) if each.name not in inherited]
     values = args.to_dict()
@@ -148,7 +148,8 @@ def check_same_run(checkpoint: str, before: RunRecord, now: RunRecord) -> list[s
     that differ, if there are any.
 
     Raises:
-        ValueError: for another method, fusion head or optimizer, other modalities, encoders, classes or rows.
+        ValueError: for another method, problem type, fusion head or optimizer, or other modalities, encoders, classes
+            or rows.
     """
     found = differences(before.facts, now.facts)
     if found:

@@ -59,7 +59,7 @@ class SavingTrainer(Trainer):
         with self.saving_explained(), ExitStack() as stack:
             if is_own and self.args.should_save:
                 stack.enter_context(self.folder_held())
-            staged = self.args.should_save and not self.is_deepspeed_enabled  # where all processes save
+            staged = self.args.should_save and not self.is_deepspeed_enabled  # DeepSpeed saves in all processes
             part = stack.enter_context(saved_whole(folder, WEIGHT_FILES)) if staged else folder
             super().save_model(str(part), _internal_call=True)
             if is_own and self.args.should_save:
@@ -103,7 +103,7 @@ class SavingTrainer(Trainer):
                 file = folder / "all_results.json"
                 try:
                     known = json.loads(file.read_bytes()) if file.is_file() else {}
-                except ValueError:  # a full disk has cut it, before this method wrote all or nothing
+                except ValueError:  # cut short, as by `Trainer` on a full disk
                     logger.warning(f"Cannot read {file}: writing it anew.")
                     known = {}
                 write_json(file, dict(sorted((known | metrics).items())))

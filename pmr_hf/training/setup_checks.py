@@ -148,9 +148,9 @@ def check_best_metric(
     model: nn.Module, args: TrainingArguments, sets: Collection[str], metrics: Collection[str]
 ) -> None:
     """
-    Raise `ValueError` if `metric_for_best_model` is not among the trainer's `metrics`, and no metric of a modality, or
-    if it is an error of which the greatest would be kept. The names of several evaluation sets are `sets`, one of which
-    must begin the metric. `Trainer` would stop after the first evaluation.
+    Raise `ValueError` if `metric_for_best_model` is neither among the trainer's `metrics` nor a metric of a modality,
+    or if it is an error and the greatest one would be kept. `sets` are the names of several evaluation sets; the
+    metric must then begin with one of them. Without this check, `Trainer` stops after the first evaluation.
     """
     metric = args.metric_for_best_model
     if metric is None or not isinstance(model, MultimodalModel):
@@ -257,8 +257,8 @@ def check_rows(collator: Any, splits: dict[str, Any]) -> None:
 
 def check_several_classes(labels: np.ndarray | None, problem_type: str = SINGLE_LABEL) -> None:
     """
-    Raise `ValueError` if all labels of the training set, where they are known, are of one class, or of several labels
-    or targets none differs between two rows.
+    Raise `ValueError` if the labels of the training set are known, and all of them are of one class. With several
+    labels or a regression, raise it if all rows have the same labels or targets.
     """
     if labels is not None and problem_type != SINGLE_LABEL:
         if (labels == labels[:1]).all():

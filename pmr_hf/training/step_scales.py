@@ -61,6 +61,6 @@ class StepScales:
 
 
 def modality_parameters(model: MultimodalModel, name: str) -> list[nn.Parameter]:
-    """The parameters between the input of a modality and the fusion: of its encoder, its projection, its absence."""
+    """The parameters between a modality's input and the fusion: encoder, projection, vector of absent embeddings."""
     projection = model.projections[name].parameters() if name in model.projections else ()
     return [*model.backbones[name].parameters(), *projection, model.absent[name]]

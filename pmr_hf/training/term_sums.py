@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from ..model.exact_sums import add, value_of, zero_sum
 
 
-# Steps that are added up together, which takes a few operations in place of a few per step
+# Number of steps that are added up together, in a few operations for all of them in place of a few for each
 AT_ONCE = 32
 
 

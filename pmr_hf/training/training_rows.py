@@ -1,4 +1,4 @@
-"""Training rows that say what is drawn for them, so that the collator can vary them and leave all other rows alone."""
+"""Training rows that carry what their random draws depend on, so that the collator varies only these rows."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ class TrainingRows(Dataset):
 
 
 def rows_at(dataset: Any, indices: list[int]) -> list[Any]:
-    """Some rows of a map-style dataset, read at once if it has the method by which `torch.utils.data` does so."""
+    """Some rows of a map-style dataset, read at once if it has `__getitems__`, as in `torch.utils.data`."""
     read = getattr(dataset, "__getitems__", None)
     return [dataset[i] for i in indices] if read is None else read(indices)
 
@@ -51,6 +51,6 @@ class CountEpochs(TrainerCallback):
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # `Trainer` calls this before the first row of an epoch is read. If a run resumes within an epoch, it is counted
-        # in fractions. `set_epoch` of Accelerate's dataloaders does not always reach the dataset.
+        # `Trainer` calls this before the first row of an epoch is read. If a run resumes within an epoch, `state.epoch`
+        # is a fraction. `set_epoch` of Accelerate's dataloaders does not always reach the dataset.
         self.epoch.fill_(int(state.epoch or 0))

@@ -56,7 +56,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
         if not isinstance(value, (int, float)) or field in (*FINITE, *POSITIVE):
             continue
         most = MOST.get(field, MOST_OF_OTHERS)
-        if field == "longest_edge" and "shortest_edge" not in beside:  # with it, some classes state numbers of pixels
+        if field == "longest_edge" and "shortest_edge" not in beside:  # beside `shortest_edge`, it may count pixels
             most = MOST_PIXELS_OF_AN_EDGE
         if not abs(value) <= most:
             raise ValueError(
@@ -73,7 +73,7 @@ def check_processor_settings(name: str, processor: Any) -> None:
     """
     Raise `ValueError` for an image processor or feature extractor with settings that are too large, a mean that is not
     finite, a deviation that is not positive, or statistics that are no list of numbers or of different lengths. A
-    tokenizer or a processor of the user's own has no such numbers.
+    tokenizer, or a processor of another class, is not checked.
     """
     if not isinstance(processor, (ImageProcessingMixin, FeatureExtractionMixin)):
         return

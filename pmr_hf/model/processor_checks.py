@@ -18,7 +18,7 @@ POSITIVE = ("image_std", "std", "rescale_factor")
 # The settings that switch the use of a number on
 SWITCHES = dict.fromkeys(("image_mean", "image_std", "mean", "std"), "do_normalize") | {"rescale_factor": "do_rescale"}
 
-# The largest value of a setting, by its name. Settings with other names are in `MOST_OF_OTHERS`.
+# The largest value of a setting, by its name. `MOST_OF_OTHERS` holds for all other settings.
 MOST_PIXELS_OF_AN_EDGE = 4096
 EDGES = (
     *("height", "width", "shortest_edge", "max_height", "max_width", "size", "crop_size", "pad_size", "image_size"),

@@ -1,9 +1,9 @@
 """
-The equations of the loss of Prototypical Modal Rebalance (PMR). Each is one function, which training calls.
+The equations of the loss of Prototypical Modal Rebalance (PMR). Each is one function, which training or a report calls.
 
 Fan, Xu, Wang, Wang, Guo, "PMR: Prototypical Modal Rebalance for Multimodal Learning", CVPR 2023 (arXiv 2211.07089).
 Eqs. 6 and 12, the class means and their update, are in `model/prototypes.py`; Eq. 7, the prototype classifier, is in
-`model/distance.py`. All functions are pure, take and return tensors, and never wait for the device.
+`model/distance.py`. All functions are pure and never wait for the device. All but `ratio_of_two` work on tensors.
 """
 
 import torch

@@ -15,7 +15,7 @@ from ..model.multimodal_processor import MultimodalProcessor
 from .random_state import isolated_random_state
 
 
-# The key that a row has in training only. Its value is (seed, epoch, row), which determine what is drawn for the row.
+# The key of a training row whose values vary. Its value is (seed, epoch, row), which determines what is drawn for it.
 DRAW = "__draw__"
 CPU = torch.device("cpu")
 
@@ -41,7 +41,7 @@ class CropAndFlip:
 
 def basic_augmentation(processor: MultimodalProcessor, name: str) -> CropAndFlip:
     """
-    The [`CropAndFlip`] of a modality of pictures or videos, to the size that its processor resizes pictures to.
+    The [`CropAndFlip`] of a modality of pictures or videos, to the size that its processor resizes pictures to, if any.
 
     Raises:
         ValueError: for a modality without pictures.
@@ -59,7 +59,10 @@ AUGMENTATIONS: dict[str, Callable[[MultimodalProcessor, str], Callable[[Any], An
 
 
 def check_augmentation(processor: MultimodalProcessor, augment: Mapping[str, Any], frames: str) -> None:
-    """Raise `ValueError` unless the processor has the modalities of `augment`, and videos for `frames="random"`."""
+    """
+    Raise `ValueError` for `augment` of an unknown modality or with a transform that is not callable, for `frames` other
+    than "even" and "random", and for "random" if no modality has `num_frames`.
+    """
     unknown = [name for name in augment if name not in processor.processors]
     if unknown:
         raise ValueError(

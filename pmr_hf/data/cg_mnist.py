@@ -165,9 +165,9 @@ def cg_mnist(
             out for validation.
         max_train_samples (`int`, *optional*): train on at most this many digits, at least 1, drawn at random.
         seed (`int`, *optional*, defaults to `0`): seed of the splits and the colours.
-        reference_samples (`int`, *optional*, defaults to `0`): cut so many of the training digits, as many of each
-            class, and colour them at random: the split `prototypes`, for `PMRTrainer(prototype_dataset=...)`. They are
-            in no other split.
+        reference_samples (`int`, *optional*, defaults to `0`): number of training digits to set aside as the split
+            `prototypes`, for `PMRTrainer(prototype_dataset=...)`, with the same share of each class. They are coloured
+            at random, and are in no other split.
 
     Raises:
         ValueError: for a `test_correlation` outside [0, 1], `max_train_samples` below 1, or `reference_samples` that

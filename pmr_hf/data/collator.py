@@ -33,9 +33,9 @@ class MultimodalCollator:
         processor (`MultimodalProcessor`): processes each modality.
         columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers and
             tables. Their order does not count if the processor knows their names.
-        label (`str`, *optional*, defaults to `"label"`): the column of labels; `None` for unlabelled data. It has
-            classes, as integers or by name; or, by `problem_type`, lists of class names or of K zeros and ones, or
-            numbers or lists of R of them.
+        label (`str`, *optional*, defaults to `"label"`): the column of labels; `None` for unlabelled data. It holds
+            classes, as integers or names. For several labels per sample, it holds lists of names, or of K zeros and
+            ones. For a regression, it holds numbers, or lists of R numbers.
         num_labels (`int`, *optional*): number of classes K, to check the labels of each batch. The trainer sets it.
         on_error (`str`, *optional*, defaults to `"raise"`): what to do with a value that cannot be read. `"missing"`
             logs a warning and treats the modality as missing in that row. It needs a dataset that leaves files
@@ -52,14 +52,14 @@ class MultimodalCollator:
             (samples,), a text, or an array of numbers. Transforms of `torchvision.transforms.v2` will do. It must draw
             from the global generators of torch, NumPy or Python, which are seeded from the run's seed, the epoch and
             the row. With data workers that are spawned, it must be picklable.
-        frames (`str`, *optional*, defaults to `"even"`): the `num_frames` that are taken of a training video:
-            `"random"` takes a random frame of each of as many equal segments, drawn anew in each epoch.
+        frames (`str`, *optional*, defaults to `"even"`): which frame to take from each of the `num_frames` equal
+            segments of a training video: `"even"` takes the middle one, `"random"` one that is drawn in each epoch.
 
     Raises:
-        ValueError: if `columns` and `processor` name different modalities, or different columns of a modality, for
-            `augment` of a modality that there is not, and for random frames without `num_frames`. When called, if rows
-            lack a column, if labels are not what the problem type needs, if a value cannot be read, or if a transform
-            returns another type.
+        ValueError: if `columns` and `processor` name different modalities, or different columns of a modality; for
+            another `on_error` or `frames`; for `augment` of an unknown modality, or with a transform that is not
+            callable; for random frames without `num_frames`. When called, for no rows, if rows lack a column, if labels
+            are not what the problem type needs, if a value cannot be read, or if a transform returns another type.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class MultimodalCollator:
 
     @property
     def variation(self) -> dict[str, Any]:
-        """The transforms and the frames that training draws from, by name, as JSON has them."""
+        """`augment` and `frames` as values for JSON, where a text describes each transform."""
         transforms = {name: re.sub(r" at 0x[0-9a-f]+", "", repr(each)) for name, each in self.augment.items()}
         return {"augment": transforms, "frames": self.frames}
 
@@ -205,7 +205,7 @@ class MultimodalCollator:
         return cache_features(dataset, self.columns, self.extract, fingerprint, keep, num_proc)
 
     def check_columns(self, found: Sequence[str] | dict[str, Any]) -> None:
-        """Raise `ValueError` if a column that the collator needs is not among `found`, names or the keys of a row."""
+        """Raise `ValueError` if `found`, the names of columns or a row, lacks a column that the collator needs."""
         needed = [] if self.label is None else [self.label]
         for name, column in self.columns.items():
             if CACHED + name not in found:
@@ -218,7 +218,7 @@ class MultimodalCollator:
             )
 
     def check_variable(self, found: Sequence[str] | dict[str, Any]) -> None:
-        """Raise `ValueError` if `found`, names or the keys of a training row, has cached features that must vary."""
+        """Raise `ValueError` if `found`, the names of columns or a row, has cached features of a `varied` modality."""
         cached = [name for name in self.varied if CACHED + name in found]
         if cached:
             raise ValueError(
@@ -227,7 +227,7 @@ class MultimodalCollator:
             )
 
     def match_labels(self, num_labels: int | None, problem_type: str, names: Mapping[int, str]) -> None:
-        """Convert labels as a model of K classes or labels needs them. `names` are those of its `id2label`."""
+        """From now on, convert labels for a model with these settings. `names` is its `id2label`."""
         self.num_labels, self.problem_type = num_labels, problem_type
         self.class_names = list(names.values())
 

@@ -34,7 +34,7 @@ ID_NAME = re.compile(
 )  # the last two are the index of a DataFrame, as pandas saves it
 CAMEL_ID = re.compile(r".*[a-z](Id|ID)")
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")  # Thai, Lao, Japanese, Chinese
-FEW = 10  # so few values are categories though they are phrases
+FEW = 10  # up to so many different values are categories, even if they are phrases
 PHRASE, SENTENCE = 3, 10  # words
 SOME, MOSTLY = 0.3, 0.75  # shares of a column's values
 LONG_NUMBER = 10**8
@@ -221,7 +221,7 @@ def _kind_of_texts(column: Column) -> Finding:
 
 
 def unlike_numbers(values: Sequence[str]) -> str | None:
-    """Why texts, most of which a reader takes for numbers, are not read as numbers; `None` for any other texts."""
+    """Why texts that look like numbers are not read as numbers; `None` for texts that do not look like them."""
     if _but_for_some(values):
         return f"numbers{_but_for_some(values)}"
     if _have_units(values):
@@ -242,12 +242,12 @@ def _named_id(column: Column) -> bool:
 
 
 def _words(text: str) -> int:
-    """The number of words. A script without blanks between words counts two letters as one."""
+    """The number of words. In a script without blanks between words, two letters count as one word."""
     return len(text.split()) + len(UNSPACED.findall(text)) // 2
 
 
 def _but_for_some(values: Sequence[str]) -> str:
-    """The end of a sentence if most, but not all, of the texts are numbers."""
+    """The end of a sentence if most, but not all, of the texts are numbers; else an empty text."""
     others = [value for value in values if not _is_number(value)]
     if not 0 < len(others) <= (1 - MOSTLY) * len(values):
         return ""

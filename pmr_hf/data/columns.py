@@ -39,7 +39,7 @@ def parse_column(text: str) -> str | list[str]:
 
 
 def number_columns(columns: Mapping[str, str | list[str]], numbers_in: Collection[str]) -> set[str]:
-    """The columns that only the modalities `numbers_in` read. A column of a text modality, too, keeps its strings."""
+    """The columns that only the modalities `numbers_in` read. One that another modality also reads stays as it is."""
     others = {part for name, column in columns.items() if name not in numbers_in for part in as_list(column)}
     return {part for name in numbers_in for part in as_list(columns[name])} - others
 
@@ -90,7 +90,7 @@ def _undecoded_feature(feature: Any) -> Any:
 
 
 def with_numbers(rows: Dataset, columns: Collection[str]) -> Dataset:
-    """Of these columns, those of strings that are all numbers or missing become fp64."""
+    """Convert to fp64 each of these columns whose strings are all numbers or missing."""
     for column in rows.column_names:
         feature = rows.features[column]
         if column in columns and isinstance(feature, datasets.Value) and holds_strings(feature):

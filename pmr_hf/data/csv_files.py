@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-CHUNK = 200  # rows that are Python strings at one time; so few stay in the cache of the processor
+CHUNK = 200  # rows that are Python strings at one time; so few stay in the cache of the CPU
 
 
 def read_csv(file: Path, columns: Collection[str] | None, encoding: str) -> pa.Table:
@@ -27,8 +27,8 @@ def read_csv(file: Path, columns: Collection[str] | None, encoding: str) -> pa.T
 
     Raises:
         UnicodeError: for bytes of another encoding.
-        ValueError: for a row with more or fewer cells than the header, a quote that does not close, or a column that
-            is there twice.
+        ValueError: for a row with more or fewer cells than the header, a quote that does not close, a column that is
+            there twice, or a header with other marks between its columns.
     """
     return _read(file, columns, encoding, delimiter=",", quoting=csv.QUOTE_MINIMAL)
 
@@ -68,7 +68,7 @@ def _read(file: Path, columns: Collection[str] | None, encoding: str, delimiter:
 
 def _rows(file: Path, reader: Any, one_column_blank: bool) -> Iterator[list[str]]:
     """The header and the rows of a file, all of one width. Blank lines are left out."""
-    width, line = None, 0  # the last line of the row before
+    width, line = None, 0  # `line` is the last line of the row before
     try:
         for row in reader:
             if width is None and "".join(row).strip():

@@ -83,7 +83,7 @@ def feature_fingerprint(
     settings of the processors.
     """
     classes = [type(processor), *(type(processor.kind(name)) for name in processor.processors)]
-    code = [f"{cls.__module__}.{cls.__qualname__}" for cls in classes]  # a user's own may read or extract otherwise
+    code = [f"{cls.__module__}.{cls.__qualname__}" for cls in classes]  # a user's class may read or extract otherwise
     settings = (
         EXTRACTION_VERSION,
         dataset._fingerprint,

@@ -35,13 +35,13 @@ class InferredColumn:
 
 @dataclass(frozen=True)
 class InferredColumns:
-    """What every column of a table but the label holds, in the order of the table. `str()` gives a table of it."""
+    """What every column of a table but the label holds, in the order of the table. `str()` shows it as a table."""
 
     found: tuple[InferredColumn, ...]
 
     @property
     def columns(self) -> dict[str, str | list[str]]:
-        """The column of each modality, and the list of columns of a table, as [`MultimodalCollator`] takes them."""
+        """The column of each modality, or the list of columns of `tabular`, as [`MultimodalCollator`] takes them."""
         columns: dict[str, str | list[str]] = {}
         for column in self.found:
             if column.modality is None:
@@ -69,7 +69,7 @@ class InferredColumns:
         return [column.name for column in self.found if column.kind == "category"]
 
     def without(self, columns: Mapping[str, str | list[str]]) -> "InferredColumns":
-        """Leave out modalities and columns that a user names in `columns`, by modality."""
+        """A copy without the modalities of `columns`, and without the columns that it names for them."""
         named = {part: name for name, column in columns.items() for part in as_list(column)}
         found = []
         for column in self.found:
@@ -94,7 +94,7 @@ def infer_columns(dataset: Source, label: str | Sequence[str] = "label") -> Infe
     """
     Decide from features and values what each column of a table holds.
 
-    Pictures, sound and video are told by the features of a dataset, or by the endings of paths, which need not exist.
+    Pictures, sound and video are found by the features of a dataset, or by the endings of paths, which need not exist.
     Numbers and categories make one modality, `tabular`. Each other column makes its own, named by its kind, or after
     the column if there are several of a kind. Ids, dates, and columns that are empty, always the same or another name
     of the label are left out. At most 1,000 rows, evenly spaced, are looked at.
@@ -112,6 +112,7 @@ def infer_columns(dataset: Source, label: str | Sequence[str] = "label") -> Infe
 
     Raises:
         FileNotFoundError: for a missing file.
+        TypeError: for rows of another type.
         ValueError: for a table that cannot be read, or that lacks a column of `label`.
     """
     rows = read_training_rows(dataset)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from .shortened import shortened
 
 
-CHUNK = 200  # rows that are Python objects at one time; so few stay in the cache of the processor
+CHUNK = 200  # rows that are Python objects at one time; so few stay in the cache of the CPU
 FAILURES = (pa.ArrowException, OverflowError, UnicodeError)
 
 
@@ -19,7 +19,7 @@ def read_json(file: Path, columns: Collection[str] | None, encoding: str) -> pa.
     """
     Read a file of one object per line, of several objects, or of one list of objects.
 
-    A key that an object lacks is missing there. A column of strings and numbers becomes a column of strings.
+    If an object lacks a key, its cell is missing. A column of strings and numbers becomes a column of strings.
 
     Args:
         file (`Path`): the file.
@@ -45,7 +45,7 @@ def read_json(file: Path, columns: Collection[str] | None, encoding: str) -> pa.
 
 
 def _rows(file: Path, stream: TextIO) -> Iterator[tuple[int | str, dict[str, Any]]]:
-    """The place of each row, which is a line or a text, and its content."""
+    """The place of each row, which is the number of its line or a text, and its content."""
     try:
         for place, row in _values(stream):
             if not isinstance(row, dict):
@@ -62,7 +62,7 @@ def _check_is_row(file: Path, row: dict[str, Any]) -> None:
     """Raise `ValueError` if the only object of a file holds all rows, as `DataFrame.to_json` writes it by default."""
     data = row.get("data")
     parts = [part for part in row.values() if isinstance(part, dict)]
-    keys = [key for part in parts for key in part]  # the index of a DataFrame, or its columns beside the keys of `row`
+    keys = [key for part in parts for key in part]  # the index of a DataFrame; or its columns, if `row` is by index
     by_index = 0 < len(parts) == len(row) and (all(map(str.isdecimal, row)) or all(map(str.isdecimal, keys)))
     split = isinstance(data, list) and (row.keys() & {"columns", "schema"} or all(isinstance(x, dict) for x in data))
     if by_index or split:

@@ -39,7 +39,7 @@ def labels_tensor(
         (B, R) in fp64.
 
     Raises:
-        ValueError: see the function of the problem type.
+        ValueError: see `integer_labels` and `class_ids`, `multi_hot`, or `numeric_targets`, by problem type.
     """
     if problem_type == SINGLE_LABEL:
         return integer_labels(class_ids(labels, class_names, place), num_labels, segments)
@@ -67,8 +67,8 @@ def multi_hot(
     labels: Sequence[Any], num_labels: int | None, class_names: Sequence[str] | None, place: Place
 ) -> torch.Tensor:
     """
-    Convert lists of class names, or lists of K zeros and ones, to multi-hot labels (B, K) in fp32. An empty list has no
-    label. Raises `ValueError` for any other label, such as a list of ids, and for an unknown name.
+    Convert lists of class names, or lists of K zeros and ones, to multi-hot labels (B, K) in fp32. An empty list stands
+    for no label. Raises `ValueError` for any other label, such as a list of ids, and for an unknown name.
     """
     ids = {name: k for k, name in enumerate(class_names or ())}
     width = num_labels if num_labels is not None else len(ids) or max(map(_length, labels), default=0)

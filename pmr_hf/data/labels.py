@@ -18,7 +18,7 @@ logger = logging.get_logger(__name__)
 NO_LABEL = -100  # the label of a segment without one, which torch's cross entropy ignores
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 WHOLE = re.compile(r"^([+-]?\d+)\.0+$", re.ASCII)
-MOST_MEASURED = 10  # so many values with decimals may still be classes
+MOST_MEASURED = 10  # up to so many different values may be classes, even with decimals
 
 
 def integer_labels(labels: Any, num_labels: int | None = None, segments: bool = False) -> torch.Tensor:
@@ -70,8 +70,8 @@ def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
     is True.
 
     Raises:
-        ValueError: for rows without a label, for a class that the training split lacks, for one class in all, or for a
-            column that does not hold classes.
+        ValueError: for rows without a label, a class that the training split lacks or that is written in two ways, a
+            training split of a single class, or a column that does not hold classes.
     """
     feature = splits["train"].features[label]
     if not isinstance(feature, (ClassLabel, Value)) or "binary" in feature.dtype:
@@ -97,7 +97,7 @@ def encode_labels(splits: dict[str, Dataset], label: str) -> dict[str, Dataset]:
 def _label_texts(split: Dataset, label: str, ids: list[str]) -> list[str | None]:
     """
     The label of each row as a text, `None` for a missing one. A split may number the classes in its own way. Whole
-    numbers without names count from 0 through `ids`, the class names of the training split, if it has names.
+    numbers without names are indices into `ids`, the class names of the training split, if it has names.
     """
     feature, values = split.features[label], whole_column(split, label).to_pylist()
     if isinstance(feature, ClassLabel):

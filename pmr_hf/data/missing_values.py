@@ -20,7 +20,8 @@ def present_rows(dataset: Any, columns: Mapping[str, str | list[str]]) -> dict[s
 
     Args:
         dataset (`datasets.Dataset | list[dict]`): N rows, which may be those of the feature cache.
-        columns (`Mapping[str, str | list[str]]`): the column, or columns of numbers, of each modality.
+        columns (`Mapping[str, str | list[str]]`): the column of each modality, or its list of columns, one of which
+            must have a value.
 
     Returns:
         `dict[str, np.ndarray]`: (N,) bool, by modality.

@@ -43,7 +43,7 @@ def numbers(source: EncoderInput) -> NewEncoder:
 
     Raises:
         UnreadableError: for a value that is not a number, unless `on_error` is `"missing"`.
-        ValueError: if no row has a value.
+        ValueError: if no row has a value that can be read, or if the rows have different numbers of features.
     """
     columns = [whole_column(source.train, part) for part in as_list(source.column)]
     if all(pa.types.is_floating(values.type) or pa.types.is_integer(values.type) for values in columns):
@@ -88,8 +88,8 @@ def tabular(source: EncoderInput) -> NewEncoder:
 
     Raises:
         UnreadableError: for a cell that is no number in a column of numbers, unless `on_error` is `"missing"`.
-        ValueError: for a column that is not named in `kinds` and hardly repeats a value, and whose cells are numbers
-            but for some of them, or have units.
+        ValueError: for a column that `kinds` does not name and that hardly repeats a value, if most of its cells are
+            numbers, or if all are numbers with a unit or a comma.
     """
     columns = as_list(source.column)
     kinds = {name: source.kinds.get(name) or _kind_of_cells(source.train, name) for name in columns}

@@ -1,4 +1,4 @@
-"""The datasets of the paper, by their names in `--dataset`: how each is read, and how the paper trains on it."""
+"""The datasets of the paper, by their names in `--dataset`: how each is read, and the settings to train on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class ReadOptions:
 
 @dataclass
 class PaperSet:
-    """One dataset: how to read it, and the paper's settings for it."""
+    """One dataset: how to read it, and the settings to train on it."""
 
     read: Callable[[ReadOptions], DatasetDict]
     columns: dict[str, str]  # column of each modality
@@ -90,8 +90,8 @@ PAPER_DEFAULTS = {
     "optim": "sgd",
     "optim_args": "momentum=0.9,weight_decay=1e-4",
 }
-# Steps of SGD are as long as the gradients. Those of PMR are longer than those of the fused loss, so clipping them
-# together would shorten the steps along the fused loss. The authors do not clip.
+# A step of SGD is as long as its gradient. The gradients of PMR's terms are longer than those of the fused loss, so
+# clipping their sum would shorten the steps along the fused loss. The authors do not clip.
 PAPER_MAX_GRAD_NORM = 0.0
 PAPER_INITIALIZATION = "kaiming"  # as the authors draw new weights
 PAPER_ALPHA = 2.0

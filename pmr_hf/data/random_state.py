@@ -10,7 +10,10 @@ import torch
 
 @contextmanager
 def isolated_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed Python, NumPy and torch's CPU generator inside the block, and restore every random state after it."""
+    """
+    Seed Python, NumPy and torch's CPU generator inside the block, and restore these and the state of `device` after it.
+    The state of Apple's MPS is not restored.
+    """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = [] if device.type in ("cpu", "mps") else [device]
     try:

@@ -33,7 +33,7 @@ TEXT_LENGTH = 2000
 
 
 def draw_examples(rows: Dataset, label: str, count: int) -> Dataset:
-    """The first `count` rows, of as many different classes, labels or targets as there are."""
+    """At most `count` rows: the first row of each different label or target, and then the first of the others."""
     labels = [repr(each) for each in labels_in(rows, label)]
     firsts = sorted({name: i for i, name in reversed(list(enumerate(labels)))}.values())
     others = sorted(set(range(len(labels))) - set(firsts))
@@ -124,8 +124,8 @@ def read_examples(folder: str | Path, processor: MultimodalProcessor) -> list[di
 
     Returns:
         `list[dict[str, Any]]`: a value or `None` for each modality of each example: a text, a PIL image, a waveform
-        (samples,) at the sampling rate of the processor, a list of numbers or `None`, or a row of a table as a dict.
-        An example without any value is left out, and the list is empty if there are none.
+        (samples,) at the sampling rate of the processor, an array of numbers with NaN for missing ones, or a row of a
+        table as a dict. An example without any value is left out, and the list is empty if there are none.
 
     Raises:
         ValueError: for an `examples.json` of another shape, for a value that cannot be read, and for a file outside the

@@ -99,14 +99,14 @@ def _read_parquet(file: Path, columns: Collection[str] | None) -> Dataset:
             "instance to texts, or leave these columns out."
         )
     options = {}
-    if not reads_all:  # `datasets` looks at the types of all columns, unless it is told those of the chosen
+    if not reads_all:  # without `features`, `datasets` looks at the types of all columns
         features = datasets.Features.from_arrow_schema(pa.schema(fields, schema.metadata))
         options = {"columns": list(features), "features": features}
     return datasets.load_dataset("parquet", data_files=glob.escape(str(file)), split="train", **options)
 
 
 def _holds(field: pa.Field) -> bool:
-    """Whether a `datasets.Dataset` holds columns of this type, and takes rows of them."""
+    """Whether a `datasets.Dataset` can hold columns of this type, and select rows of them."""
     try:
         pc.take(Dataset(pa.schema([field]).empty_table()).data.column(field.name), pa.array([], pa.int64()))
     except (pa.ArrowException, ValueError):

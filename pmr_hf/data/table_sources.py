@@ -50,6 +50,7 @@ def read_tables(
 
     Raises:
         FileNotFoundError: for a missing table.
+        TypeError: for a table in memory of another type.
         ValueError: for a table that cannot be read, or without a training split.
     """
     if dataset_name is not None and files:

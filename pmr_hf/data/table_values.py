@@ -13,20 +13,21 @@ from ..model.media_values import is_null
 
 
 AnyTable = Dataset | pd.DataFrame | Sequence[Mapping[str, Any]]
-# What a column raises that Arrow cannot hold. The errors of Arrow for its types are not all of `ValueError`.
+# The errors for a column that Arrow cannot hold. Not all of Arrow's own are a `ValueError`.
 FAILURES = (pa.ArrowException, OverflowError, ValueError)
 
 
 def as_dataset(table: AnyTable, columns: Collection[str] | None = None) -> Dataset:
     """
-    The rows of a pandas DataFrame or of a list of dicts as a `datasets.Dataset`. A dataset only loses its format.
+    The rows of a pandas DataFrame or of a list of dicts as a `datasets.Dataset`. A `Dataset` only loses its format.
 
     Texts stay texts, paths become texts, NaN, `pandas.NA` and `pandas.NaT` become `None`, and the index of a DataFrame
     is left out. A row may lack keys that another has.
 
     Args:
         table (`Dataset | DataFrame | list[dict]`): the rows.
-        columns (`Collection[str]`, *optional*): take only these columns. If one of them is not there, all are taken.
+        columns (`Collection[str]`, *optional*): take only these columns. If one of them is not there, or if the table
+            is a `datasets.Dataset`, all are taken.
 
     Raises:
         TypeError: for anything else.
@@ -63,8 +64,8 @@ def as_dataset(table: AnyTable, columns: Collection[str] | None = None) -> Datas
 
 def frames_as_datasets(data: Any) -> Any:
     """
-    A pandas DataFrame, or each of a dict of them, as a `datasets.Dataset`. Anything else is returned unchanged, but for
-    the name of a file and a table of Arrow, for which [`as_dataset`] raises `TypeError`.
+    A pandas DataFrame, or each of a dict of them, as a `datasets.Dataset`. Raises `TypeError` for the name of a file
+    and for a table of Arrow. Anything else is returned unchanged.
     """
     if type(data) is dict:  # not a DatasetDict
         return {name: frames_as_datasets(rows) for name, rows in data.items()}

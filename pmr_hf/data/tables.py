@@ -46,7 +46,7 @@ def load_table(
     from.
 
     Args:
-        columns (`dict[str, str | list[str]]`): the column of each modality, or a list of columns for numbers.
+        columns (`dict[str, str | list[str]]`): the column of each modality, or a list of them for numbers and tables.
         label (`str | Sequence[str]`, *optional*, defaults to `"label"`): the column of classes, labels or numbers.
             Several columns of numbers become one of lists, whose name is theirs with commas between them.
         dataset_name (`str`, *optional*): a Hub name, a folder with `train.csv` (or .tsv, .jsonl, .parquet; and
@@ -63,14 +63,17 @@ def load_table(
         numbers_in (`Sequence[str]`, *optional*): modalities whose strings are numbers. A column of numbers in a csv or
             tsv file becomes fp64. A column with a cell that is no number stays as it is, for the collator to name it.
         encoding (`str`, *optional*, defaults to `"utf-8"`): encoding of csv, tsv, json and jsonl files.
-        problem_type (`str`, *optional*): one of [`~pmr_hf.model.targets.PROBLEM_TYPES`].
+        problem_type (`str`, *optional*, defaults to `"single_label_classification"`): one of
+            [`~pmr_hf.model.targets.PROBLEM_TYPES`].
         label_separator (`str`, *optional*, defaults to `"|"`): what stands between two of several labels in a text.
 
     Raises:
         FileNotFoundError: for a missing table, or a missing file that a table names.
+        TypeError: for a table in memory of another type.
         ValueError: for a missing column, a column called `source_row`, a table of an unknown type, in another encoding
-            or without rows, a modality that reads the label, a row without a label, labels that are no classes, a class
-            that the training split lacks, or a dataset without a training split.
+            or without rows, an address in place of a path, a modality that reads the label, a row without a label,
+            labels that the problem type does not allow, a class that the training split lacks, a dataset without a
+            training split, or too few rows for a validation split.
     """
     used = {part for column in columns.values() for part in as_list(column)}
     targets = [label] if isinstance(label, str) else list(label)

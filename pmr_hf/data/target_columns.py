@@ -48,15 +48,15 @@ def encode_targets(
 
     Args:
         splits (`dict[str, Dataset]`): the splits, with the column `source_row`. One is `train`.
-        columns (`Sequence[str]`): the columns; several in a regression alone.
+        columns (`Sequence[str]`): the columns; several only in a regression.
         problem_type (`str`): `"multi_label_classification"` for lists of names, or `"regression"` for fp64, or lists of
             fp64 if there are several columns or the cells are lists of numbers.
         separator (`str`, *optional*, defaults to `"|"`): what stands between two names in a text. Blanks around a name
-            do not count, and an empty text has no names.
+            do not count, and an empty or missing cell has no names.
 
     Raises:
-        ValueError: for a row whose label is missing or is no list of names or no finite number, or for a name that the
-            training split lacks.
+        ValueError: for a cell that is no list of names; in a regression, for one that is missing or no finite number.
+            Also for a training split without any name, and for a name that the training split lacks.
     """
     label = target_name(columns, problem_type)
     several = problem_type == MULTI_LABEL
@@ -100,8 +100,8 @@ def target_names(train: Dataset, columns: Sequence[str]) -> list[str]:
 
 def random_cut(size: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
-    Sorted indices of `size` rows that remain, and of the share in (0, 1) that is taken out at random: at least one row,
-    unless there is only one.
+    Split `size` rows at random. Returns the sorted indices of the rows that remain, and of those that are taken out: a
+    `share`, in (0, 1), but at least one row, unless there is only one.
     """
     order = np.random.default_rng(seed).permutation(size)
     count = max(round(share * size), 1) if size > 1 else 0
@@ -124,7 +124,7 @@ def _values(split: Dataset, columns: Sequence[str]) -> list[Any]:
 
 
 def _names(value: Any, separator: str) -> list[str] | None:
-    """The names in a text or a list, each once; none in an empty cell of a csv file, which is `None`."""
+    """The names in a text or a list, each once. A missing cell has no names. Returns `None` for anything else."""
     if value is None:
         return []
     if isinstance(value, str) and LIST_AS_TEXT.fullmatch(value.strip()):

@@ -45,8 +45,10 @@ def load_backbone(
         `tuple[PreTrainedModel, PreTrainedConfig]`: the encoder, and the config to build it again.
 
     Raises:
+        OSError: for a Hub name or folder without an encoder, or without its weights as safetensors.
         TypeError: for a backbone of another type.
-        ValueError: for a model that `AutoModel` could not build again from its config.
+        ValueError: for a model that `AutoModel` could not build again from its config, for a config that is refused,
+            and for a source that lacks most of the weights.
     """
     if isinstance(backbone, PreTrainedModel):
         if one_encoder(name, backbone.config) is not backbone.config:
@@ -108,8 +110,8 @@ def require_folder(name: str, backbone: str | os.PathLike) -> None:
 
 def check_weight_index(folder: str | os.PathLike) -> None:
     """
-    Raise `ValueError` if the index of the weights in a local folder names a file outside it. Nothing is checked for a
-    Hub name.
+    Raise `ValueError` if the index of the weights in a local folder names a file outside it, or has no `weight_map`.
+    Nothing is checked for a Hub name.
     """
     for index in sorted(Path(folder).glob("*.index.json")):
         try:
@@ -126,8 +128,8 @@ def check_weight_index(folder: str | os.PathLike) -> None:
 
 def encoder_config(name: str, backbone: str | os.PathLike) -> PreTrainedConfig:
     """
-    Load the config of an encoder from its Hub name or local folder. Raises `ValueError` if the encoder needs custom
-    code, or if [`one_encoder`] refuses the config.
+    Load the config of an encoder from its Hub name or local folder. Raises `OSError` if there is none, and `ValueError`
+    if the encoder needs custom code, or if transformers, [`check_counts`] or [`one_encoder`] refuses the config.
     """
     try:
         check_counts(name, PreTrainedConfig.get_config_dict(backbone)[0])
@@ -193,9 +195,9 @@ def _registration(config: PreTrainedConfig) -> str:
 
 def check_only_this_folder(name: str, config: PreTrainedConfig) -> None:
     """
-    Raise `ValueError` if the config of an encoder makes its class load something from elsewhere: custom code that an
-    inner config names, which a class such as `VisionEncoderDecoderModel` would ask on stdin whether to run; or another
-    model or file, which timm would open.
+    Raise `ValueError` if the config of an encoder makes its class load something from elsewhere. An inner config may
+    name custom code, and a class such as `VisionEncoderDecoderModel` would ask on stdin whether to run it. A config for
+    timm may name another model or file, which timm would open.
     """
     whole = config.to_dict()
     for field, value, beside in nested_fields(whole):

@@ -44,7 +44,7 @@ def nested_fields(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any, Mappi
 def check_counts(name: str, config: dict[str, Any]) -> None:
     """
     Raise `ValueError` for a config of the modality `name` that counts more than 500 layers, experts or the like.
-    Some config classes write a list as long before a model is built.
+    Some config classes write a list of that length before a model is built.
     """
     for field, value, _ in nested_fields(config):
         if isinstance(value, (int, float)) and value > MOST_LAYERS and COUNTS.search(field):
@@ -61,7 +61,7 @@ def limited_building(what: str, most_modules: int | None = None) -> Iterator[Non
 
     Args:
         what (`str`): the model, for messages.
-        most_modules (`int`, *optional*): the limit for the number of its modules. None by default.
+        most_modules (`int`, *optional*): the limit for the number of its modules. There is none by default.
 
     Raises:
         ValueError: as soon as there are more modules, or the weights need more bytes than this machine has free.
@@ -105,7 +105,10 @@ def limited_building(what: str, most_modules: int | None = None) -> Iterator[Non
 
 
 def _memory() -> int:
-    """The memory that is free on this machine and its GPUs, or that this process may take, in bytes."""
+    """
+    The memory that this process may take, in bytes: what is free on this machine (all of it, if that is not known) and
+    allowed to the process and its container, and all memory of the GPUs.
+    """
     limits = [MEMORY_ON_WINDOWS]
     if sys.platform != "win32":
         import resource  # not available on Windows

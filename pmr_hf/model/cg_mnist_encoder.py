@@ -64,8 +64,8 @@ class CGMNISTModel(PreTrainedModel):
 
     def run_stage(self, stage: int, features: torch.Tensor) -> torch.Tensor:
         """
-        Run one convolution and its activation. The input is the feature maps of the previous stage, or the images
-        (B, C, H, W) for stage 0.
+        Run one convolution and its activation, in stage 0 between the batch norm and the max pool. The input is the
+        feature maps of the previous stage, or the images (B, C, H, W) for stage 0.
         """
         if stage > 0:
             return F.relu(self.convolutions[stage](features))

@@ -1,4 +1,4 @@
-"""Which encoders read pictures in the channels-last memory format, by which a CPU computes convolutions faster."""
+"""Which encoders read pictures in the channels-last memory format, in which a CPU computes convolutions faster."""
 
 import torch
 from torch import nn

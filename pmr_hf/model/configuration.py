@@ -56,7 +56,7 @@ ANSWERS = ("head", "prototypes")
 ONE_LABEL_FUSIONS = {"shared": "a mean weighted by the entropy of the classes"}
 
 MOST_MODALITIES = 100
-LARGEST = 10**6  # the limit for the number of classes, a width or a rank, which still fits in memory
+LARGEST = 10**6  # the limit for the number of classes and for a width, which still fits in memory
 
 
 def check_modality_name(name: str) -> None:
@@ -152,8 +152,9 @@ class MultimodalConfig(PreTrainedConfig):
 
     Raises:
         ValueError: for a name that is not an identifier or is taken, for more than 100 modalities, if `modalities` and
-            `backbones` differ, for `answer="prototypes"` in a regression, for `fusion="shared"` without one label per
-            sample, or for a value of the wrong type or outside its range.
+            `backbones` differ, if `pooling` or `lora` names another modality, for `answer="prototypes"` or a
+            `calibration_temperature` in a regression, for `fusion="shared"` without one label per sample, or for a
+            value of the wrong type or outside its range.
     """
 
     model_type = "pmr_multimodal"

@@ -13,7 +13,7 @@ from .exact_sums import WITHOUT_FP64
 
 
 MIN_DISTANCE = 1e-6
-# Up to this many multiplications, distances are taken one by one in fp64, since the number of operations is what costs
+# Up to this many multiplications, distances are computed directly in fp64, which takes the fewest operations
 DIRECT = 2**20
 # How many nearest prototypes have exact distances, and among how many prototypes the center is looked for
 NEAREST, CANDIDATES = 4, 9
@@ -25,13 +25,14 @@ def prototype_logits(
     """
     The logits of the prototype classifier: the negative Euclidean distance to each class prototype (Eq. 7).
 
-    Few distances are computed one by one in fp64. Of many, on a device without fp64, or in a model that is exported or
-    compiled, the squared distance is expanded around one of the prototypes in their midst. This costs one matrix
-    product, and stays accurate far from the origin, and if some prototypes are far from the others. The distances to
-    the four nearest prototypes are then computed again without expansion, because cancellation would lose all digits of
-    a small distance. What remains: more than four prototypes that are close together and R times as far from the midst
-    lose R^2 of the 1e7 that fp32 resolves. Vectors above 1e16 are scaled, so that no square overflows. Distances are
-    floored at 1e-6, where the gradient is zero. They can be differentiated once.
+    Few distances are computed directly, in fp64. If there are many, if the device has no fp64, or if the model is
+    exported or compiled, the squared distance is expanded around a prototype in the midst of the others. This costs one
+    matrix product, and stays accurate far from the origin, and if some prototypes are far from the others. The
+    distances to the four nearest prototypes are then computed again without expansion, because cancellation would lose
+    all digits of a small distance. One error remains: if more than four prototypes are close together, and R times as
+    far from the midst, their distances lose a factor R^2 of the 1e7 that fp32 resolves. Vectors above 1e16 are scaled,
+    so that no square overflows. Distances are floored at 1e-6, where the gradient is zero. They can be differentiated
+    once.
 
     Args:
         embeddings (`torch.Tensor`): (B, D), or (M, B, D) for M modalities at once, of any floating dtype.
@@ -123,9 +124,10 @@ class _ExpandedDistances(torch.autograd.Function):
 
 def _rows_and_center(prototypes: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    For each class its row (M, K) among the M * K prototypes. The row of an unseen class may hold anything, so it gets
-    that of a seen class. And the center (M, 1, D): of nine seen prototypes, evenly spaced, the one whose fourth nearest
-    is the nearest, itself included. (Those in a smaller cluster have exact distances.)
+    The row of each class among the M * K prototypes, (M, K), and the center of each modality, (M, 1, D). An unseen
+    class gets the row of a seen one, since its own may hold anything. The center is one of nine evenly spaced seen
+    prototypes: the one with the smallest distance to its fourth nearest of them, itself included. (The prototypes of a
+    smaller cluster have exact distances.)
     """
     modalities, classes = seen.shape
     numbers = torch.arange(max(modalities, classes), device=seen.device)

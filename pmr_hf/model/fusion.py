@@ -228,9 +228,11 @@ class AttentionFusion(Fusion):
 @register_fusion("late")
 class LateFusion(Fusion):
     """
-    The weighted mean of what one linear layer for each modality that a sample has predicts, in fp32: of the class
-    probabilities, whose logarithm are the logits; of the probability of each label, whose log odds are the logits; or
-    of the numbers of a regression. A sample without any modality gets equal probabilities, or the mean target.
+    The linear layer of each modality predicts alone. The answer is the weighted mean of the predictions of those that a
+    sample has, in fp32. For one label per sample, it is the mean of class probabilities, and the logits are its
+    logarithm. For several labels, it is the mean probability of each label, and the logits are its log odds. For a
+    regression, it is the mean of the numbers. A sample without any modality gets equal probabilities, or the mean
+    target.
 
     The buffer `log_weights` (M,) has the logarithms of the weights, which are equal unless
     [`MultimodalModel.from_unimodal`] or [`LateFusionTrainer`] sets them.

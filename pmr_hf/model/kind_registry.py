@@ -38,7 +38,7 @@ class Kind:
     processor_class: type
     #: The class whose `from_pretrained` loads such a processor
     loader: Any
-    #: Not inherited: the `main_input_name` of the encoders that this kind is for
+    #: The `main_input_name`s of the encoders that this kind is for. A subclass does not inherit them.
     encoder_inputs: tuple[str, ...] = ()
     #: What a user gives as a value: "text", "numbers", "table", "sound", "picture" or "video"
     medium: str
@@ -46,9 +46,9 @@ class Kind:
     strings_are_paths = True
     #: Whether the processor takes pictures, so that `num_frames` applies
     takes_frames = False
-    #: What reading a value may cost. The processor sets its own.
+    #: What reading a value may cost. [`MultimodalProcessor`] sets its own limits.
     limits = DEFAULT_LIMITS
-    #: Whether a random frame of each segment of a video is taken, and not the middle one. The processor sets it.
+    #: Whether to take a random frame of each segment of a video, not the middle one. [`MultimodalProcessor`] sets it.
     random_frames = False
     #: The value that pads the features of a shorter sample
     padding_value = 0.0

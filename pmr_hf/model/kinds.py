@@ -171,7 +171,7 @@ class Sound(Kind):
         return self.processor.padding_value
 
     def read(self, value: Any) -> np.ndarray:
-        """Read a waveform (samples,) at the sampling rate of the processor, at least 25 ms long."""
+        """Read a waveform (samples,) at the sampling rate of the processor, padded to at least 25 ms."""
         rate = self.processor.sampling_rate
         wave = read_audio(value, rate, self.limits)
         # Common encoders start with a window of 25 ms.
@@ -207,7 +207,7 @@ class Picture(Kind):
     def read_settings(cls, name_or_path: str | os.PathLike, **kwargs) -> dict[str, Any]:
         try:
             return BaseImageProcessor.get_image_processor_dict(name_or_path, **kwargs)[0]
-        except OSError:  # timm's settings are in another file, and cost nothing to load; a missing one is named then
+        except OSError:  # timm's settings are in another file, and cost nothing to load; loading names a missing file
             return {}
 
     @property
@@ -221,7 +221,7 @@ class Picture(Kind):
 
     @property
     def channels(self) -> int:
-        """The number of channels of a picture, 1 or 3. A processor without a mean of each channel leaves it open: 3."""
+        """The number of channels of a picture, 1 or 3. It is 3 if the processor has no list of means by channel."""
         return len(self.means) if isinstance(self.means, Sequence) else 3
 
     @property
@@ -240,7 +240,10 @@ class Picture(Kind):
             )
 
     def match_encoder(self, config: PreTrainedConfig) -> None:
-        """Make gray or RGB pictures as the encoder takes. Raises `ValueError` if the processor is set up otherwise."""
+        """
+        Make pictures gray if the encoder takes one channel, and the processor has no list of means by channel. Raises
+        `ValueError` for any other difference in channels.
+        """
         taken = self.channels_taken(config)
         if taken is None or taken == self.channels:
             return
@@ -275,7 +278,7 @@ class Picture(Kind):
             images = read_frames(value, self.num_frames, self.limits, self.random_frames)
         else:
             images = [read_image(value, self.limits)]
-        # A picture may have any mode, the encoder takes one.
+        # A picture may have any mode, but the encoder takes one.
         images = [image.convert("L" if self.channels == 1 else "RGB") for image in images]
         return images if several else images[0]
 

@@ -1,4 +1,4 @@
-"""The prototypes of a model of several labels: each label is a classifier of two classes, without it and with it."""
+"""The prototypes of a model of several labels. For each label, they tell samples with it from samples without it."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from .prototypes import SHARPNESS, Prototypes, Sums, in_every_modality
 class LabelPrototypes(Prototypes):
     """
     Two prototypes of each label and modality: class 2 k is the mean of the samples without label k, and class 2 k + 1
-    of those with it. If each sample has exactly one of two labels, all that follows is that of [`Prototypes`] with two
+    of those with it. If each sample has exactly one of two labels, the answers are those of [`Prototypes`] with two
     classes. The paper has a single label; this extension is ours.
 
     Args:
@@ -41,7 +41,7 @@ class LabelPrototypes(Prototypes):
         return self.stacked_seen().unflatten(-1, (self.num_labels, 2)).all(-1)
 
     def common_labels(self) -> torch.Tensor:
-        """The labels that have both prototypes in every modality, (K,) bool. A modality without any is left out."""
+        """The labels with both prototypes in every modality, (K,) bool. A modality without such labels is left out."""
         return in_every_modality(self.known())
 
     def answer(self, embeddings: Mapping[str, torch.Tensor], present: Masks | None = None) -> torch.Tensor:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 NAME = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
 LARGEST_RANK = 10**5
-STARTS = (True, False, "gaussian", "orthogonal", "olora", "pissa")  # of `init_lora_weights`
+STARTS = (True, False, "gaussian", "orthogonal", "olora", "pissa")  # values of `init_lora_weights`
 
 
 def is_whole(value: Any, least: int, most: int) -> bool:
@@ -120,6 +120,6 @@ def add_lora(name: str, backbone: PreTrainedModel, settings: dict[str, Any]) -> 
 
 
 def train_lora_only(backbone: nn.Module) -> None:
-    """Freeze all parameters except the LoRA layers. A loaded encoder has only trainable parameters."""
+    """Freeze all parameters except the LoRA layers. After loading, all parameters are trainable."""
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_("lora_" in name)

@@ -1,8 +1,8 @@
 """
 The readers of pictures, sound and video, from paths, URLs, bytes, arrays, PIL images and `datasets` features.
 
-They are in `pictures.py`, `sound.py` and `video.py`; the files behind them in `media_files.py`, and what these may cost
-in `media_limits.py`.
+They are in `pictures.py`, `sound.py` and `video.py`. `media_files.py` opens the files, and `media_limits.py` says
+what reading them may cost.
 """
 
 from .media_limits import MediaLimits

@@ -20,8 +20,8 @@ BLOCK = 2**16  # bytes
 
 def download(url: str, limits: MediaLimits) -> io.BytesIO:
     """
-    Download a file into memory. Raises `UnreadableError` if addresses are not allowed, for a host without a public
-    address, for an answer past the limits, and if the download fails.
+    Download a file into memory. Raises `UnreadableError` if URLs are not allowed, for a host that [`check_host`]
+    refuses, for an answer past the limits, and if the download fails.
     """
     if not limits.allow_urls:
         raise UnreadableError(
@@ -49,7 +49,7 @@ def _fetch(client: httpx.Client, url: str, limits: MediaLimits) -> io.BytesIO:
     for _ in range(MOST_REDIRECTS + 1):
         check_host(url, limits)
         with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
-            if urlsplit(url).hostname not in limits.hosts:  # a name may have changed its address since
+            if urlsplit(url).hostname not in limits.hosts:  # the host may have changed its IP address since the check
                 check_public(response.extensions["network_stream"].get_extra_info("server_addr")[0], url)
             if response.next_request is not None:
                 url = str(response.next_request.url)
@@ -68,7 +68,10 @@ def _fetch(client: httpx.Client, url: str, limits: MediaLimits) -> io.BytesIO:
 
 
 def check_host(url: str, limits: MediaLimits) -> None:
-    """Raise `UnreadableError` for an address that is not http, or whose host has an address that is not public."""
+    """
+    Raise `UnreadableError` for a URL that is neither http nor https, or whose host has an IP address that is not
+    public. Hosts in `limits.hosts` may have any IP address.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UnreadableError(f"{url!r:.200} is not an http address")
@@ -78,7 +81,7 @@ def check_host(url: str, limits: MediaLimits) -> None:
 
 
 def check_public(address: str, url: str) -> None:
-    """Raise `UnreadableError` for an IP address that is private, loopback, link-local or reserved."""
+    """Raise `UnreadableError` for an IP address that is not public, such as a private, loopback or multicast one."""
     found = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(found, "ipv4_mapped", None)
     if not (mapped or found).is_global or found.is_multicast:

@@ -1,4 +1,4 @@
-"""What reading one file may cost, and whether addresses are opened. A stranger's file can meet none of this."""
+"""Limits for reading one file, which may be a stranger's, and whether addresses are opened."""
 
 from dataclasses import dataclass
 
@@ -13,20 +13,22 @@ class MediaLimits:
     saved with a processor.
 
     Args:
-        pixels (`int`, *optional*, defaults to 100 million): of one picture. A larger JPEG file of one scan is decoded
-            at a half, a quarter or an eighth of its size. (Pillow has a limit of its own,
+        pixels (`int`, *optional*, defaults to 100 million): most pixels of one picture. A larger JPEG file of one scan
+            is decoded at a half, a quarter or an eighth of its size. (Pillow has a limit of its own,
             `PIL.Image.MAX_IMAGE_PIXELS`.)
-        aspect_ratio (`float`, *optional*, defaults to 400): of the longer to the shorter edge of one picture or frame.
-            An image processor that brings the shorter edge to a size enlarges the longer one by as much.
-        seconds (`float`, *optional*, defaults to one hour): of one sound.
-        frame_pixels (`int`, *optional*, defaults to 36 million, 8K): of one frame of a video.
-        frames (`int`, *optional*, defaults to one million): of one video file.
-        frame_bytes (`int`, *optional*, defaults to 1 GiB): of all frames that are taken from one video, as RGB.
+        aspect_ratio (`float`, *optional*, defaults to 400): largest ratio of the longer to the shorter edge of one
+            picture or frame. An image processor that brings the shorter edge to a size enlarges the longer one by as
+            much.
+        seconds (`float`, *optional*, defaults to one hour): longest sound.
+        frame_pixels (`int`, *optional*, defaults to 36 million, 8K): most pixels of one frame of a video.
+        frames (`int`, *optional*, defaults to one million): most frames of one video file.
+        frame_bytes (`int`, *optional*, defaults to 1 GiB): most bytes of all frames that are taken from one video, as
+            RGB.
         allow_urls (`bool`, *optional*, defaults to `False`): whether `http` and `https` addresses are opened.
         hosts (`tuple[str, ...]`, *optional*): hosts that may have a private or loopback address. All other hosts must
             have public addresses alone, also after a redirect.
-        download_bytes (`int`, *optional*, defaults to 256 MiB): of one download.
-        download_seconds (`float`, *optional*, defaults to one minute): of one download, redirects included.
+        download_bytes (`int`, *optional*, defaults to 256 MiB): most bytes of one download.
+        download_seconds (`float`, *optional*, defaults to one minute): longest time of one download with redirects.
     """
 
     pixels: int = 100_000_000

@@ -20,7 +20,7 @@ def is_missing(value: Any) -> bool:
 
     These values do: `None`, `pandas.NA` and `pandas.NaT`; NaN and NaT of any numeric type; an empty or blank string;
     empty bytes; an empty array, list or tensor; an array, list, tensor or pandas column of such values alone; a file
-    `{"bytes", "path"}` of neither; and a sound `{"array", "sampling_rate"}` whose array is missing.
+    `{"bytes", "path"}` with neither; and a sound `{"array", "sampling_rate"}` whose array is missing.
     """
     if is_null(value):
         return True
@@ -37,7 +37,7 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(is_missing(part) for part in value)
     if isinstance(value, torch.Tensor):
-        return bool(value.isnan().all())  # also of no numbers
+        return bool(value.isnan().all())  # an empty tensor is missing, too
     if is_series(value):
         value = np.asarray(value)
     if isinstance(value, np.ndarray):
@@ -49,7 +49,7 @@ def is_missing(value: Any) -> bool:
 
 def is_null(value: Any) -> bool:
     """Whether a value is `None`, `pandas.NA` or `pandas.NaT`."""
-    pandas = sys.modules.get("pandas")  # not a dependency: without it, no value is one of its own
+    pandas = sys.modules.get("pandas")  # not a dependency: if it is not imported, no value is one of its own
     return value is None or (pandas is not None and (value is pandas.NA or value is pandas.NaT))
 
 

@@ -66,8 +66,8 @@ class AbsentVectors(nn.ParameterDict):
         self, embeddings: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """
-        Replace the embeddings (B, D_m) of each modality by its vector for the samples that lack it, which are those
-        that are not in the masks (B,) bool of `present`.
+        Replace the embeddings (B, D_m) of each modality by its vector in the samples that lack it. `present` has the
+        masks (B,) bool, by modality, of the samples that have it.
         """
         return {
             name: torch.where(present[name][:, None], embedding, self[name].to(embedding.dtype))

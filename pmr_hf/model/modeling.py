@@ -35,7 +35,7 @@ from .targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TargetScale, check_l
 from .unimodal_models import load_unimodal, log_weights
 
 
-LEAST_NORMALIZED = 8  # of fewer numbers in an embedding, too little is left without their mean and variance
+LEAST_NORMALIZED = 8  # normalizing an embedding of fewer numbers would leave too little of it
 
 
 @dataclass
@@ -67,8 +67,8 @@ class MultimodalModel(PreTrainedModel):
     A model with one encoder per modality, a fusion head, and a prototype classifier for each modality.
 
     Samples may lack modalities. In the fusion, a learned vector replaces an absent embedding, or the head masks it
-    (`"attention"`, `"late"`, `"shared"`). `config.problem_type` says what the model predicts. A regression has no
-    prototypes (`None`), and a [`TargetScale`] as `target_scale`.
+    (`"attention"`, `"late"`, `"shared"`). `config.problem_type` says what the model predicts. In a regression,
+    `prototypes` is `None`, and `target_scale` is a [`TargetScale`].
 
     ```python
     model = MultimodalModel.from_backbones(
@@ -195,6 +195,7 @@ class MultimodalModel(PreTrainedModel):
             kwargs: further fields of [`MultimodalConfig`], such as `fusion` or `problem_type`.
 
         Raises:
+            OSError: for a Hub name or folder without an encoder, or without its weights as safetensors.
             TypeError: for a backbone of another type, such as a bare `timm.create_model(...)`.
             ValueError: for a modality name that is already taken, a backbone that `AutoModel` could not build again, or
                 a backbone whose config does not state the width of its embedding; for an `initialization` other than
@@ -241,8 +242,9 @@ class MultimodalModel(PreTrainedModel):
 
         Raises:
             TypeError: for a model of another type.
-            ValueError: for models of other classes or other `normalize_embeddings`, of several labels or a regression,
-                that lack weights, or whose logits are not linear in an embedding; for weights that are not positive.
+            ValueError: for no models; for models that differ in their classes or `normalize_embeddings`, that are of
+                several labels or a regression, that lack weights, or whose logits are not linear in an embedding; for
+                `weights` that are not positive.
         """
         if not models:
             raise ValueError("Expected at least one finished model, got none; give one per modality.")
@@ -301,7 +303,8 @@ class MultimodalModel(PreTrainedModel):
                 from all samples.
 
         Raises:
-            ValueError: see [`check_batch`] and [`~pmr_hf.model.targets.check_labels`].
+            ValueError: see [`check_batch`] and [`~pmr_hf.model.targets.check_labels`]. Also if no sample of the batch
+                has a modality and the model is sharded by FSDP.
         """
         size = check_batch(self.backbones, modalities)
         if labels is not None:
@@ -374,7 +377,7 @@ class MultimodalModel(PreTrainedModel):
         trainers do so before training, unless the model already has a scale.
 
         Raises:
-            ValueError: for a model that is no regression, or targets of another shape or that are not finite.
+            ValueError: for a model that is no regression, and see [`TargetScale.fit`].
         """
         if self.target_scale is None:
             raise ValueError(
@@ -414,8 +417,8 @@ class MultimodalModel(PreTrainedModel):
 
     def fuse(self, embeddings: dict[str, torch.Tensor], present: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """
-        The fused logits (B, K) of embeddings (B, D_m), in a regression in the user's units. For samples that lack a
-        modality by its mask (B,) in `present`, a learned vector replaces the embedding, which attention then masks. In
+        The fused logits (B, K) of embeddings (B, D_m), or in a regression the predictions (B, R) in the user's units.
+        `present` has the masks (B,) bool of the samples that have each modality; for the others, see the class. In
         evaluation mode with `config.answer="prototypes"`, the logits are those of [`Prototypes.answer`].
         """
         if self.config.answer == "prototypes" and not self.training:
@@ -491,7 +494,8 @@ def check_batch(names: Collection[str], modalities: Mapping[str, Mapping[str, to
     Check a batch for a model with the modalities `names`, and return its number of samples B.
 
     Raises:
-        ValueError: for an unknown modality, a batch without modalities, or numbers of rows that differ.
+        ValueError: for an unknown modality, a batch without modalities, inputs that are not a dict of tensors, numbers
+            of rows that differ, or a `present` of more than one dimension.
     """
     if not modalities or modalities.keys() - set(names):
         raise ValueError(

@@ -49,8 +49,8 @@ class MultimodalProcessor(PushToHubMixin):
     Raises:
         TypeError: for a processor of another kind.
         ValueError: for a modality name that is not an identifier or is already taken, for `num_frames` outside 1..4096
-            or of a modality without pictures, for a tokenizer without a pad token, and for a mean or deviation that is
-            not finite, or a deviation that is not positive.
+            or of a modality without pictures, for a tokenizer without a pad token, for settings that are too large, for
+            a mean or deviation that is not finite, or a deviation that is not positive.
     """
 
     config_name = "processor_config.json"
@@ -213,8 +213,8 @@ class MultimodalProcessor(PushToHubMixin):
         """
         Read one value of a modality. Returns a text, a PIL image, a list of PIL images, a waveform (samples,) at the
         sampling rate of the feature extractor, an array of numbers, or the numbers and ids of a row; or `None` if the
-        value is missing. With `random_frames`, the `num_frames` of a video are random ones of equal segments, not
-        evenly spaced.
+        value is missing. With `random_frames`, a random frame is taken from each of `num_frames` equal segments of a
+        video, in place of the middle one.
 
         Raises:
             UnreadableError: if the value cannot be read.
@@ -237,7 +237,7 @@ class MultimodalProcessor(PushToHubMixin):
     def collate(self, name: str, features: list[Features | None]) -> Features:
         """
         Stack extracted features into a batch, with padding where their lengths differ. If some are `None`, their rows
-        are zero, and the batch has `present` (B,) bool.
+        are zero, and the batch has `present` (B,) bool. If all are `None`, it has nothing else.
         """
         present = torch.tensor([row is not None for row in features])
         known = [row for row in features if row is not None]
@@ -251,8 +251,8 @@ class MultimodalProcessor(PushToHubMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """
-        Save each processor to a folder with the name of its modality, and the kinds and the order of the modalities to
-        `processor_config.json`.
+        Save each processor to a folder with the name of its modality, and the kinds and the order of the modalities and
+        `num_frames` to `processor_config.json`.
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ class NumericProcessor(FeatureExtractionMixin):
     Args:
         mean (`list[float]`): mean of each of the D features.
         std (`list[float]`): standard deviation of each feature; 1 for a feature that never varies.
-        columns (`list[str]`, *optional*): the column of a dataset that each feature is in, if they are columns of their
-            own. Another order of these columns then gives the same values, and other columns are refused.
+        columns (`list[str]`, *optional*): the column of each feature in a dataset, if each has a column of its own.
+            Another order of these columns then gives the same values, and other columns are refused.
 
     Raises:
         ValueError: for a mean or deviation that is no list of numbers, or of different lengths, and for columns that
@@ -65,7 +65,7 @@ class NumericProcessor(FeatureExtractionMixin):
     def fit(cls, values: Iterable[Any], columns: Sequence[str] | None = None) -> "NumericProcessor":
         """
         Create a processor with the statistics of the training values: vectors (D,), or sequences (T, D) of varying T.
-        Numbers that are `None` or NaN do not count. `columns` are those of the class.
+        Numbers that are `None`, NaN or infinite do not count. `columns` are those of the class.
 
         Raises:
             UnreadableError: for a value that is not numbers.
@@ -99,7 +99,7 @@ class NumericProcessor(FeatureExtractionMixin):
             (B, T), in fp32.
 
         Raises:
-            UnreadableError: for values that are not numbers, or that have another width.
+            UnreadableError: see [`NumericProcessor.read`].
         """
         standard = [(self.read(value) - self.mean) / self.std for value in values]
         arrays = [torch.tensor(np.nan_to_num(array, nan=0.0), dtype=torch.float32) for array in standard]
@@ -112,7 +112,7 @@ class NumericProcessor(FeatureExtractionMixin):
     def read(self, value: Any) -> np.ndarray:
         """
         Read one value as fp64 numbers (D,) or (T, D), with NaN for missing numbers. Raises `UnreadableError` for other
-        values.
+        values, another width D, and a number that is infinite or too large for fp32.
         """
         array = np.atleast_1d(as_numbers(value))
         if array.ndim not in (1, 2) or array.shape[-1] != len(self.mean):

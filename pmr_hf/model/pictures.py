@@ -28,14 +28,14 @@ UPRIGHT: dict[Any, Image.Transpose] = {
 }
 
 
-# Formats that are not opened: Pillow has another program read them, or opens a file of other libraries.
+# Formats that are not opened, since Pillow hands them to another program or library.
 REFUSED = {"EPS", "WMF", "FPX", "MIC", "BUFR", "GRIB", "HDF5", "MPEG"}
 
 
 def read_image(value: Any, limits: MediaLimits = DEFAULT_LIMITS) -> Image.Image:
     """
-    Read a PIL image without transparency, of any other mode. It is turned upright as its EXIF data say; EXIF data that
-    cannot be read are ignored. Transparent pictures are put on white.
+    Read a picture as a PIL image of any mode without transparency. It is turned upright as its EXIF data say;
+    EXIF data that cannot be read are ignored. Transparent pictures are put on white.
 
     Args:
         value: a path, the bytes of an image file, `{"bytes", "path"}`, a PIL image, or an array (H, W), (H, W, C) or
@@ -73,7 +73,7 @@ def _decode(source: Image.Image | BinaryIO, value: Any, limits: MediaLimits) -> 
 
 
 def _open(stream: BinaryIO) -> Image.Image:
-    """Open a picture. Pillow opens no JPEG and AVIF file whose EXIF data are broken: it then gets them without."""
+    """Open a picture. Pillow refuses a JPEG or AVIF file with broken EXIF data, which is then opened without them."""
     Image.init()
     formats = sorted(Image.OPEN.keys() - REFUSED)
     try:
@@ -88,7 +88,7 @@ def _open(stream: BinaryIO) -> Image.Image:
 
 
 def _shrink(image: Image.Image, pixels: int) -> None:
-    """Have a JPEG file of more pixels and a single scan decoded at a half, a quarter or an eighth of its size."""
+    """Have a JPEG file of more than `pixels` in a single scan decoded at a half, a quarter or an eighth of its size."""
     wanted = math.sqrt(image.width * image.height / pixels)
     if wanted > 1 and isinstance(image, JpegImageFile) and image.tile and _has_one_scan(image):
         scale = next((scale for scale in (2, 4) if scale >= wanted), 8)
@@ -115,7 +115,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """
     try:
         turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of any type, for the same reason; the pixels are whole
+    except Exception:  # broken EXIF data raise errors of any type; the pixels are whole
         return image
     if turn is None:
         return image

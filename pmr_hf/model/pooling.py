@@ -71,7 +71,7 @@ def run_encoder(name: str, backbone: nn.Module, inputs: dict[str, torch.Tensor])
 
 
 def _mean_of_frames(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean embedding (B, D) over the frames that `mask` (B, T) keeps. `frames` (all kept frames, D) are these."""
+    """The mean (B, D) over the frames that `mask` (B, T) keeps, from their embeddings `frames` (all kept frames, D)."""
     rows = mask.nonzero()[:, 0]
     sums = frames.new_zeros(len(mask), frames.shape[1]).index_add(0, rows, frames)
     return sums / mask.sum(1, keepdim=True).clamp(min=1)
@@ -107,8 +107,9 @@ def ignores_padding(config: PreTrainedConfig) -> bool:
     """
     Whether an attention mask makes a speech encoder ignore padding.
 
-    The mask is not enough if a group norm averages over time (wav2vec 2.0 base, HuBERT base), or if the convolutions of
-    the model family see the padding. [`encode`] gives such an encoder one clip at a time.
+    The mask is not enough if a group norm averages over time (wav2vec 2.0 base, HuBERT base), if the encoder has an
+    adapter, or if the convolutions of the model family see the padding. [`encode`] gives such an encoder one clip at a
+    time.
     """
     families = ("hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
     adapter = getattr(config, "add_adapter", False)

@@ -18,7 +18,7 @@ POSITIVE = ("image_std", "std", "rescale_factor")
 # The settings that switch the use of a number on
 SWITCHES = dict.fromkeys(("image_mean", "image_std", "mean", "std"), "do_normalize") | {"rescale_factor": "do_rescale"}
 
-# The largest value of a setting, by its name. Settings with other names are in `MOST_OF_OTHERS`.
+# The largest value of a setting, by its name. `MOST_OF_OTHERS` holds for all other settings.
 MOST_PIXELS_OF_AN_EDGE = 4096
 EDGES = (
     *("height", "width", "shortest_edge", "max_height", "max_width", "size", "crop_size", "pad_size", "image_size"),
@@ -56,7 +56,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
         if not isinstance(value, (int, float)) or field in (*FINITE, *POSITIVE):
             continue
         most = MOST.get(field, MOST_OF_OTHERS)
-        if field == "longest_edge" and "shortest_edge" not in beside:  # with it, some classes state numbers of pixels
+        if field == "longest_edge" and "shortest_edge" not in beside:  # beside `shortest_edge`, it may count pixels
             most = MOST_PIXELS_OF_AN_EDGE
         if not abs(value) <= most:
             raise ValueError(
@@ -73,7 +73,7 @@ def check_processor_settings(name: str, processor: Any) -> None:
     """
     Raise `ValueError` for an image processor or feature extractor with settings that are too large, a mean that is not
     finite, a deviation that is not positive, or statistics that are no list of numbers or of different lengths. A
-    tokenizer or a processor of the user's own has no such numbers.
+    tokenizer, or a processor of another class, is not checked.
     """
     if not isinstance(processor, (ImageProcessingMixin, FeatureExtractionMixin)):
         return

@@ -25,7 +25,7 @@ Sums = dict[str, tuple[torch.Tensor, torch.Tensor]]
 # so modalities whose prototypes have more numbers than this are computed one by one.
 STACKED = 2**21
 
-SHARPNESS = 10.0  # of `Prototypes.answer`: the logits of distances that are divided by the distance of the prototypes
+SHARPNESS = 10.0  # multiplies the distances in `Prototypes.answer`, in units of the distance between prototypes
 
 
 class Prototypes(Fp32Buffers):
@@ -140,7 +140,7 @@ class Prototypes(Fp32Buffers):
         return in_every_modality(self.stacked_seen())
 
     def zero_sums(self) -> Sums:
-        """Sums (K, D_m) and counts (K,) of zero in fp64, by modality, to which batches can be added."""
+        """Sums and counts of zero, by modality, to which batches can be added, see [`Prototypes.class_sums`]."""
         sums = {}
         for name in self.widths:
             mean, count = self.mean(name), self.count(name)
@@ -235,8 +235,8 @@ def save_sums(sums: Sums, file: str | os.PathLike) -> None:
 
 def load_sums(sums: Sums, file: str | os.PathLike) -> None:
     """
-    Set sums to what [`save_sums`] has saved, or an earlier version in fp32. Raises `ValueError` if the file holds the
-    sums of other modalities, classes or widths.
+    Set sums to those in a file of [`save_sums`], which are in fp32 if an earlier version wrote it. Raises `ValueError`
+    if the file holds the sums of other modalities, classes or widths.
     """
     parts = load_file(file)
     found = {key: tuple(value.shape) for key, value in parts.items()}
@@ -314,5 +314,5 @@ def load_prototypes(model: nn.Module, name_or_path: str | os.PathLike) -> None:
 
 
 def in_every_modality(known: torch.Tensor) -> torch.Tensor:
-    """What every modality has, (K,) bool, of what each has, (M, K) bool. A modality that has nothing is left out."""
+    """The classes that every modality has, (K,) bool, from `known` (M, K) bool. A modality without any is left out."""
     return (known | ~known.any(1, keepdim=True)).all(0)

@@ -61,8 +61,8 @@ def scale_samples(value: Any) -> np.ndarray:
         value: an array, tensor or list of floats, or an array or tensor of integers of 8, 16 or 32 bits.
 
     Raises:
-        UnreadableError: for integers of 64 bits and lists of integers, which do not tell their full scale: files of 8,
-            16 and 24 bits all look like that. For values that are not numbers.
+        UnreadableError: for values that are not numbers, and for integers of 64 bits and lists of integers. These do
+            not tell their full scale: the samples of files of 8, 16 and 24 bits all look like that.
     """
     samples = as_array(value)
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize

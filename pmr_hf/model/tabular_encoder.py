@@ -100,7 +100,7 @@ class TabularConfig(PreTrainedConfig):
 
 class TabularModel(PreTrainedModel):
     """
-    Embeds the category of each column, and reads the embeddings beside the numbers by a multi-layer perceptron. The
+    Embeds the category of each column, and passes the embeddings and the numbers through a multi-layer perceptron. The
     embeddings of missing and unknown are 0 at first, so that they add nothing where training never sees them.
     """
 
@@ -160,6 +160,6 @@ class TabularModel(PreTrainedModel):
                     f"{categories[row, column]} in row {row}; use the processor with which the TabularConfig was made."
                 )
             ids = categories + self.first_ids(categories.device)
-            ids = torch.where(known, ids, self.embeddings.num_embeddings)  # not an id of the column beside it
+            ids = torch.where(known, ids, self.embeddings.num_embeddings)  # not an id of another column
             inputs.append(self.embeddings(ids).flatten(1))
         return BaseModelOutput(last_hidden_state=self.layers(torch.cat(inputs, dim=1)))

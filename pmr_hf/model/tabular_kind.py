@@ -1,4 +1,4 @@
-"""The kind of modality whose values are rows of a table, and how it is built from columns by one word."""
+"""The kind of modality whose values are rows of a table, and what the word "tabular" stands for among backbones."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -61,8 +61,8 @@ def fit_table(name: str, rows: Iterable[Mapping[str, Any]] | None, columns: Any)
 
 def with_configs(backbones: Mapping[str, Any], processor: Any) -> dict[str, Any]:
     """
-    Replace each fitted [`TabularProcessor`] among the backbones of a model, and each word "tabular" by which
-    `processor` has one, by the config of a new encoder for it. Raises `ValueError` for a word without a processor.
+    Replace each fitted [`TabularProcessor`] among the backbones of a model by the config of a new encoder for it. The
+    word "tabular" stands for the one that `processor` has for this modality. Raises `ValueError` if it has none.
     """
     found = dict(backbones)
     for name, backbone in backbones.items():

@@ -30,10 +30,10 @@ class TabularProcessor(FeatureExtractionMixin):
     ```
 
     Args:
-        numbers (`dict[str, tuple[float, float]]`): mean and standard deviation of each column of numbers. Also the
+        numbers (`dict[str, tuple[float, float]]`): mean and standard deviation of each column of numbers, or the
             list `[{"name", "mean", "std"}]` of a saved processor.
-        categories (`dict[str, list[str]]`): the categories of each column of them, in the order of their ids. Also the
-            list `[{"name", "values"}]` of a saved processor.
+        categories (`dict[str, list[str]]`): the categories of each column of categories, in the order of their ids, or
+            the list `[{"name", "values"}]` of a saved processor.
 
     Raises:
         ValueError: for no columns or more than 10,000, for names that are no texts or not unique, for a mean that is
@@ -62,7 +62,7 @@ class TabularProcessor(FeatureExtractionMixin):
             raise _refusal(f"columns named {names!r:.200}")
         #: Mean and standard deviation of each column of numbers
         self.numbers = {name: _statistics(name, value) for name, value in number_columns}
-        #: The categories of each column of them. The first has the id 2.
+        #: The categories of each column of categories. The first has the id 2.
         self.categories = {name: _categories(name, values) for name, values in category_columns}
         self._ids = {name: {value: i for i, value in enumerate(v, 2)} for name, v in self.categories.items()}
 
@@ -90,7 +90,8 @@ class TabularProcessor(FeatureExtractionMixin):
             on_error (`str`, *optional*, defaults to `"raise"`): `"missing"` leaves out rows that cannot be read.
 
         Raises:
-            UnreadableError: for a row that lacks a column, or has a cell that cannot be read.
+            UnreadableError: for a row that lacks a column, or has a cell that cannot be read, unless `on_error` is
+                `"missing"`.
             ValueError: if there are no rows, and see the class.
         """
         if isinstance(numbers, str) or isinstance(categories, str) or on_error not in ("raise", "missing"):
@@ -156,7 +157,7 @@ class TabularProcessor(FeatureExtractionMixin):
         Read one row: its numbers (N,) in fp64 with NaN for missing ones, and the ids (C,) int64 of its categories.
 
         The order of the columns does not count, nor do further columns. A number may be a text, such as a cell of csv.
-        A category may be a text, of which blanks at the ends do not count, a number, or true or false; 1, 1.0 and "1"
+        A category may be a text, a number or a truth value. Blanks at the ends of a text do not count. 1, 1.0 and "1"
         are one category, as are True, "True" and "true".
 
         Raises:

@@ -77,7 +77,7 @@ class TargetScale(Fp32Buffers):
 def target_loss(problem_type: str, logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """
     The loss of logits (B, K): the cross entropy of classes (B,), the binary cross entropy of multi-hot labels (B, K),
-    or the squared error of standardised targets (B, K). Of several labels or targets, a sample has the mean.
+    or the squared error of standardised targets (B, K). The loss of a sample is the mean over its labels or targets.
 
     Args:
         problem_type (`str`): one of `PROBLEM_TYPES`.

@@ -18,8 +18,8 @@ from .fusion import ConcatFusion, LateFusion, SumFusion
 from .targets import SINGLE_LABEL
 
 
-# The classes of transformers whose logits are linear in an embedding that `pool` gives, and the pooling. In those of
-# speech a second linear layer, the projector, comes before the mean.
+# The classes of transformers whose logits are linear in an embedding that `pool` gives, with its pooling. In those for
+# speech, a second linear layer, the projector, comes before the mean.
 LINEAR_CLASSIFIERS = {
     "BertForSequenceClassification": "auto",
     "ConvNextForImageClassification": "auto",

@@ -33,7 +33,7 @@ def read_frames(
 ) -> list[Image.Image]:
     """
     Read evenly spaced frames of a video: the middle frames of `num_frames` equal segments, or a random frame of each.
-    The frames of a file are turned upright, by the nearest quarter turn or flip to its display matrix. A torchcodec
+    The frames of a file are turned upright, by the quarter turn or flip nearest to its display matrix. A torchcodec
     decoder turns them itself from version 0.11.
 
     Args:
@@ -47,7 +47,7 @@ def read_frames(
 
     Raises:
         UnreadableError: for any other value, for a file without pictures, and for a video past the limits.
-        ValueError: for a file without `num_frames`.
+        ValueError: for a file or decoder without `num_frames`.
     """
     choose = randomly if at_random else evenly
     if isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 4):

@@ -157,7 +157,7 @@ def test_joint_training_and_another_head(tmp_path):
         "--logging_steps",
         "1",
     )
-    assert "digits, film" in table and len(table[table.index("digits, film") :].splitlines()) == 8
+    assert "digits, film" in table and len(table[table.index("digits, film") :].splitlines()) == 9
     folder = tmp_path / "outputs" / "digits-film-joint"
     results = json.loads((folder / "all_results.json").read_text())
     assert "test_gray_prototype_accuracy" in results and "test_gray_accuracy" not in results

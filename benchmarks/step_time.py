@@ -377,6 +377,7 @@ def profile(rounds: int, processes: int) -> None:
     trainer = make_trainer("online", data)
     trainer.train()
     model, prototypes = trainer.model.train(), trainer.prototypes
+    trainer._training_model = model  # set as during training, which unwraps the model once
     batch = data.collate(list(range(BATCH)))
     labels = batch["labels"]
     output = model(**batch)

@@ -97,8 +97,8 @@ def main() -> None:
         choices=["all", *BENCHMARK_METHODS],
         help="methods to compare; 'all' stands for all that can be trained on the data",
     )
-    parser.add_argument("--fusions", nargs="+", default=["concat"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--fusions", nargs="+", default=["concat"], help="fusion heads; by default concat")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of the runs; by default 0 1 2")
     parser.add_argument(
         "--learning_rates", nargs="+", help="grid of rates for all methods; by default only the rate of run_pmr.py"
     )

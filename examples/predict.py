@@ -60,7 +60,7 @@ def argument_parser() -> argparse.ArgumentParser:
         choices=["fused", "prototypes"],
         help="what answers for rows that lack modalities: the fusion head, or the prototypes of the others",
     )
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=32, help="rows at once; by default 32")
     parser.add_argument("--allow_urls", action="store_true", help="open public http addresses among the values")
     return parser
 

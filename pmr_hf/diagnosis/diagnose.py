@@ -40,7 +40,7 @@ def diagnose(
     ```
 
     The state of each training at its last step is measured, on the evaluation rows. Prototypes and linear probes are
-    taken from training rows. Memory holds two models at a time.
+    taken from training rows. Memory holds up to three models at a time: the given one, and the copies of two trainings.
 
     Args:
         model (`MultimodalModel`): the model before training. Copies of it are trained; it stays as it is.

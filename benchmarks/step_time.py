@@ -198,12 +198,18 @@ def in_turn(
     return times
 
 
-def ready(kind: str, data: Digits) -> Callable[[], None]:
-    """A function that makes one training step, of a trainer after its first epoch."""
+def trained(kind: str, data: Digits) -> Trainer:
+    """A trainer after its first epoch, ready for single steps."""
     trainer = make_trainer(kind, data)
     trainer.train()
     trainer.model.train()
     trainer._training_model = trainer.model  # set as during training, which unwraps the model once
+    return trainer
+
+
+def ready(kind: str, data: Digits) -> Callable[[], None]:
+    """A function that makes one training step, of a trainer after its first epoch."""
+    trainer = trained(kind, data)
 
     def step() -> None:
         batch = data.collate(list(range(BATCH)))
@@ -270,9 +276,8 @@ def loop_step(data: Digits, head_scores: bool) -> Callable[[], None]:
     by sample and class by class, taking the difference twice, and scores sample by sample, with a softmax for each.
     With `head_scores`, it also computes the scores from the slices of the fusion head.
     """
-    trainer = make_trainer("subset", data)
-    trainer.train()
-    model = trainer.model.train()
+    trainer = trained("subset", data)
+    model = trainer.model
 
     def logits(embeddings: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
         distances = torch.zeros(len(embeddings), len(prototypes))
@@ -374,10 +379,8 @@ def growth(rounds: int, processes: int) -> None:
 def profile(rounds: int, processes: int) -> None:
     """How the time of a PMR step is divided among its parts."""
     data = Digits(5 * BATCH)
-    trainer = make_trainer("online", data)
-    trainer.train()
-    model, prototypes = trainer.model.train(), trainer.prototypes
-    trainer._training_model = model  # set as during training, which unwraps the model once
+    trainer = trained("online", data)
+    model, prototypes = trainer.model, trainer.prototypes
     batch = data.collate(list(range(BATCH)))
     labels = batch["labels"]
     output = model(**batch)

@@ -35,13 +35,13 @@ from pmr_hf.command_line.output_folder import default_folder
 from pmr_hf.command_line.parse_arguments import gives, gives_length, lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.prepare import prepare
 from pmr_hf.command_line.run_script import run_script
-from pmr_hf.command_line.split_command import flat, name_of, options_of
+from pmr_hf.command_line.split_command import name_of, options_of
 
 
 SHARE = 4  # the default length of training is divided by this number
 # 800 rows leave 240 for validation. Two standard errors of a difference are then five points, if the two models differ
 # on 15 percent of them.
-DEFAULTS = {"validation_size": "0.3"}
+VALIDATION_SIZE = "0.3"
 
 
 def main() -> None:
@@ -49,7 +49,8 @@ def main() -> None:
     decided = {"method", "recipe", "compare_with", "search"} & {name_of(option) for option in options_of(arguments)}
     if decided:
         sys.exit(f"Expected no --{' --'.join(sorted(decided))} here, since training is joint; leave it out.")
-    script_args, training_args = parse_arguments([*arguments, "--method", "joint", *defaults(arguments)])
+    size = [] if gives(arguments, "validation_size") else ["--validation_size", VALIDATION_SIZE]
+    script_args, training_args = parse_arguments([*arguments, "--method", "joint", *size])
     set_verbosity(script_args.verbose)
     inferred = inferred_columns(script_args)
     if inferred is not None:
@@ -73,11 +74,6 @@ def main() -> None:
     folder = training_args.output_dir if given else default_folder(script_args, training_args.seed, "diagnosis")
     before = " in place of an earlier diagnosis" if (Path(folder) / "diagnosis.json").exists() else ""
     print(f"\nwritten to {diagnosis.save(folder)}{before}")
-
-
-def defaults(arguments: list[str]) -> list[str]:
-    """The options of `DEFAULTS` that the command does not have."""
-    return flat([[f"--{name}", value] for name, value in DEFAULTS.items() if not gives(arguments, name)])
 
 
 if __name__ == "__main__":

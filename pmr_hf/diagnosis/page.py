@@ -7,8 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ..reporting.dynamics import scale_for_ratio
-from ..reporting.evaluation_page import html_table
-from ..reporting.evaluation_plots import as_base64
+from ..reporting.html_page import heading, html_page, html_table, picture
 from .findings import Diagnosis
 
 
@@ -18,52 +17,33 @@ BARS = {
     "joint_prototypes": "joint training, prototypes",
 }
 SHADES = ("#1b4965", "#62a8c9", "#f2a65a")
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Diagnosis of {names}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-.verdict {{ border-left: .4rem solid {color}; background: #f6f6f4; padding: .8rem 1.2rem; font-size: 1.1rem; }}
-img {{ max-width: 100%; }}
-table {{ border-collapse: collapse; width: 100%; }}
-td, th {{ padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }}
-td:first-child, th:first-child {{ text-align: left; }}
-small {{ color: #666; }}
-</style>
-<h1>Does a modality stop learning?</h1>
-<div class="verdict"><p>{sentence}</p><p>{advice}</p></div>
-<h2>What each encoder learns</h2>
-<img alt="Bars: {metric} of each modality alone and after joint training" src="data:image/png;base64,{bars}">
-<h2>Which modality was ahead during joint training</h2>
-<img alt="Lines: score of each modality over the highest score" src="data:image/png;base64,{ratios}">
-<h2>All numbers</h2>
-{table}
-<p><small>{metric} in percent on {rows} evaluation rows. Each model was trained for {steps} steps with the same
-arguments. "Lost" is what an encoder has alone minus what it has after joint training. It counts from 5 points on, if it
-is at least two of its standard errors, which stand after "±". "Averaged" are the probabilities of the models alone.
-"Share" is the mean Shapley value of a modality for the probability of the truth. "Ratio" is its score over that of the
-fastest modality, the mean over training.</small></p>
-</html>
-"""
+VERDICT = """<div class="verdict" style="border-left: .4rem solid {color}; background: #f6f6f4; padding: .1rem 1.2rem">
+<p>{sentence}</p><p>{advice}</p></div>"""
+LEGEND = """<p><small>{metric} in percent on {rows} evaluation rows. Each model was trained for {steps} steps with the
+same arguments. "Lost" is what an encoder has alone minus what it has after joint training. It counts from 5 points on,
+if it is at least two of its standard errors, which stand after "±". "Averaged" are the probabilities of the models
+alone. "Share" is the mean Shapley value of a modality for the probability of the truth. "Ratio" is its score over that
+of the fastest modality, the mean over training.</small></p>"""
 COLORS = {"starved": "#c0392b", "ignored": "#d68910", "balanced": "#1e8449", "too short": "#5d6d7e"}
 
 
 def page_of(diagnosis: Diagnosis) -> str:
     """The page as HTML, with its pictures inside."""
-    return PAGE.format(
-        names=escape(", ".join(modality.name for modality in diagnosis.modalities)),
-        color=COLORS[diagnosis.verdict],
-        sentence=escape(diagnosis.sentence),
-        advice=escape(diagnosis.advice),
-        metric=diagnosis.metric_name,
-        bars=as_base64(bars_of(diagnosis)),
-        ratios=as_base64(lines_of(diagnosis)),
-        table=html_table(diagnosis.table()),
-        rows=diagnosis.rows,
-        steps=diagnosis.steps,
-    )
+    metric = diagnosis.metric_name
+    parts = [
+        "<h1>Does a modality stop learning?</h1>",
+        VERDICT.format(
+            color=COLORS[diagnosis.verdict], sentence=escape(diagnosis.sentence), advice=escape(diagnosis.advice)
+        ),
+        heading("What each encoder learns"),
+        picture(f"Bars: {metric} of each modality alone and after joint training", bars_of(diagnosis)),
+        heading("Which modality was ahead during joint training"),
+        picture("Lines: score of each modality over the highest score", lines_of(diagnosis)),
+        heading("All numbers"),
+        html_table(diagnosis.table()),
+        LEGEND.format(metric=metric, rows=diagnosis.rows, steps=diagnosis.steps),
+    ]
+    return html_page(f"Diagnosis of {', '.join(modality.name for modality in diagnosis.modalities)}", parts)
 
 
 def bars_of(diagnosis: Diagnosis) -> Figure:

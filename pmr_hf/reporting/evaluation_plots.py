@@ -1,8 +1,5 @@
 """The pictures of an evaluation: confusion matrix, reliability, and predicted against true values."""
 
-import base64
-import io
-
 from matplotlib.figure import Figure
 
 from .evaluation import MOST_CELLS, Calibration, EvaluationReport
@@ -104,10 +101,3 @@ def sweep_figure(report: EvaluationReport) -> Figure:
 def for_plot(name: str, most: int = 24) -> str:
     """A name of at most `most` characters, in which matplotlib reads no formula."""
     return (name if len(name) <= most else f"{name[: most - 1]}…").replace("$", r"\$")
-
-
-def as_base64(figure: Figure) -> str:
-    """A figure as a PNG file in base64."""
-    file = io.BytesIO()
-    figure.savefig(file, dpi=110, format="png")
-    return base64.b64encode(file.getvalue()).decode()

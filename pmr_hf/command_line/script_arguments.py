@@ -8,48 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from ..data.augmentation import AUGMENTATIONS
 from ..data.columns import as_list, parse_column
 from ..data.default_encoders import DEFAULT_ENCODERS
 from ..data.infer_columns import CELLS, TABULAR, InferredColumns
 from ..data.new_encoders import NEW_ENCODERS
 from ..data.paper_sets import PAPER_SETS
-from ..data.saved_examples import MOST_EXAMPLES
 from ..data.table_files import check_encoding
 from ..data.target_columns import target_name
 from ..methods import METHODS
-from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
 from ..model.initialization import INITIALIZATIONS
 from ..model.targets import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 from .defaults import RECIPES
+from .option_checks import check_augmentation, check_no_table_is_forgotten, check_problem_type, check_ranges
 
 
 # Arguments that are given as modality=value and become a dict by modality
 BY_MODALITY = ("columns", "backbones", "augment", "pooling", "num_frames", "lora")
 PAIRS = {"metavar": "modality=..."}
-# Options of a user's own data alone, which have no meaning without --train_file or --dataset_name
-OF_OWN_DATA = (
-    "dataset_config_name",
-    "validation_file",
-    "test_file",
-    "prototype_file",
-    "columns",
-    "encoding",
-    "label_column",
-)
-# The lowest and the highest value of each number
-RANGES = {
-    "preprocess_workers": (1, 1024),
-    "clip_seconds": (0.1, 3600),
-    "reference_samples": (0, 10**12),
-    "test_correlation": (0, 1),
-    "validation_size": (0.01, 0.9),
-    "max_train_samples": (1, 10**12),
-    "max_eval_samples": (1, 10**12),
-    "search": (1, 10**6),
-    "save_examples": (0, MOST_EXAMPLES),
-}
 
 
 @dataclass
@@ -306,12 +282,12 @@ class ScriptArguments:
     )
 
     def __post_init__(self):
-        self._check_ranges()
+        check_ranges(self)
         if self.method is None:
             self.method = "joint" if self.problem_type == REGRESSION else "pmr"
         self._take_fusion()
         if not self.own_data:
-            self._check_no_table_is_forgotten()
+            check_no_table_is_forgotten(self)
         self.encoding = "utf-8" if self.encoding is None else self.encoding
         label = "label" if self.label_column is None else self.label_column
         self.target_columns = as_list(parse_column(label)) if self.problem_type == REGRESSION else [label]
@@ -324,7 +300,7 @@ class ScriptArguments:
         self.lora = {name: {"r": _whole_number(name, value)} for name, value in self.lora.items()}
         if not self.own_data:
             self._take_paper_set()
-        self._check_problem_type()
+        check_problem_type(self)
         if not self.infers:
             self._check_modalities()
 
@@ -380,13 +356,6 @@ class ScriptArguments:
         name = self.dataset_name or self.train_file or self.dataset
         return Path(name).stem if Path(name).exists() else name
 
-    def _check_ranges(self) -> None:
-        check_fields({"embedding_dim": self.embedding_dim, "modality_dropout": self.modality_dropout})
-        for name, (least, most) in RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ValueError(f"Expected --{name} from {least} to {most}, got {value}; correct it.")
-
     def _take_fusion(self) -> None:
         """Fill in the fusion head. Raises `ValueError` if it is not that of the method."""
         own = METHODS[self.method].own_fusion
@@ -402,21 +371,6 @@ class ScriptArguments:
         self.backbones = paper_set.encoders | self.backbones
         self.num_frames = paper_set.frames | self.num_frames
 
-    def _check_problem_type(self) -> None:
-        if self.problem_type != SINGLE_LABEL and not self.own_data:
-            raise ValueError(
-                f"Expected --problem_type {SINGLE_LABEL} with --dataset {self.dataset}, whose samples have one class "
-                f"each, got {self.problem_type}; give your own data, as with --train_file."
-            )
-        if self.problem_type == REGRESSION and METHODS[self.method].needs_classes:
-            able = [name for name, method in METHODS.items() if not method.needs_classes]
-            raise ValueError(
-                f"Expected --method among {able} with --problem_type {REGRESSION}, since {self.method!r} needs class "
-                "prototypes; choose one of them."
-            )
-        if not self.label_separator:
-            raise ValueError("Expected --label_separator to be a character or more, got none; give one, such as '|'.")
-
     def _check_modalities(self) -> None:
         """Check that each modality has a column and an encoder, and keep those that --modalities names."""
         if not self.backbones or self.columns.keys() != self.backbones.keys():
@@ -430,32 +384,7 @@ class ScriptArguments:
             raise ValueError(f"Expected --modalities among {list(self.columns)}, got {unknown}; correct it.")
         if self.modalities:
             self._keep_modalities()
-        self._check_augmentation()
-
-    def _check_no_table_is_forgotten(self) -> None:
-        """Raise `ValueError` for options of a user's own data without a table, which would train on another one."""
-        given = [f"--{name}" for name in OF_OWN_DATA if getattr(self, name) not in (None, [])]
-        known = PAPER_SETS[self.dataset].encoders
-        given += ["--backbones" for pair in self.backbones or [] if pair.partition("=")[0] not in known and "=" in pair]
-        if given:
-            raise ValueError(
-                f"Expected --train_file or --dataset_name with {', '.join(dict.fromkeys(given))}, got neither, so that "
-                f"{self.dataset} would be trained on; name the table of your own data, or leave these options out."
-            )
-
-    def _check_augmentation(self) -> None:
-        wrong = {name: word for name, word in self.augment.items() if word not in AUGMENTATIONS}
-        unknown = [name for name in self.augment if name not in self.columns]
-        if wrong or unknown:
-            raise ValueError(
-                f"Expected --augment as modality=word, with a modality among {list(self.columns)} and a word among "
-                f"{list(AUGMENTATIONS)}, got {self.augment}; correct it."
-            )
-        if self.varies and self.preprocess == "cached":
-            raise ValueError(
-                "Expected --preprocess on_the_fly with --augment or --frames random, got 'cached', whose features are "
-                "the same in each epoch; leave one of them out."
-            )
+        check_augmentation(self)
 
     def _keep_modalities(self) -> None:
         """Drop the settings of modalities that --modalities does not name."""

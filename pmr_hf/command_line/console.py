@@ -13,6 +13,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging as transformers_logging
 
 from ..equations import ratio_of_two
+from ..methods.gradient_scaling import GradientScalingTrainingArguments
 from ..model.modeling import MultimodalModel
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..training.arguments import PrototypeTrainingArguments
@@ -178,7 +179,9 @@ def header(
             "" if all(part.requires_grad for part in parameters) else f", {in_words(trained)} of them trained"
         )
     epochs, steps, batch = length_of_training(training_args, len(dataset["train"]))
-    lines["training"] = f"{' and then '.join(methods)}, with the fusion head {script_args.fusion}"
+    scaled = isinstance(training_args, GradientScalingTrainingArguments)
+    how = f", which scales each {training_args.modulation}" if scaled else ""
+    lines["training"] = f"{' and then '.join(methods)}{how}, with the fusion head {script_args.fusion}"
     lines["length"] = f"{epochs:.4g} {'epoch' if epochs == 1 else 'epochs'}, {steps:,} steps of {batch} rows"
     processes = "" if training_args.world_size == 1 else f", {training_args.world_size} processes"
     lines["device"] = f"{training_args.device}{processes}"

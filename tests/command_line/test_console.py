@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from datasets import DatasetDict
 from helpers.scripts import EXAMPLES, run_example
 
-from pmr_hf.command_line.console import in_words, values_of_epoch
+from pmr_hf.command_line.console import header, in_words, values_of_epoch
+from pmr_hf.command_line.parse_arguments import parse_arguments
 
 
 SHORT = ["--num_train_epochs", "2", "--max_train_samples", "128", "--max_eval_samples", "64", "--use_cpu"]
@@ -81,6 +83,23 @@ def test_a_mistake_is_one_line_on_the_console(tmp_path):
     done = run(tmp_path, "--learning_rate", "x")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 2
     assert done.stderr.endswith("argument --learning_rate/--learning-rate: invalid float value: 'x'\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "how"),
+    [
+        ("ogm", ["--optim", "adamw_torch"], "ogm, which scales each update,"),
+        ("ogm", ["--optim", "sgd"], "ogm, which scales each gradient,"),
+        ("agm", ["--modulation", "update", "--optim", "sgd"], "agm, which scales each update,"),
+        ("uniform", [], "uniform,"),
+    ],
+)
+def test_the_header_says_what_a_method_scales(method, options, how, make_model, digits, tmp_path):
+    arguments = ["--method", method, "--output_dir", str(tmp_path), "--use_cpu", "True", *options]
+    script_args, training_args = parse_arguments(arguments)
+    script_args.backbones = {"image": "a", "text": "b"}
+    printed = header(script_args, training_args, make_model(), DatasetDict(train=digits), [method])
+    assert f"\ntraining  {how} with the fusion head concat\n" in printed
 
 
 def test_numbers_of_parameters():

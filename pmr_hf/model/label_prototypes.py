@@ -32,9 +32,21 @@ class LabelPrototypes(Prototypes):
         """
         return dict(zip(self.widths, self._log_odds(embeddings), strict=True))
 
-    def pairs(self, embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The log-probabilities (M, B, K, 2) in fp32 that a sample lacks and that it has each label (Eq. 7)."""
-        return self.stacked_logits(embeddings).unflatten(-1, (self.num_labels, 2)).log_softmax(-1)
+    def pairs(self, embeddings: Mapping[str, torch.Tensor], relative: bool = False) -> torch.Tensor:
+        """
+        The log-probabilities (M, B, K, 2) in fp32 that a sample lacks and that it has each label (Eq. 7), by
+        [`LabelPrototypes.relative_logits`] if `relative`.
+        """
+        logits = self.relative_logits(embeddings) if relative else self.stacked_logits(embeddings)
+        return logits.unflatten(-1, (self.num_labels, 2)).log_softmax(-1)
+
+    def relative_logits(self, embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """
+        The logits -10 d / D (M, B, 2 K) in fp32 of the two distances d of each label, where D is the distance between
+        its two prototypes. A label that lacks one of them keeps -d.
+        """
+        scale = torch.where(self.known(), SHARPNESS / self._gaps(), 1).repeat_interleave(2, 1)
+        return self.stacked_logits(embeddings) * scale[:, None]
 
     def known(self) -> torch.Tensor:
         """The labels that have both prototypes in each modality, (M, K) bool."""

@@ -106,16 +106,25 @@ class Prototypes(Fp32Buffers):
             `torch.Tensor`: log-probabilities (B, K) or (B, T, K) in fp32. They are all equal for a sample without
             modalities, or if there are no prototypes.
         """
-        logits = self.stacked_logits(embeddings)
+        sharp = self.relative_logits(embeddings)
         seen = self.stacked_seen()  # (M, K)
-        between = (1,) * (logits.dim() - 2)  # the dimensions of the batch
-        scale = (SHARPNESS / self.spreads()).reshape(-1, *between, 1)
-        sharp = torch.where(seen.reshape(len(seen), *between, -1), logits * scale, torch.finfo(logits.dtype).min)
-        counts = stack_masks(present, self.widths, logits[0]) & seen.any(1, keepdim=True)  # (M, B)
+        between = (1,) * (sharp.dim() - 2)  # the dimensions of the batch
+        counts = stack_masks(present, self.widths, sharp[0]) & seen.any(1, keepdim=True)  # (M, B)
         weights = counts / counts.sum(0).clamp(min=1)
         mean = (sharp.softmax(-1) * weights.reshape(*weights.shape, *between)).sum(0)
         none = ~counts.any(0).reshape(-1, *between)
         return torch.where(none, 1 / self.num_labels, mean).clamp(min=torch.finfo(mean.dtype).tiny).log()
+
+    def relative_logits(self, embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """
+        The logits -10 d_k / D (M, B, K) or (M, B, T, K) in fp32, where D is the root mean square distance between the
+        prototypes of the modality. They stay the same if embeddings and prototypes are multiplied by a number.
+        """
+        logits = self.stacked_logits(embeddings)
+        seen = self.stacked_seen()  # (M, K)
+        between = (1,) * (logits.dim() - 2)  # the dimensions of the batch
+        scale = (SHARPNESS / self.spreads()).reshape(-1, *between, 1)
+        return torch.where(seen.reshape(len(seen), *between, -1), logits * scale, torch.finfo(logits.dtype).min)
 
     def spreads(self) -> torch.Tensor:
         """The root mean square distance (M,) between two prototypes of each modality, at least 1e-6."""

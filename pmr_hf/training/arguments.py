@@ -289,6 +289,10 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         prototype_refresh_steps (`int`, *optional*, defaults to `None`): number of optimizer steps between two
             refreshes, at least 1. By default the prototypes are refreshed once per epoch, as in the paper, or every 100
             steps if the training set has no length.
+        relative_distances (`bool`, *optional*, defaults to `False`): in the scores and terms, divide the distances of
+            a modality by the root mean square distance between its prototypes, and multiply them by 10, as the answer
+            of the prototypes does. The terms then do not depend on the scale of the embeddings, which Eq. 7 does, so
+            PCE stays small at high learning rates. It is ours.
         balance_labels (`bool`, *optional*, defaults to `False`): with several labels per sample, let the samples that
             have a label count as much in its PCE and score as those that lack it. Take it where labels are rare:
             without it, PCE pulls all embeddings to the mean of the many samples that lack each label. It is ours.
@@ -322,6 +326,10 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
     prototype_refresh_steps: int | None = field(
         default=None,
         metadata={"help": "Optimizer steps between two refreshes of the prototypes; by default one epoch."},
+    )
+    relative_distances: bool = field(
+        default=False,
+        metadata={"help": "In scores and terms, take distances relative to those between the prototypes."},
     )
     balance_labels: bool = field(
         default=False,
@@ -373,6 +381,7 @@ class PrototypeTrainingArguments(MultimodalTrainingArguments):
         return {
             "ε, momentum of the prototypes": self.prototype_momentum,
             "prototypes from": subset if self.prototype_source == "subset" else "the embeddings of the training steps",
+            **({"distances": "relative to those between prototypes"} if self.relative_distances else {}),
             **({"samples with and without a label": "count alike"} if self.balance_labels else {}),
             **({} if self.answer is None else {"fused answer": self.answer}),
         } | super().hyper_parameters

@@ -79,14 +79,17 @@ def sample_values(
     embeddings: Mapping[str, torch.Tensor],
     labels: torch.Tensor,
     label_weights: torch.Tensor | None = None,
+    relative: bool = False,
 ) -> SampleValues:
     """
     The values of samples with embeddings (B, D_m), by modality, and classes (B,), or multi-hot labels (B, K).
-    `label_weights` are [`balanced_label_weights`], which multiply PCE and score of each label.
+    `label_weights` are [`balanced_label_weights`], which multiply PCE and score of each label. With `relative`, the
+    logits are those of [`~pmr_hf.Prototypes.relative_logits`].
     """
     if isinstance(prototypes, LabelPrototypes):
-        return _values_of_labels(prototypes, embeddings, labels, label_weights)
-    logits, seen = prototypes.stacked_logits(embeddings), prototypes.stacked_seen()  # (M, B, K), (M, K)
+        return _values_of_labels(prototypes, embeddings, labels, label_weights, relative)
+    logits = prototypes.relative_logits(embeddings) if relative else prototypes.stacked_logits(embeddings)  # (M, B, K)
+    seen = prototypes.stacked_seen()  # (M, K)
     known = seen[:, labels]  # (M, B)
     log_probabilities = logits.log_softmax(-1)
     pce = prototypical_cross_entropy(log_probabilities, labels)
@@ -102,9 +105,10 @@ def _values_of_labels(
     embeddings: Mapping[str, torch.Tensor],
     labels: torch.Tensor,
     label_weights: torch.Tensor | None,
+    relative: bool,
 ) -> SampleValues:
     """The values for several labels, each a mean over the labels that count. Each label has two classes."""
-    pairs = prototypes.pairs(embeddings)  # (M, B, K, 2)
+    pairs = prototypes.pairs(embeddings, relative)  # (M, B, K, 2)
     known, common = prototypes.known(), prototypes.common_labels()  # (M, K), (K,)
     pce = prototypical_cross_entropy(pairs, labels.long())  # (M, B, K)
     entropy = prototypical_entropy(pairs)

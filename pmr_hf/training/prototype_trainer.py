@@ -320,7 +320,7 @@ class PrototypeTrainer(MultimodalTrainer):
         """
         names = self.modalities
         pce, entropy, scores, known, compared = sample_values(  # each (M, B)
-            self.prototypes, embeddings, labels, self.label_weights
+            self.prototypes, embeddings, labels, self.label_weights, self.args.relative_distances
         )
         if counted is not None:
             has_modality = stack_masks(counted, names, labels)

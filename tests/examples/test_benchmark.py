@@ -196,6 +196,22 @@ def test_numbers_of_three_modalities_without_a_test_and_with_a_rate_that_diverge
         ("--num_train_epochs many", "invalid float value: 'many'"),
         ("--compare_with joint", "Expected no --compare_with here: it is set by --methods."),
         ("--only_report", "Expected finished runs in "),
+        ("--methods joint reconboost --fusions film", "got reconboost (it takes the fusion head concat or sum); leave"),
+        ("--methods all reconboost --fusions film", "got reconboost (it takes the fusion head concat or sum); leave"),
+        (
+            "--methods joint mla --train_file a.csv --columns a=a b=b --backbones a=numbers b=cg_mnist",
+            "got mla (its fusion head needs embeddings of one width, got {'a': 128, 'b': 512}, which --embedding_dim",
+        ),
+        (
+            "--methods pmr mla relearning --train_file a.csv --columns a=a b=b --backbones a=numbers b=tabular "
+            "--problem_type multi_label_classification",
+            "got mla, relearning (it needs one class per sample); leave them out, or give --methods all",
+        ),
+        (
+            "--methods pmr joint --train_file a.csv --columns a=a b=b --backbones a=numbers b=tabular "
+            "--problem_type=regression",
+            "got pmr (a regression has no class prototypes); leave them out",
+        ),
     ],
 )
 def test_a_mistake_stops_before_the_first_run(script, arguments, said, tmp_path, capsys, monkeypatch):
@@ -213,6 +229,26 @@ def test_each_method_may_be_the_first_one(script, method, tmp_path, capsys, monk
     with pytest.raises(SystemExit) as stopped:
         script.main()
     assert stopped.value.code == f"Expected finished runs in {tmp_path}, found none."
+
+
+def test_all_leaves_out_what_cannot_train_and_says_so(script, tmp_path, capsys, monkeypatch):
+    """A table whose encoders have the widths 128 and 512."""
+    data = ["--train_file", "a.csv", "--columns", "a=a", "b=b", "--backbones", "a=numbers", "b=spectrogram"]
+    tried = []
+    monkeypatch.setattr(script, "trained", lambda cell, runs: tried.append((cell.method, cell.fusion)))
+    for more, expected in (
+        (["--fusions", "film"], {"mla": "shared", "reconboost": "film"}),
+        (["--embedding_dim", "64"], {}),
+    ):
+        tried.clear()
+        command = ["benchmark.py", "--methods", "all", "--seeds", "0", "--output_dir", str(tmp_path), *data, *more]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit):
+            script.main()
+        assert set(BENCHMARK_METHODS) - {method for method, _ in tried} == expected.keys()
+        lines = capsys.readouterr().out.splitlines()
+        said = [line for line in lines if line.startswith("left out: ")]
+        assert len(said) == bool(expected) and all(f"{name} (" in said[0] for name in expected)
 
 
 def test_a_result_beside_those_of_earlier_commands(script):

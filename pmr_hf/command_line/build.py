@@ -83,7 +83,8 @@ def encoder_widths(args: ScriptArguments) -> dict[str, int | None]:
 def build_collator(args: ScriptArguments, processor: MultimodalProcessor) -> MultimodalCollator:
     """
     Build the collator for the columns, the label column and the augmentation in the arguments. Raises `ValueError` for
-    an augmentation of pictures of another modality, and for random frames without videos.
+    an augmentation of pictures of another modality, and for random frames without videos, unless `--modalities` left
+    out those with videos.
     """
     return MultimodalCollator(
         processor,
@@ -91,7 +92,7 @@ def build_collator(args: ScriptArguments, processor: MultimodalProcessor) -> Mul
         label=args.label_column,
         on_error=args.on_error,
         augment={name: AUGMENTATIONS[word](processor, name) for name, word in args.augment.items()},
-        frames=args.frames,
+        frames=args.frames if processor.num_frames or not args.modalities else "even",
     )
 
 

@@ -47,11 +47,14 @@ from pmr_hf.command_line.benchmark_cells import (
     Cell,
     able_methods,
     groups_of,
-    heads_of,
+    listed,
     mistake_in,
+    needs_widths,
     options_for,
+    refusal,
+    untrainable_pairs,
 )
-from pmr_hf.command_line.build import build_collator
+from pmr_hf.command_line.build import build_collator, encoder_widths
 from pmr_hf.command_line.defaults import SELECTED_BY
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.parse_arguments import lengthen_training, parse_arguments
@@ -95,7 +98,8 @@ def main() -> None:
         nargs="+",
         default=["joint", "pmr"],
         choices=["all", *BENCHMARK_METHODS],
-        help="methods to compare; 'all' stands for all that can be trained on the data",
+        help="methods to compare; 'all' stands for all that can be trained on the data, as far as the arguments and "
+        "the configs of the encoders tell (that of a timm encoder does not state its width, which mla needs)",
     )
     parser.add_argument("--fusions", nargs="+", default=["concat"], help="fusion heads; by default concat")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of the runs; by default 0 1 2")
@@ -111,12 +115,21 @@ def main() -> None:
     for name in ("methods", "fusions", "seeds", "learning_rates", "vary"):
         setattr(args, name, list(dict.fromkeys(getattr(args, name) or [])))
     shared = options_of(others)
-    args.methods = able_methods(shared) if "all" in args.methods else args.methods
+    script_args = parsed(Cell("joint", "concat"), shared)
+    named = [method for method in args.methods if method != "all"]
+    args.methods = named if "all" not in args.methods else list(BENCHMARK_METHODS)
+    widths = encoder_widths(script_args) if needs_widths(args) and not args.only_report else {}
+    untrainable = untrainable_pairs(args.methods, args.fusions, script_args.problem_type, widths)
+    refused = {pair: reason for pair, reason in untrainable.items() if pair[0] in named}
+    if refused:
+        parser.error(refusal(refused, args.fusions))
+    args.methods = able_methods(args.methods, args.fusions, untrainable)
     mistake = mistake_in(args, shared)
     if mistake is not None:
         parser.error(mistake)
-    script_args = parsed(Cell(args.methods[0], heads_of(args.methods[0], args.fusions)[0]), shared)
-    groups = groups_of(args, list(script_args.columns))
+    if untrainable:
+        print(f"left out: {listed(untrainable, args.fusions)}", flush=True)
+    groups = groups_of(args, list(script_args.columns), untrainable)
     rates = args.learning_rates or [None]
     for group in groups:  # a mistake in any of them must show before the first run
         for rate in rates:

@@ -1,12 +1,16 @@
 """The cells that `examples/benchmark.py` runs. Each has the arguments of one run of `examples/run_pmr.py`."""
 
 import argparse
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 from ..methods import METHODS
-from ..model.targets import REGRESSION
+from ..methods.method_checks import reason_against
+from ..model.fusion import FUSIONS, Fusion
 from .split_command import Options, flat, known_to, name_of, options_of
 
+
+Pair = tuple[str, str]  # a method of the benchmark and a fusion head
 
 # The arguments of run_pmr.py that select each method of the benchmark
 BENCHMARK_METHODS = {
@@ -83,23 +87,27 @@ class Cell(NamedTuple):
         return arguments + ([] if self.rate is None else ["--learning_rate", self.rate])
 
 
-def groups_of(args: argparse.Namespace, modalities: list[str]) -> list[Cell]:
-    """The cells of all methods, fusion heads and settings, method by method, without learning rate and seed."""
+def groups_of(args: argparse.Namespace, modalities: list[str], untrainable: Container[Pair] = ()) -> list[Cell]:
+    """
+    The cells of all methods, fusion heads and settings, method by method, without learning rate and seed. Those of the
+    pairs `untrainable` are left out.
+    """
     groups = []
     for method in args.methods:
         settings: list[tuple[str, str] | None] = [(args.vary[0], value) for value in args.vary[1:]]
         if not options_for(method, [[f"--{name}"] for name in args.vary[:1]]):
             settings = [None]
-        if method == "unimodal":  # one modality needs no fusion
-            heads = [("concat", name) for name in modalities]
-        else:
-            heads = [(fusion, None) for fusion in heads_of(method, args.fusions)]
-        groups += [Cell(method, head, modality=name, setting=setting) for head, name in heads for setting in settings]
+        names = modalities if method == "unimodal" else [None]
+        for head in heads_of(method, args.fusions):
+            if (method, head) not in untrainable:
+                groups += [Cell(method, head, modality=name, setting=setting) for name in names for setting in settings]
     return groups
 
 
 def heads_of(method: str, fusions: list[str]) -> list[str]:
-    """The fusion heads that a method runs with: the given ones, or the only one that it trains."""
+    """The fusion heads that a method runs with: the given ones, or the only one that it trains or needs."""
+    if method == "unimodal":  # one modality needs no fusion
+        return ["concat"]
     own = METHODS[BENCHMARK_METHODS[method][1]].own_fusion
     return fusions if own is None else [own]
 
@@ -110,7 +118,7 @@ def options_for(method: str, shared: Options) -> Options:
 
 
 def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
-    """A message if an argument is unknown or set in two places, or if a method needs classes, else `None`."""
+    """A message if an argument is unknown or set in two places, else `None`."""
     if len(args.vary) == 1:
         return f"Expected an argument and at least one value in --vary, got {args.vary}; add values."
     decided = DECIDED | {"learning_rate": "by --learning_rates"} if args.learning_rates else DECIDED
@@ -127,24 +135,57 @@ def mistake_in(args: argparse.Namespace, shared: Options) -> str | None:
             )
     if varied and name_of(varied[0]) in map(name_of, shared):
         return f"Expected {varied[0][0]} only in --vary, got it twice; remove one."
-    return lack_of_classes(args.methods, shared)
+    return None
 
 
-def able_methods(shared: Options) -> list[str]:
-    """The methods of the benchmark that can train on the data: in a regression, those that need no classes."""
-    given = [option for option in shared if name_of(option) == "problem_type"]
-    if not given or not given[-1][-1].endswith(REGRESSION):
-        return list(BENCHMARK_METHODS)
-    return [name for name, arguments in BENCHMARK_METHODS.items() if not METHODS[arguments[1]].needs_classes]
+def untrainable_pairs(
+    methods: list[str], fusions: list[str], problem_type: str, widths: Mapping[str, int | None]
+) -> dict[Pair, str]:
+    """
+    The methods and fusion heads that cannot train together on the data, each pair with the reason. `widths` are those
+    of the encoders' embeddings, by modality, as far as they are known.
+    """
+    known = {modality: width for modality, width in widths.items() if width is not None}
+    found = {}
+    for method in methods:
+        for name in heads_of(method, fusions):
+            head = FUSIONS.get(name, Fusion)  # run_pmr.py refuses an unknown one
+            reason = reason_against(METHODS[BENCHMARK_METHODS[method][1]], problem_type, head)
+            if reason is None and head.needs_one_width and len(set(known.values())) > 1:
+                reason = f"its fusion head needs embeddings of one width, got {known}, which --embedding_dim changes"
+            if reason is not None:
+                found[method, name] = reason
+    return found
 
 
-def lack_of_classes(methods: list[str], shared: Options) -> str | None:
-    """A message if the problem is a regression and a method needs classes, else `None`."""
-    able = able_methods(shared)
-    unable = [name for name in methods if name not in able]
-    if not unable:
-        return None
+def needs_widths(args: argparse.Namespace) -> bool:
+    """Whether [`untrainable_pairs`] needs the widths of the encoders: a fusion head takes one, and none is varied."""
+    heads = [FUSIONS.get(name, Fusion) for method in args.methods for name in heads_of(method, args.fusions)]
+    return any(head.needs_one_width for head in heads) and not {"embedding_dim", "backbones"} & set(args.vary[:1])
+
+
+def able_methods(methods: list[str], fusions: list[str], untrainable: Container[Pair]) -> list[str]:
+    """The methods that can train with at least one of their fusion heads."""
+    return [
+        method for method in methods if any((method, head) not in untrainable for head in heads_of(method, fusions))
+    ]
+
+
+def listed(untrainable: Mapping[Pair, str], fusions: list[str]) -> str:
+    """
+    The pairs with their reasons, those of one reason together, such as "pmr, acc (a regression has no class
+    prototypes); reconboost with film (...)".
+    """
+    by_reason: dict[str, list[str]] = {}
+    for (method, head), reason in untrainable.items():
+        able = able_methods([method], fusions, untrainable)
+        by_reason.setdefault(reason, []).append(f"{method} with {head}" if able else method)
+    return "; ".join(f"{', '.join(dict.fromkeys(names))} ({reason})" for reason, names in by_reason.items())
+
+
+def refusal(untrainable: Mapping[Pair, str], fusions: list[str]) -> str:
+    """The message that refuses methods which a command names."""
     return (
-        f"Expected --methods among {', '.join(able)} with --problem_type {REGRESSION}, got {', '.join(unable)} too; "
-        "leave out what needs class prototypes."
+        f"Expected --methods that can train these data, got {listed(untrainable, fusions)}; leave them out, or give "
+        "--methods all, which takes the others."
     )

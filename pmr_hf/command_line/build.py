@@ -9,6 +9,7 @@ from ..data.default_encoders import VIDEO_FRAMES
 from ..data.new_encoders import NEW_ENCODERS, EncoderInput, NewEncoder
 from ..data.paper_sets import PAPER_SETS
 from ..data.target_columns import names_of, target_names
+from ..model.backbones import encoder_config, stated_width
 from ..model.modeling import MultimodalModel
 from ..model.multimodal_processor import MultimodalProcessor
 from ..model.targets import MULTI_LABEL, REGRESSION
@@ -59,10 +60,31 @@ def add_new_encoders(
     return backbones, MultimodalProcessor(in_order, num_frames=frames)
 
 
+def encoder_widths(args: ScriptArguments) -> dict[str, int | None]:
+    """
+    The width of the embedding of each modality, before any encoder is loaded, from the config of the encoder. `None` if
+    the config does not state it, as that of a timm encoder.
+
+    Raises:
+        OSError: for an encoder without a config.
+        ValueError: for a config that is refused.
+    """
+    if args.embedding_dim is not None:
+        return dict.fromkeys(args.backbones, args.embedding_dim)
+    no_data = EncoderInput(Dataset.from_dict({"x": [0.0, 1.0]}), "x", kinds={"x": "number"})  # no width depends on it
+    return {
+        name: stated_width(
+            NEW_ENCODERS[backbone](no_data)[0] if backbone in NEW_ENCODERS else encoder_config(name, backbone)
+        )
+        for name, backbone in args.backbones.items()
+    }
+
+
 def build_collator(args: ScriptArguments, processor: MultimodalProcessor) -> MultimodalCollator:
     """
     Build the collator for the columns, the label column and the augmentation in the arguments. Raises `ValueError` for
-    an augmentation of pictures of another modality, and for random frames without videos.
+    an augmentation of pictures of another modality, and for random frames without videos, unless `--modalities` left
+    out those with videos.
     """
     return MultimodalCollator(
         processor,
@@ -70,7 +92,7 @@ def build_collator(args: ScriptArguments, processor: MultimodalProcessor) -> Mul
         label=args.label_column,
         on_error=args.on_error,
         augment={name: AUGMENTATIONS[word](processor, name) for name, word in args.augment.items()},
-        frames=args.frames,
+        frames=args.frames if processor.num_frames or not args.modalities else "even",
     )
 
 

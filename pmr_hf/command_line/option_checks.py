@@ -6,7 +6,9 @@ from ..data.augmentation import AUGMENTATIONS
 from ..data.paper_sets import PAPER_SETS
 from ..data.saved_examples import MOST_EXAMPLES
 from ..methods import METHODS
+from ..methods.method_checks import reason_against
 from ..model.configuration import check_fields
+from ..model.fusion import FUSIONS
 from ..model.targets import REGRESSION, SINGLE_LABEL
 
 
@@ -60,7 +62,10 @@ def check_no_table_is_forgotten(args: "ScriptArguments") -> None:
 
 
 def check_problem_type(args: "ScriptArguments") -> None:
-    """Raise `ValueError` for data or a method that do not fit the problem type, or for an empty separator of labels."""
+    """
+    Raise `ValueError` for data or a method that do not fit the problem type, for a method that does not train the
+    fusion head, or for an empty separator of labels.
+    """
     if args.problem_type != SINGLE_LABEL and not args.own_data:
         raise ValueError(
             f"Expected --problem_type {SINGLE_LABEL} with --dataset {args.dataset}, whose samples have one class "
@@ -71,6 +76,12 @@ def check_problem_type(args: "ScriptArguments") -> None:
         raise ValueError(
             f"Expected --method among {able} with --problem_type {REGRESSION}, since {args.method!r} needs class "
             "prototypes; choose one of them."
+        )
+    reason = reason_against(METHODS[args.method], args.problem_type, FUSIONS[args.fusion])
+    if reason is not None:
+        raise ValueError(
+            f"Expected a --method that can train with --fusion {args.fusion} and --problem_type {args.problem_type}, "
+            f"got {args.method}: {reason}; choose another."
         )
     if not args.label_separator:
         raise ValueError("Expected --label_separator to be a character or more, got none; give one, such as '|'.")

@@ -10,7 +10,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..data.new_encoders import NEW_ENCODERS
-from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION, PAPER_MAX_GRAD_NORM, PAPER_SETS
+from ..data.paper_sets import PAPER_ALPHA, PAPER_DEFAULTS, PAPER_INITIALIZATION, PAPER_SETS
 from ..methods import METHODS
 from ..model.targets import MODALITY_METRIC, MULTI_LABEL, REGRESSION
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
@@ -56,15 +56,18 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[ScriptArguments
         parser.set_defaults(**OWN_DATA_DEFAULTS)
     else:
         paper_set = PAPER_SETS[script_args.dataset]
-        parser.set_defaults(**PAPER_DEFAULTS, learning_rate=paper_set.rate, num_train_epochs=paper_set.epochs)
+        parser.set_defaults(
+            **PAPER_DEFAULTS,
+            learning_rate=paper_set.rate,
+            num_train_epochs=paper_set.epochs,
+            max_grad_norm=paper_set.max_grad_norm,
+        )
         if not script_args.varies:
             parser.set_defaults(preprocess=paper_set.preprocess)
         if any(backbone in NEW_ENCODERS for backbone in script_args.backbones.values()):
             parser.set_defaults(initialization=PAPER_INITIALIZATION)
         if script_args.dataset == "digits":
             parser.set_defaults(save_examples=DIGIT_EXAMPLES)
-        else:  # the few digits would diverge without clipping
-            parser.set_defaults(max_grad_norm=PAPER_MAX_GRAD_NORM)
         if script_args.method == "pmr":
             parser.set_defaults(pmr_alpha=PAPER_ALPHA)
             parser.set_defaults(compare_with="joint" if script_args.dataset == "digits" else "none")

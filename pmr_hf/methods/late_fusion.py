@@ -96,12 +96,13 @@ class LateFusionTrainer(PrototypeTrainer):
 
     args_class = LateFusionTrainingArguments
     own_fusion = "late"
+    fusion_heads = (LateFusion,)
     description = "Trained by the sum of unimodal losses; the answer is the mean of what the modalities predict"
 
     def on_new_model(self, model: nn.Module) -> None:
         """Prepare the model. Raises `ValueError` if it has no late fusion, or drops modalities."""
         name, config = type(self).__name__, require_fusion_head(self, model).config
-        if not isinstance(model.fusion, LateFusion):
+        if not isinstance(model.fusion, self.fusion_heads):
             raise ValueError(
                 f"Expected a MultimodalModel with fusion='late' for {name}, got fusion={config.fusion!r}; build it "
                 'with `from_backbones(..., fusion="late")`.'

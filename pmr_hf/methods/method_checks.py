@@ -2,8 +2,22 @@
 
 from torch import nn
 
+from ..model.fusion import FUSIONS, Fusion
 from ..model.modeling import MultimodalModel
+from ..model.targets import MULTI_LABEL, REGRESSION
 from ..training.prototype_trainer import PrototypeTrainer
+
+
+def reason_against(method: type[PrototypeTrainer], problem_type: str, fusion: type[Fusion]) -> str | None:
+    """Why a method trains no model of this problem type and with this fusion head, or `None` if it trains one."""
+    if problem_type == REGRESSION and method.needs_classes:
+        return "a regression has no class prototypes"
+    if problem_type == MULTI_LABEL and method.needs_one_class:
+        return "it needs one class per sample"
+    if not issubclass(fusion, method.fusion_heads):
+        heads = [name for name, head in FUSIONS.items() if issubclass(head, method.fusion_heads)]
+        return f"it takes the fusion head {' or '.join(heads)}"
+    return None
 
 
 def require_model(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalModel:

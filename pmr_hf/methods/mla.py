@@ -108,7 +108,9 @@ class MLATrainer(PrototypeTrainer):
 
     args_class = MLATrainingArguments
     needs_classes = True
+    needs_one_class = True
     own_fusion = "shared"
+    fusion_heads = (SharedFusion,)
     description = "Trained with [MLA](https://arxiv.org/abs/2311.10707), in which the modalities take turns to train "
     description += "one shared head"
     citation = """@inproceedings{zhang2024mla,
@@ -136,7 +138,7 @@ class MLATrainer(PrototypeTrainer):
                 f"Expected a model that predicts one class for MLATrainer, whose fusion weighs the modalities by the "
                 f"entropy of the classes, got problem_type={self.problem_type!r}; use another method."
             )
-        if not isinstance(model.fusion, SharedFusion):
+        if not isinstance(model.fusion, self.fusion_heads):
             raise ValueError(
                 f"Expected a model with fusion='shared' for MLATrainer, one head that all modalities train, got "
                 f"{model.config.fusion!r}; build it with `from_backbones(..., fusion='shared', embedding_dim=...)`."

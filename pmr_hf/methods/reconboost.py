@@ -118,6 +118,7 @@ class ReconBoostTrainer(PrototypeTrainer):
 
     args_class = ReconBoostTrainingArguments
     needs_classes = True
+    fusion_heads = (ConcatFusion, SumFusion)
     description = "Trained with [ReconBoost](https://arxiv.org/abs/2405.09321), in which the modalities learn in turns"
     citation = """@inproceedings{hua2024reconboost,
     title     = {{ReconBoost}: Boosting Can Achieve Modality Reconcilement},
@@ -130,7 +131,7 @@ class ReconBoostTrainer(PrototypeTrainer):
         """Prepare the model. Raises `ValueError` if the modalities cannot learn in turns, see the class."""
         name = type(self).__name__
         model = require_model(self, model)
-        if not isinstance(model.fusion, (ConcatFusion, SumFusion)) or len(model.widths) < 2:
+        if not isinstance(model.fusion, self.fusion_heads) or len(model.widths) < 2:
             raise ValueError(
                 f"Expected two or more modalities and fusion='concat' or 'sum' for {name}, whose learners are the "
                 f"parts of the head, got {list(model.widths)} and {model.config.fusion!r}; choose such a head."

@@ -120,6 +120,7 @@ class RelearningTrainer(PrototypeTrainer):
 
     args_class = RelearningArguments
     needs_classes = True
+    needs_one_class = True
     description = "Trained with [re-learning](https://arxiv.org/abs/2407.09705), which pulls encoders that memorise "
     description += "back to their initial weights"
     citation = """@inproceedings{wei2024diagnosing,

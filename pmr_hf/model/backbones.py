@@ -270,11 +270,19 @@ def embedding_width(name: str, backbone: PreTrainedModel) -> int:
     """The width D of an encoder's pooled embedding. Raises `ValueError` if its config does not state it."""
     if isinstance(backbone, TimmWrapperModel):
         return backbone.timm_model.head_hidden_size
+    width = stated_width(backbone.config)
+    if width is None:
+        raise ValueError(
+            f"Expected the config of backbone {name!r} ({type(backbone).__name__}) to state the width of its "
+            "embedding, found no `hidden_size`; set `config.hidden_size` to the width of its pooled output."
+        )
+    return width
+
+
+def stated_width(config: PreTrainedConfig) -> int | None:
+    """The width of an encoder's embedding by its config, or `None` if it states none, as that of a timm encoder."""
     for field in ("hidden_size", "hidden_sizes", "hidden_dim"):
-        width = getattr(backbone.config, field, None)
+        width = getattr(config, field, None)
         if width:
             return width[-1] if isinstance(width, (list, tuple)) else width
-    raise ValueError(
-        f"Expected the config of backbone {name!r} ({type(backbone).__name__}) to state the width of its embedding, "
-        "found no `hidden_size`; set `config.hidden_size` to the width of its pooled output."
-    )
+    return None

@@ -41,6 +41,9 @@ class Fusion(nn.Module):
     #: Whether `__init__` also takes `problem_type`, one of [`~pmr_hf.model.targets.PROBLEM_TYPES`]
     takes_problem_type = False
 
+    #: Whether the embeddings of all modalities must have one width
+    needs_one_width = False
+
     def forward(self, embeddings: dict[str, torch.Tensor]) -> torch.Tensor:
         """The fused logits (B, K), from the embeddings (B, D_m) by modality."""
         raise NotImplementedError
@@ -281,6 +284,7 @@ class SharedFusion(Fusion):
     """
 
     takes_masks = True
+    needs_one_width = True
 
     def __init__(self, widths: dict[str, int], num_labels: int):
         super().__init__()

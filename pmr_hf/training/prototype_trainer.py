@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..data.known_labels import labels_of
 from ..data.table_values import frames_as_datasets
 from ..equations import ratio_of_two, rebalance_weights
+from ..model.fusion import Fusion
 from ..model.hub_card import card_on_hub
 from ..model.missing_modalities import stack_masks
 from ..model.multimodal_processor import MultimodalProcessor
@@ -81,8 +82,12 @@ class PrototypeTrainer(MultimodalTrainer):
     applies_weights = False
     #: Whether the method needs class prototypes, which a regression does not have
     needs_classes = False
-    #: The one fusion head that the method trains, or `None` if it takes any
+    #: Whether the method needs one class per sample, so that several labels are refused
+    needs_one_class = False
+    #: The one fusion head that the method trains, or `None` if it takes several
     own_fusion: str | None = None
+    #: The classes of the fusion heads that the method trains
+    fusion_heads: tuple[type[Fusion], ...] = (Fusion,)
     #: The sentence of the model card about the training, without its full stop, and the BibTeX entry that it cites
     description = "Trained jointly with a single loss, while class prototypes monitored each modality"
     citation = """@inproceedings{fan2023pmr,

@@ -4,7 +4,14 @@ from argparse import Namespace
 
 import pytest
 
-from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell, able_methods, groups_of, mistake_in
+from pmr_hf.command_line.benchmark_cells import (
+    BENCHMARK_METHODS,
+    Cell,
+    able_methods,
+    groups_of,
+    listed,
+    untrainable_pairs,
+)
 from pmr_hf.command_line.split_command import options_of
 
 
@@ -18,23 +25,48 @@ def test_arguments_go_to_the_methods_that_know_them():
     assert own["ogm_ge"][4:] == rest
 
 
-@pytest.mark.parametrize("option", [["--problem_type", "regression"], ["--problem-type=regression"]])
-def test_a_regression_refuses_methods_that_need_classes(option):
-    args = Namespace(methods=["joint", "pmr", "ogm_ge"], vary=[], learning_rates=[])
-    assert mistake_in(args, options_of(option)) == (
-        "Expected --methods among unimodal, joint, dropout, dgl, uniform, gblend, mmpareto, late_fusion with "
-        "--problem_type regression, got pmr, ogm_ge too; leave out what needs class prototypes."
-    )
-    args.methods = ["unimodal", "joint", "dropout", "gblend", "mmpareto"]
-    assert mistake_in(args, options_of(option)) is None
-    args.methods = ["pmr"]
-    assert mistake_in(args, options_of(["--problem_type", "multi_label_classification"])) is None
+WITHOUT_CLASSES = ["unimodal", "joint", "dropout", "dgl", "uniform", "gblend", "mmpareto", "late_fusion"]
 
 
-def test_all_methods_are_those_that_can_train_the_data():
-    assert able_methods([]) == list(BENCHMARK_METHODS)
-    able = able_methods([["--problem_type", "regression"]])
-    assert {"joint", "unimodal"} < set(able) and not {"pmr", "recipe", "ogm_ge"} & set(able)
+@pytest.mark.parametrize(
+    ("problem_type", "fusions", "widths", "left_out"),
+    [
+        ("single_label_classification", ["concat", "sum"], {"a": 8, "b": 8}, {}),
+        (
+            "regression",
+            ["film"],
+            {},
+            {name: "a regression has no" for name in BENCHMARK_METHODS if name not in WITHOUT_CLASSES},
+        ),
+        (
+            "multi_label_classification",
+            ["concat"],
+            {"a": 8, "b": 16},
+            {"mla": "one class per sample", "relearning": "one class per sample"},
+        ),
+        ("single_label_classification", ["film"], {}, {"reconboost": "it takes the fusion head concat or sum"}),
+        ("single_label_classification", ["sum"], {"a": 8, "b": 16, "c": 8}, {"mla": "got {'a': 8, 'b': 16, 'c': 8}"}),
+        ("single_label_classification", ["sum"], {"a": 8, "b": None}, {}),
+    ],
+)
+def test_all_methods_are_those_that_can_train_the_data(problem_type, fusions, widths, left_out):
+    every = list(BENCHMARK_METHODS)
+    found = untrainable_pairs(every, fusions, problem_type, widths)
+    assert {method for method, _ in found} == left_out.keys()
+    assert all(left_out[method] in reason for (method, _), reason in found.items())
+    assert able_methods(every, fusions, found) == [name for name in every if name not in left_out]
+
+
+def test_a_method_keeps_the_fusion_heads_that_it_can_train():
+    args = Namespace(methods=["joint", "reconboost"], fusions=["film", "sum", "gated"], vary=[])
+    found = untrainable_pairs(args.methods, args.fusions, "single_label_classification", {})
+    assert able_methods(args.methods, args.fusions, found) == args.methods
+    cells = [(cell.method, cell.fusion) for cell in groups_of(args, ["a"], found)]
+    assert cells == [("joint", "film"), ("joint", "sum"), ("joint", "gated"), ("reconboost", "sum")]
+    what = "reconboost with film, reconboost with gated (it takes the fusion head concat or sum)"
+    assert listed(found, args.fusions) == what
+    found = untrainable_pairs(["pmr", "reconboost", "ogm_ge"], ["film"], "regression", {})
+    assert listed(found, ["film"]) == "pmr, reconboost, ogm_ge (a regression has no class prototypes)"
 
 
 def test_a_method_with_its_own_fusion_head_ignores_the_others():

@@ -106,6 +106,28 @@ def test_the_recipe_is_a_set_of_defaults(parse):
     assert (script_args.modality_dropout, args.answer, script_args.compare_with) == (0, None, "none")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "max_grad_norm", "initialization", "rate", "epochs", "optimizer"),
+    [
+        ("--dataset digits", 1, "kaiming", 0.3, 40, "sgd"),
+        ("--dataset cg_mnist --data_dir d", 0, "kaiming", 0.01, 10, "sgd"),
+        ("--dataset cg_mnist --dataset_name mnist", 0, "kaiming", 0.01, 10, "sgd"),
+        ("--dataset crema_d --data_dir d", 0, "kaiming", 0.001, 130, "sgd"),
+        ("--dataset ave --data_dir d", 0, "kaiming", 0.001, 130, "sgd"),
+        ("--dataset ave --data_dir d --backbones audio=a visual=b", 0, "default", 0.001, 130, "sgd"),  # pretrained
+        ("--train_file a.csv", 1, "default", 0.001, 5, "adamw_torch"),
+    ],
+)
+@pytest.mark.parametrize("method", ["joint", "pmr"])
+def test_the_defaults_of_training_depend_on_the_data(
+    parse, method, arguments, max_grad_norm, initialization, rate, epochs, optimizer
+):
+    script_args, args = parse(["--method", method, *arguments.split()])
+    assert (args.max_grad_norm, script_args.initialization) == (max_grad_norm, initialization)
+    assert (args.learning_rate, args.num_train_epochs) == (rate, epochs)
+    assert args.optim.removesuffix("_fused") == optimizer
+
+
 @pytest.mark.parametrize("varied", [["--augment", "gray=basic", "colored=basic"], ["--frames", "random"]])
 def test_what_varies_is_not_cached(parse, varied):
     """The digits are cached by default."""

@@ -1,6 +1,6 @@
 """
-The numbers of docs/results.md, docs/tables.md, docs/methods_results.md and the pages of the methods, recomputed from
-the lines of docs/results/.
+The numbers of README.md, docs/results.md, docs/tables.md, docs/methods_results.md and the pages of the methods,
+recomputed from the lines of docs/results/.
 
 A comment before a table says where its numbers come from:
 
@@ -9,8 +9,11 @@ A comment before a table says where its numbers come from:
     PMR: cg_mnist_authors pmr_without_per sum -->
 
 The first line has the metric of each column after the first; `-` is a column without a check, `+` stands for the
-difference to the table's first row, over seeds, and `/` for the ratio to it. Each other line has the first cell of a
-row, then the file of its runs, their method, and their fusion head and setting if they are not concat and none.
+difference to the table's first row, over seeds, and `/` for the ratio to it. `seeds` are the seeds of the row's lines,
+as in "0, 2", and "0, 2 (1 diverged)" if seed 1 has no line; `rate` is their common learning rate. A column with one of
+these two names must have it. Each other line has the first cell of a row, then the file of its runs, their method, and
+their fusion head and setting if they are not concat and none. If each column of a row has runs of its own, `;` stands
+between them.
 """
 
 import json
@@ -26,7 +29,8 @@ from pmr_hf import METHODS
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"<!-- numbers: (.*?) -->\n+((?:\|[^\n]*\n)+)", re.DOTALL)
 NUMBER = re.compile(r"\d+\.\d")
-PAGES = ("results.md", "tables.md", "methods_results.md")
+DIVERGED = re.compile(r" \((\d+) diverged\)$")
+PAGES = ("../README.md", "results.md", "tables.md", "methods_results.md")
 METHOD_RUNS = {
     "the digits": "methods_digits",
     "12,000 digits of MNIST": "methods_mnist",
@@ -53,6 +57,11 @@ def runs(file, method, fusion="concat", setting=None):
 
 def expected(column, of_row, of_first):
     """What the cell should show: the mean and the deviation over seeds, in percent or in units of the target."""
+    if column == "seeds":
+        return ", ".join(map(str, sorted(of_row)))
+    if column == "rate":
+        (rate,) = {run["learning_rate"] for run in of_row.values()}
+        return f"{rate:g}"
     if column.startswith("/"):  # a cost, relative to the first row
         ratios = [run[column[1:]] / of_first[seed][column[1:]] for seed, run in of_row.items() if seed in of_first]
         return "" if of_row is of_first else f"{statistics.mean(ratios):.2f}"
@@ -72,8 +81,12 @@ def expected(column, of_row, of_first):
 def test_a_table_has_the_numbers_of_its_runs(index):
     header, rows = tables()[index]
     metrics, *sources = header.strip().splitlines()
-    sources = dict(line.split(": ", 1) for line in sources)
-    of_row = {name: runs(*source.split()) for name, source in sources.items()}
+    columns = [column.strip() for column in metrics.split("|")]
+    named = cells(rows.splitlines()[0])[1:]
+    assert all(column == name for column, name in zip(columns, named, strict=True) if name in ("seeds", "rate"))
+    sources = dict(line.rsplit(": ", 1) for line in sources)
+    of_row = {name: [runs(*each.split()) for each in source.split(";")] for name, source in sources.items()}
+    of_row = {name: found * len(columns) if len(found) == 1 else found for name, found in of_row.items()}
     first = next(iter(of_row.values()))
     checked = set()
     for line in rows.splitlines()[2:]:
@@ -81,12 +94,12 @@ def test_a_table_has_the_numbers_of_its_runs(index):
         if name not in of_row:
             assert not NUMBER.search("".join(shown)), f"{name} has numbers, but no runs"
             continue
-        columns = [column.strip() for column in metrics.split("|")]
         assert len(columns) == len(shown), name
-        assert shown == [
-            cell if column == "-" else expected(column, of_row[name], first)
-            for column, cell in zip(columns, shown, strict=True)
-        ], name
+        for column, cell, found, of_first in zip(columns, shown, of_row[name], first, strict=True):
+            diverged = DIVERGED.search(cell) if column == "seeds" else None
+            assert diverged is None or int(diverged[1]) not in found, name
+            shown_value = cell.removesuffix(diverged[0]) if diverged else cell
+            assert column == "-" or shown_value == expected(column, found, of_first), (name, column)
         checked.add(name)
     assert checked == set(of_row)
 

@@ -15,6 +15,8 @@ from helpers.scripts import EXAMPLES, load_example
 from PIL import Image
 
 from pmr_hf.command_line.benchmark_cells import BENCHMARK_METHODS, Cell
+from pmr_hf.command_line.parse_arguments import parse_arguments
+from pmr_hf.command_line.split_command import options_of
 
 
 SHORT = ["--max_train_samples", "96", "--num_train_epochs", "2", "--use_cpu"]
@@ -123,6 +125,52 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path):
     assert [entry["epoch"] for entry in history if "eval_loss" in entry][:200] == list(range(1, 201))
 
 
+PICTURES_AND_FRAMES = ({"visual": "basic"}, "random", "on_the_fly")
+AS_THEY_ARE = ({}, "even", "cached")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "alpha", "epochs", "pmr_epochs", "rate", "stable_steps", "training_data"),
+    [
+        ("crema_d data", 2, 130, 71, 1e-3, 70 * 95, PICTURES_AND_FRAMES),  # ceil(6,028 / 64) steps in an epoch
+        ("ave data", 2, 130, 71, 1e-3, 70 * 53, PICTURES_AND_FRAMES),  # ceil(3,339 / 64)
+        ("cg_mnist data", 1, 100, 61, 1e-3, 70 * 844, AS_THEY_ARE),  # ceil(54,000 / 64)
+        ("cg_mnist data --tenth", 1, 10, 6, 1e-2, 5908, AS_THEY_ARE),
+        ("crema_d data --pmr_alpha 3", 3, 130, 71, 1e-3, 70 * 95, PICTURES_AND_FRAMES),
+    ],
+)
+def test_the_papers_settings_are_those_of_its_authors(
+    arguments, alpha, epochs, pmr_epochs, rate, stable_steps, training_data, tmp_path
+):
+    """Each value as the authors ran it. A `python` that only prints its arguments takes the place of the benchmark."""
+    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n", encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
+    command = ["bash", str(EXAMPLES / "paper.sh"), *arguments.split()]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    file, *given = run.stdout.splitlines()
+    assert Path(file).name == "benchmark.py"
+    options = {option[0]: option[1:] for option in options_of(given)}
+    assert [options.pop(f"--{name}") for name in ("fusions", "seeds")] == [["concat", "sum", "film", "gated"], [*"012"]]
+    assert options.pop("--methods") == ["unimodal", "joint", "dropout", "gblend", "ogm_ge", "pmr_without_per", "pmr"]
+    shared = [[name, *values] for name, values in options.items()]
+    for method, per in (("pmr", 0.01), ("pmr_without_per", 0)):
+        script_args, args = parse_arguments(Cell(method, "concat").arguments(shared))
+        assert (script_args.dataset, script_args.data_dir) == tuple(arguments.split()[:2])
+        assert script_args.initialization == "kaiming" and script_args.modality_dropout == 0
+        assert (script_args.augment, script_args.frames, script_args.preprocess) == training_data
+        assert (args.num_train_epochs, args.learning_rate, args.max_grad_norm) == (epochs, rate, 0)
+        assert args.optim == "sgd" and args.optim_args == "momentum=0.9,weight_decay=1e-4"
+        assert args.per_device_train_batch_size == 64 and args.gradient_accumulation_steps == 1
+        assert args.lr_scheduler_type == "warmup_stable_decay" and args.warmup_steps == 0
+        decay = {"num_stable_steps": stable_steps, "num_decay_steps": 1, "min_lr_ratio": 0.1}
+        assert args.lr_scheduler_kwargs == decay
+        assert (args.pmr_weights, args.pmr_alpha, args.pmr_epochs, args.pmr_mu) == ("hard", alpha, pmr_epochs, per)
+        assert args.prototype_momentum == 0 and args.answer is None
+    audio, _ = parse_arguments(Cell("unimodal", "concat", modality=next(iter(script_args.columns))).arguments(shared))
+    assert audio.augment == {}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["crema_d", "ave", "cg_mnist"])
 def test_the_papers_settings_are_understood(dataset, tmp_path):
@@ -196,6 +244,22 @@ def test_numbers_of_three_modalities_without_a_test_and_with_a_rate_that_diverge
         ("--num_train_epochs many", "invalid float value: 'many'"),
         ("--compare_with joint", "Expected no --compare_with here: it is set by --methods."),
         ("--only_report", "Expected finished runs in "),
+        ("--methods joint reconboost --fusions film", "got reconboost (it takes the fusion head concat or sum); leave"),
+        ("--methods all reconboost --fusions film", "got reconboost (it takes the fusion head concat or sum); leave"),
+        (
+            "--methods joint mla --train_file a.csv --columns a=a b=b --backbones a=numbers b=cg_mnist",
+            "got mla (its fusion head needs embeddings of one width, got {'a': 128, 'b': 512}, which --embedding_dim",
+        ),
+        (
+            "--methods pmr mla relearning --train_file a.csv --columns a=a b=b --backbones a=numbers b=tabular "
+            "--problem_type multi_label_classification",
+            "got mla, relearning (it needs one class per sample); leave them out, or give --methods all",
+        ),
+        (
+            "--methods pmr joint --train_file a.csv --columns a=a b=b --backbones a=numbers b=tabular "
+            "--problem_type=regression",
+            "got pmr (a regression has no class prototypes); leave them out",
+        ),
     ],
 )
 def test_a_mistake_stops_before_the_first_run(script, arguments, said, tmp_path, capsys, monkeypatch):
@@ -213,6 +277,26 @@ def test_each_method_may_be_the_first_one(script, method, tmp_path, capsys, monk
     with pytest.raises(SystemExit) as stopped:
         script.main()
     assert stopped.value.code == f"Expected finished runs in {tmp_path}, found none."
+
+
+def test_all_leaves_out_what_cannot_train_and_says_so(script, tmp_path, capsys, monkeypatch):
+    """A table whose encoders have the widths 128 and 512."""
+    data = ["--train_file", "a.csv", "--columns", "a=a", "b=b", "--backbones", "a=numbers", "b=spectrogram"]
+    tried = []
+    monkeypatch.setattr(script, "trained", lambda cell, runs: tried.append((cell.method, cell.fusion)))
+    for more, expected in (
+        (["--fusions", "film"], {"mla": "shared", "reconboost": "film"}),
+        (["--embedding_dim", "64"], {}),
+    ):
+        tried.clear()
+        command = ["benchmark.py", "--methods", "all", "--seeds", "0", "--output_dir", str(tmp_path), *data, *more]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit):
+            script.main()
+        assert set(BENCHMARK_METHODS) - {method for method, _ in tried} == expected.keys()
+        lines = capsys.readouterr().out.splitlines()
+        said = [line for line in lines if line.startswith("left out: ")]
+        assert len(said) == bool(expected) and all(f"{name} (" in said[0] for name in expected)
 
 
 def test_a_result_beside_those_of_earlier_commands(script):

@@ -71,6 +71,7 @@ def test_a_regression(name, make_of, digits):
 def test_the_methods_that_need_classes():
     unable = {"pmr", "acc", "agm", "ogm", "opm", "mla", "reconboost", "relearning", "valuation"}
     assert {name for name, cls in METHODS.items() if cls.needs_classes} == unable
+    assert {name for name, cls in METHODS.items() if cls.needs_one_class} == ONE_CLASS
 
 
 @pytest.mark.parametrize("cls", [MultimodalTrainer, METHODS["joint"]])

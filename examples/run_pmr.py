@@ -199,7 +199,7 @@ def save(trainer: PrototypeTrainer, script_args: ScriptArguments, data: Prepared
     trainer.save_state()
     if len(data.examples) and trainer.is_world_process_zero():
         save_examples(args.output_dir, data.examples, data.collator)
-    about = {"dataset": script_args.data_name}
+    about = {"dataset": script_args.data_name, "license": script_args.license}
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if args.do_predict and trainer.is_world_process_zero() and not sharded:
         about["report"] = evaluate_report(trainer, data.dataset[split])

@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, ViTImageProcessor
+from transformers.dynamic_module_utils import check_imports
 
+import pmr_hf
 from pmr_hf import (
     CGMNISTConfig,
     MultimodalModel,
@@ -106,6 +109,14 @@ def test_a_saved_model_loads_without_the_package_and_gives_equal_logits(saved):
         assert expected.keys() == found.keys() == {"fused", "gray", "colored", "vitals", "stats"}
         assert all(torch.equal(expected[key], found[key]) for key in expected), folder
         assert expected["fused"].std() > 0.01
+
+
+@pytest.mark.parametrize("file", ["media_files", "sound", "video"])
+def test_transformers_names_pyav_where_it_is_missing(file, monkeypatch):
+    """`check_imports` is what it calls for each file of the code. These import PyAV within functions."""
+    monkeypatch.setitem(sys.modules, "av", None)  # importing it fails, as if it were not installed
+    with pytest.raises(ImportError, match=r"not found in your environment: av\."):
+        check_imports(Path(pmr_hf.__file__).with_name("model") / f"{file}.py")
 
 
 def test_the_code_of_a_users_subclass_stays_at_home(tmp_path):

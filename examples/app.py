@@ -13,6 +13,25 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Hub name or folder of a trained model")
+    parser.add_argument(
+        "--missing",
+        default="prototypes",
+        choices=["fused", "prototypes"],
+        help="what answers for samples that lack modalities: the fusion head, or the prototypes of the others",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 allows other machines")
+    parser.add_argument("--port", type=int, help="port to listen on; by default the first free one from 7860")
+    return parser
+
+
+if __name__ == "__main__":
+    argument_parser().parse_args()  # a mistake shows before torch and gradio are imported, which takes seconds
+
 import numpy as np
 
 from pmr_hf import MultimodalPipeline
@@ -64,17 +83,7 @@ LOOK = {"theme": THEME, "css": CSS, "head": HEAD}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Hub name or folder of a trained model")
-    parser.add_argument(
-        "--missing",
-        default="prototypes",
-        choices=["fused", "prototypes"],
-        help="what answers for samples that lack modalities: the fusion head, or the prototypes of the others",
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 allows other machines")
-    parser.add_argument("--port", type=int, help="port to listen on; by default the first free one from 7860")
-    args = parser.parse_args()
+    args = argument_parser().parse_args()
     pipe = MultimodalPipeline(args.model, missing=args.missing)
     page = build(pipe, title_of(args.model), read_examples(args.model, pipe.processor))
     page.launch(server_name=args.host, server_port=args.port, show_error=True, **LOOK)

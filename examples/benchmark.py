@@ -30,14 +30,12 @@ from typing import Any, NamedTuple
 
 
 if __name__ == "__main__":
-    # A mistake shows before torch is imported, which takes seconds.
+    # Before torch is imported, which takes seconds: a mistake shows, and tqdm finds which bars to hide.
     package = find_spec("pmr_hf")
     if package is None:
         sys.exit("Expected the package pmr_hf, found none; install it first, by `pip install -e .` in its folder.")
     early = Path(package.submodule_search_locations[0]) / "command_line" / "early_check.py"
-    run_path(str(early))["check"](sys.argv[1:], Path(__file__))
-    if not sys.stderr.isatty():  # tqdm reads this when it is imported: no bars in a log file
-        os.environ.setdefault("TQDM_DISABLE", "1")
+    run_path(str(early))["begin"](sys.argv[1:], Path(__file__))
 
 import psutil  # installed with accelerate
 

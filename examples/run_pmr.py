@@ -21,7 +21,6 @@ The script also takes every argument of the method's trainer. For PMR, these are
 """
 
 import logging
-import os
 import sys
 import time
 from dataclasses import replace
@@ -31,18 +30,12 @@ from runpy import run_path
 
 
 if __name__ == "__main__":
-    # A mistake shows before torch is imported, which takes seconds.
+    # Before torch is imported, which takes seconds: a mistake shows, and tqdm finds which bars to hide.
     package = find_spec("pmr_hf")
     if package is None:
         sys.exit("Expected the package pmr_hf, found none; install it first, by `pip install -e .` in its folder.")
     early = Path(package.submodule_search_locations[0]) / "command_line" / "early_check.py"
-    run_path(str(early))["check"](sys.argv[1:], Path(__file__))
-
-if __name__ == "__main__" and "--verbose" not in sys.argv:
-    # tqdm reads these when it is imported. They hide bars that end within two seconds, and bars in a log file.
-    os.environ.setdefault("TQDM_DELAY", "2")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
+    run_path(str(early))["begin"](sys.argv[1:], Path(__file__))
 
 import psutil  # installed with accelerate
 import torch
@@ -199,7 +192,7 @@ def save(trainer: PrototypeTrainer, script_args: ScriptArguments, data: Prepared
     trainer.save_state()
     if len(data.examples) and trainer.is_world_process_zero():
         save_examples(args.output_dir, data.examples, data.collator)
-    about = {"dataset": script_args.data_name}
+    about = {"dataset": script_args.data_name, "license": script_args.license}
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if args.do_predict and trainer.is_world_process_zero() and not sharded:
         about["report"] = evaluate_report(trainer, data.dataset[split])

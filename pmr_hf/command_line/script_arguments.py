@@ -265,6 +265,10 @@ class ScriptArguments:
         },
     )
 
+    license: str | None = field(
+        default=None,
+        metadata={"help": "License of the model in its card, by its identifier on the Hub, such as apache-2.0."},
+    )
     save_examples: int = field(
         default=0,
         metadata={

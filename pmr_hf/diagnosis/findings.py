@@ -10,11 +10,11 @@ from ..reporting.aligned_table import aligned
 LEAST = 0.05  # a smaller difference in accuracy is no reason to rebalance
 MOST_UNLEARNED = 0.1  # a linear probe further above every trained answer shows that the training was too short
 STARVED, IGNORED, BALANCED, SHORT = "starved", "ignored", "balanced", "too short"
-METHODS_PAGE = "docs/which_method.md"
-# What to try, by verdict
+METHODS_PAGE = 'the page "Which method?" of the documentation'
+# What to try, by verdict. The page says the same.
 ADVICE = {
     STARVED: f"Try --recipe recommended of run_pmr.py, or another method of {METHODS_PAGE} that trains each encoder.",
-    IGNORED: f"Try modality_dropout=0.3 and answer='best', or a method of {METHODS_PAGE} for the head.",
+    IGNORED: f"Try modality_dropout=0.3 with answer='best', or the method late_fusion; see {METHODS_PAGE}.",
     SHORT: "Train longer, by --num_train_epochs or --max_steps, or at a higher learning rate.",
     BALANCED: "Train jointly: a method of this library costs time and has little to mend.",
 }

@@ -3,14 +3,15 @@
 import io
 import os
 import stat
-from typing import Any, BinaryIO
-
-import av
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .media_download import download
 from .media_limits import DEFAULT_LIMITS, MediaLimits
 from .media_values import UnreadableError, describe
 
+
+if TYPE_CHECKING:
+    import av
 
 # The file formats that FFmpeg may find in a stream. Playlists (hls, dash, concat, sdp, rtsp, image2) are not among
 # them: they make it open other files and addresses.
@@ -45,6 +46,8 @@ def open_file(value: Any, limits: MediaLimits = DEFAULT_LIMITS) -> BinaryIO | No
     return None
 
 
-def open_container(stream: BinaryIO) -> av.container.InputContainer:
+def open_container(stream: BinaryIO) -> "av.container.InputContainer":
     """Open a stream with FFmpeg, which reads nothing but this stream. Raises an error of PyAV if it is no container."""
+    import av  # slow to import, and only read media need it
+
     return av.open(stream, "r", options={"format_whitelist": FORMATS, "protocol_whitelist": "none"})

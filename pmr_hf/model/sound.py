@@ -1,15 +1,18 @@
 """Read sound: decode it, scale its samples to [-1, 1], average its channels, and bring it to one sampling rate."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import av
 import numpy as np
 import torch
 
 from .media_files import open_container, open_file
 from .media_limits import DEFAULT_LIMITS, MediaLimits
 from .media_values import UnreadableError, as_array, describe, is_decoder, reason_of
+
+
+if TYPE_CHECKING:
+    import av
 
 
 def read_audio(value: Any, sampling_rate: int, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
@@ -87,6 +90,8 @@ def _wave_of_array(value: Any) -> np.ndarray:
 
 def _decode(stream: BinaryIO, value: Any, sampling_rate: int, limits: MediaLimits) -> np.ndarray:
     """Decode the first sound track as a mono waveform (samples,) at `sampling_rate`."""
+    import av
+
     try:
         with open_container(stream) as container:
             if not container.streams.audio:
@@ -107,9 +112,11 @@ def _decode(stream: BinaryIO, value: Any, sampling_rate: int, limits: MediaLimit
 
 
 def _mono_blocks(
-    container: av.container.InputContainer, rate: int, what: str, limits: MediaLimits
+    container: "av.container.InputContainer", rate: int, what: str, limits: MediaLimits
 ) -> Iterator[np.ndarray]:
     """The mean of the channels, in blocks (samples,) of fp32 at the rate of the file."""
+    import av
+
     # Packed samples: PyAV's `to_ndarray` of planar frames with 8 channels or more reads beyond their planes.
     to_float = av.AudioResampler(format="flt")
     count = 0
@@ -124,6 +131,8 @@ def _mono_blocks(
 
 def _resample(blocks: Iterable[np.ndarray], rate: int, sampling_rate: int) -> np.ndarray:
     """Resample a mono waveform, given in blocks (samples,) of fp32."""
+    import av
+
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=sampling_rate)
 
     def resampled() -> Iterator[np.ndarray]:

@@ -2,9 +2,8 @@
 
 import random
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import av
 import numpy as np
 import torch
 from PIL import Image
@@ -14,6 +13,9 @@ from .media_limits import DEFAULT_LIMITS, MediaLimits
 from .media_values import UnreadableError, describe, is_decoder, reason_of
 from .pictures import Turn, read_image
 
+
+if TYPE_CHECKING:
+    import av
 
 # How to turn a frame upright, by the signs of the display matrix [[a, b], [c, d]]: (x, y) is shown at
 # (a x + c y, b x + d y), with y downwards.
@@ -64,7 +66,7 @@ def read_frames(
     with stream:
         try:
             return _decode(stream, num_frames, choose, describe(value), limits)
-        except UnreadableError:
+        except (UnreadableError, ImportError):
             raise
         except Exception as error:  # PyAV raises errors of any type for damaged files
             raise UnreadableError(f"{describe(value)} is not a video that can be read ({reason_of(error)})") from error
@@ -113,7 +115,7 @@ def _decode(
     return [images[i] if i in images else _picture(last) for i in rows]
 
 
-def _picture(frame: av.VideoFrame) -> Image.Image:
+def _picture(frame: "av.VideoFrame") -> Image.Image:
     """A frame as a picture: turned upright, and on white if it is transparent."""
     if any(component.is_alpha for component in frame.format.components):
         image = read_image(frame.to_ndarray(format="rgba"))
@@ -123,7 +125,7 @@ def _picture(frame: av.VideoFrame) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _display_signs(frame: av.VideoFrame) -> tuple[int, ...]:
+def _display_signs(frame: "av.VideoFrame") -> tuple[int, ...]:
     """
     The signs of a frame's display matrix [[a, b], [c, d]], brought to the nearest quarter turn: (a, 0, 0, d) or
     (0, b, c, 0). A frame without a matrix has (1, 0, 0, 1).

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from matplotlib.figure import Figure
 from transformers import PreTrainedConfig
 
@@ -19,6 +20,8 @@ from .evaluation_plots import confusion_figure, predictions_figure, reliability_
 
 
 CONFUSION_NAME, RELIABILITY_NAME, PREDICTIONS_NAME = "confusion.png", "reliability.png", "predictions.png"
+# A relative path with such an end is a table of another machine or folder, even if it looks like a name of the Hub.
+FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 # The metrics of the fused logits of every problem type, as the card calls them
 TITLES = CALLED | {"subset_accuracy": "share of samples with all labels right"}
 
@@ -65,7 +68,7 @@ class HubMetadata:
 
     Args:
         model_name (`str`): the Hub name or local folder that the code sample loads.
-        dataset (`str`, *optional*): name of the dataset.
+        dataset (`str`, *optional*): name of the dataset. The metadata link to a dataset of the Hub, `"user/data"`.
         license (`str`, *optional*): license of the model, by its identifier on the Hub.
         language (`str | list[str]`, *optional*): languages of the model, by their codes on the Hub.
         finetuned_from (`str | list[str]`, *optional*): Hub names of the base models. Defaults to the encoders'.
@@ -263,11 +266,26 @@ def card_data(run: TrainingRun, metadata: HubMetadata, results: Results) -> Mode
         library_name=LIBRARY,
         license=metadata.license,
         language=metadata.language,
+        datasets=[metadata.dataset] if is_hub_dataset(metadata.dataset) else None,
         base_model=metadata.finetuned_from or sorted(set(encoders)) or None,
         tags=[*TAGS, *([metadata.tags] if isinstance(metadata.tags, str) else metadata.tags or [])],
         metrics=sorted({metric_type(key) for key in results.values} or {"accuracy"}),
         eval_results=evaluations or None,
     )
+
+
+def is_hub_dataset(name: str | None) -> bool:
+    """
+    Whether a dataset has a name of the Hub, `"user/data"`, and is no local path and no file. The Hub refuses a card
+    whose `datasets` are anything else. A name without a user, such as `"digits"`, may be free text.
+    """
+    if name is None or name.count("/") != 1 or name.endswith(FILES) or Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def metric_type(key: str) -> str:

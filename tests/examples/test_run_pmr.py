@@ -12,6 +12,7 @@ import torch
 from helpers.digits import WORDS
 from helpers.media_files import write_video, write_wav
 from helpers.scripts import EXAMPLES, run_example
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -156,6 +157,8 @@ def test_joint_training_and_another_head(tmp_path):
         "128",
         "--logging_steps",
         "1",
+        "--license",
+        "mit",
     )
     assert "digits, film" in table and len(table[table.index("digits, film") :].splitlines()) == 9
     folder = tmp_path / "outputs" / "digits-film-joint"
@@ -164,6 +167,7 @@ def test_joint_training_and_another_head(tmp_path):
     state = json.loads((folder / "trainer_state.json").read_text())
     entry = next(entry for entry in state["log_history"] if "ce_loss" in entry)
     assert entry["loss"] == pytest.approx(entry["ce_loss"], abs=1e-4)
+    assert ModelCard.load(folder / "README.md").data.license == "mit"
 
 
 @pytest.fixture(scope="module")

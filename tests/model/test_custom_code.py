@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, ViTImageProcessor
+from transformers.dynamic_module_utils import get_imports
 
+import pmr_hf
 from pmr_hf import (
     CGMNISTConfig,
     MultimodalModel,
@@ -106,6 +109,12 @@ def test_a_saved_model_loads_without_the_package_and_gives_equal_logits(saved):
         assert expected.keys() == found.keys() == {"fused", "gray", "colored", "vitals", "stats"}
         assert all(torch.equal(expected[key], found[key]) for key in expected), folder
         assert expected["fused"].std() > 0.01
+
+
+@pytest.mark.parametrize("file", ["media_files.py", "sound.py", "video.py"])
+def test_transformers_asks_for_pyav(file):
+    """It says which of these packages are missing. The files import PyAV within functions."""
+    assert "av" in get_imports(Path(pmr_hf.__file__).with_name("model") / file)
 
 
 def test_the_code_of_a_users_subclass_stays_at_home(tmp_path):

@@ -1,5 +1,6 @@
 import re
 
+import pytest
 from huggingface_hub import ModelCard
 from PIL import Image as PILImage
 
@@ -42,8 +43,9 @@ def test_the_cards_code_runs_as_printed(make_trainer, digits, tmp_path, monkeypa
     assert re.fullmatch(r"LABEL_\d\nimage LABEL_\d\ntext LABEL_\d\n", capsys.readouterr().out)
 
 
-def test_a_run_without_results_and_processor(make_model, tmp_path):
-    run = TrainingRun(
+@pytest.fixture
+def plain_run(make_model):
+    return TrainingRun(
         config=make_model().config,
         modalities=["image", "text"],
         num_labels=4,
@@ -53,7 +55,10 @@ def test_a_run_without_results_and_processor(make_model, tmp_path):
         log_history=[],
         applies_weights=False,
     )
-    write_model_card(tmp_path, run, HubMetadata("me/digits"))
+
+
+def test_a_run_without_results_and_processor(plain_run, tmp_path):
+    write_model_card(tmp_path, plain_run, HubMetadata("me/digits"))
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.eval_results is None and card.data.model_name == "me/digits"
     for part in ("# me/digits\n", "The model was not evaluated.", "| training samples | streamed", "| seed | 3 |"):
@@ -74,6 +79,27 @@ def test_the_card_shows_a_report(make_trainer, digits, tmp_path):
     assert "not calibrated" not in text and "when a modality is missing" not in text
     for name in ("confusion.png", "reliability.png"):
         assert PILImage.open(tmp_path / "out" / name).size > (400, 400)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "linked"),
+    [
+        ("me/posts.v2", ["me/posts.v2"]),
+        ("out/posts", None),  # a folder
+        ("shop/posts.csv", None),  # a file, perhaps of another machine
+        ("a/b/posts", None),
+        ("./posts", None),
+        ("my shop/posts", None),
+        ("digits", None),
+        (None, None),
+    ],
+)
+def test_the_metadata_link_to_a_dataset_of_the_hub_alone(plain_run, dataset, linked, tmp_path, monkeypatch):
+    """The Hub refuses `datasets` that are no names."""
+    (tmp_path / "out" / "posts").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    write_model_card(tmp_path, plain_run, HubMetadata("me/digits", dataset))
+    assert ModelCard.load(tmp_path / "README.md").data.datasets == linked
 
 
 def test_a_card_has_a_name_and_no_path(make_trainer, digits, tmp_path):

@@ -47,9 +47,13 @@ def integer_labels(labels: Any, num_labels: int | None = None, segments: bool = 
     if values.dtype.kind not in "iu" or values.ndim not in dimensions or not values.size or values.max() > 2**63 - 1:
         whole = (int, np.integer)
         wrong = next((label for label in labels if not isinstance(label, whole) or isinstance(label, bool)), labels)
+        way_out = "map your classes to integers before splitting, for instance with `dataset.class_encode_column`, and "
+        way_out += "drop rows without one"
+        if not segments and isinstance(wrong, (list, np.ndarray)):
+            way_out = "give each row one class; labels of segments (B, T) need a model that is not a MultimodalModel, "
+            way_out += "and several labels per row need problem_type='multi_label_classification'"
         raise ValueError(
-            f"Expected integer labels 0..K-1, got {wrong!r:.80} of type {type(wrong).__name__}; map your classes "
-            "to integers before splitting, for instance with `dataset.class_encode_column`, and drop rows without one."
+            f"Expected integer labels 0..K-1, got {wrong!r:.80} of type {type(wrong).__name__}; {way_out}."
         )
     labelled = values[values != NO_LABEL] if values.ndim == 2 else values
     if num_labels is not None and labelled.size and not 0 <= labelled.min() <= labelled.max() < num_labels:

@@ -25,7 +25,7 @@ def require_model(trainer: PrototypeTrainer, model: nn.Module) -> MultimodalMode
     if not isinstance(model, MultimodalModel):
         raise ValueError(
             f"Expected a MultimodalModel for {type(trainer).__name__}, got a {type(model).__name__}, whose encoders "
-            "and fusion head it does not know; PMRTrainer trains any model."
+            "and fusion head it does not know; PMRTrainer trains any model, also on labels of segments (B, T)."
         )
     return model
 

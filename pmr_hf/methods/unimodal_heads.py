@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from ..model.missing_modalities import stack_masks
-from ..model.modeling import MultimodalModel, MultimodalOutput
+from ..model.modeling import MultimodalOutput
 from ..training.prototype_trainer import PrototypeTrainer
+from .method_checks import require_model
 
 
 class UnimodalHeadsTrainer(PrototypeTrainer):
@@ -23,12 +24,12 @@ class UnimodalHeadsTrainer(PrototypeTrainer):
     """
 
     def on_new_model(self, model: nn.Module) -> None:
-        """Prepare the model. Raises `ValueError` if it has no unimodal heads."""
-        super().on_new_model(model)
-        if not isinstance(model, MultimodalModel) or not model.config.unimodal_heads:
+        """Prepare the model. Raises `ValueError` if it is no [`MultimodalModel`] or has no unimodal heads."""
+        super().on_new_model(require_model(self, model))
+        if not model.config.unimodal_heads:
             raise ValueError(
-                f"Expected a MultimodalModel with unimodal heads for {type(self).__name__}, got a "
-                f"{type(model).__name__} without; build it with `from_backbones(..., unimodal_heads=True)`."
+                f"Expected a MultimodalModel with unimodal heads for {type(self).__name__}, got one without; build it "
+                "with `from_backbones(..., unimodal_heads=True)`."
             )
 
     def unimodal_losses(self, outputs: MultimodalOutput, labels: torch.Tensor) -> torch.Tensor:

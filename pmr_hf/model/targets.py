@@ -100,6 +100,8 @@ def check_labels(problem_type: str, labels: torch.Tensor, size: int, num_labels:
     if problem_type == SINGLE_LABEL:
         shapes, right_type, types = [(size,)], labels.dtype == torch.long, torch.int64
         advice = "give the class of each sample"
+        if labels.dim() == 2:
+            advice += "; labels of segments (B, T) need a model that is not a MultimodalModel"
     else:
         shapes = [(size, num_labels)] + [(size,)] * (problem_type == REGRESSION and num_labels == 1)
         right_type, types = labels.is_floating_point(), torch.float32

@@ -1,4 +1,4 @@
-"""The methods that PMR is compared with, their options in tests of all of them, and a batch of three modalities."""
+"""The methods that PMR is compared with, their options in tests of all of them, and data of three modalities."""
 
 import torch
 
@@ -49,6 +49,30 @@ def parts_of(cls):
     """The arguments of `from_backbones` that a method needs."""
     heads = {MLATrainer: {"fusion": "shared", "embedding_dim": 8}, LateFusionTrainer: {"fusion": "late"}}
     return heads.get(cls, {"unimodal_heads": cls in WITH_HEADS})
+
+
+def rows_of_three(count):
+    """Rows with the modalities `a`, `b` and `c`, each of which tells more of the class than the one before it."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for i in range(count):
+        label = i % NUM_LABELS
+        signs = torch.tensor([label % 2, label // 2, 1.0]) * 2 - 1
+        noise = {name: torch.randn(3, generator=generator) for name in ("a", "b", "c")}
+        rows.append({name: k * signs + noise[name] for k, name in enumerate(noise)} | {"label": label})
+    return rows
+
+
+def collate_three(rows):
+    """The batch of rows of three modalities; a row lacks a modality whose value is `None`."""
+    batch = {"labels": torch.tensor([row["label"] for row in rows])}
+    for name in ("a", "b", "c"):
+        values = [row[name] for row in rows]
+        batch[name] = {
+            "values": torch.stack([torch.zeros(3) if value is None else value for value in values]),
+            "present": torch.tensor([value is not None for value in values]),
+        }
+    return batch
 
 
 def batch_of_three(seed):

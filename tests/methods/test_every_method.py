@@ -1,11 +1,20 @@
-"""Every method that PMR is compared with trains, resumes to the bit, and takes samples that lack a modality."""
+"""Every method trains, resumes to the bit, takes samples that lack a modality, and micro-batches where it can."""
 
 import pytest
 import torch
-from helpers.all_methods import METHOD_CASES, METHOD_IDS, WITH_HEADS, batch_of_three, parts_of
+from helpers.all_methods import BLEND_WEIGHTS, METHOD_CASES, METHOD_IDS, WITH_HEADS, batch_of_three, parts_of
 from helpers.gradients import gradients, plain_gradients
 from helpers.snapshots import assert_equal_tensors, changed, snapshot
 from torch.nn import functional as F
+
+from pmr_hf import (
+    DGLTrainer,
+    GradientBlendingTrainer,
+    ReconBoostTrainer,
+    RelearningTrainer,
+    UniformTrainer,
+    ValuationTrainer,
+)
 
 
 @pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
@@ -45,6 +54,44 @@ def test_each_method_trains_and_a_killed_run_resumes_to_the_bit(
     torch.manual_seed(0)
     trainer.model(**batch).loss.backward()
     assert_equal_tensors(gradients(trainer.model), plain)
+
+
+def summed_loss(outputs, labels, num_items_in_batch):
+    return F.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (UniformTrainer, {}),
+        (GradientBlendingTrainer, BLEND_WEIGHTS | {"trainer_kwargs": {"compute_loss_func": summed_loss}}),
+        (DGLTrainer, {"dgl_alpha": 2.0}),
+        (ValuationTrainer, {}),
+        (RelearningTrainer, {"relearning_epochs": 1, "relearning_fraction": 0.25, "num_train_epochs": 2}),
+        (ReconBoostTrainer, {"reconboost_epochs": 0.25, "reconboost_rectify_epochs": 0.25}),
+    ],
+)
+def test_micro_batches_train_as_one_batch(make_trainer, make_model, cls, options):
+    """For methods whose loss is a mean over samples, where none lacks a modality."""
+    weights = []
+    for size, steps in ((16, 1), (8, 2)):
+        trainer = make_trainer(
+            make_model(**parts_of(cls)),
+            cls=cls,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            optim="sgd",
+            learning_rate=0.1,
+            max_grad_norm=0.0,
+            **{"num_train_epochs": 1} | options,
+        )
+        trainer.train()
+        weights.append(dict(trainer.model.named_parameters()))
+    assert trainer.state.global_step == 4 * trainer.args.num_train_epochs
+    pulls = [entry["image_relearning_strength"] for entry in trainer.state.log_history if "image_purity_gap" in entry]
+    assert all(pulls) and len(pulls) == (cls is RelearningTrainer)
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-6, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from helpers.all_methods import BLEND_WEIGHTS
+from helpers.gradients import gradients_of_step, plain_gradients
 from helpers.snapshots import assert_equal_tensors, snapshot
 from torch.nn import functional as F
 
@@ -14,11 +15,20 @@ from pmr_hf import GradientBlendingTrainer, MultimodalTrainer
 from pmr_hf.methods.gblend import LOSSES_NAME, blend_weights
 
 
-def test_the_blended_loss_is_the_weighted_sum(prepared):
-    trainer, batch = prepared(GradientBlendingTrainer, **BLEND_WEIGHTS)
+@pytest.mark.parametrize("fusion", ["concat", "attention"])
+def test_the_blended_loss_is_the_weighted_sum(prepared, fusion):
+    trainer, batch = prepared(GradientBlendingTrainer, fusion=fusion, **BLEND_WEIGHTS)
     loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
-    own = {name: F.cross_entropy(logits, batch["labels"]) for name, logits in outputs.unimodal_logits.items()}
-    assert loss.item() == pytest.approx((0.3 * outputs.loss + 0.2 * own["image"] + 0.5 * own["text"]).item(), abs=1e-6)
+
+    def weighted(outputs):
+        own = {name: F.cross_entropy(logits, batch["labels"]) for name, logits in outputs.unimodal_logits.items()}
+        return 0.3 * outputs.loss + 0.2 * own["image"] + 0.5 * own["text"]
+
+    assert loss.item() == pytest.approx(weighted(outputs).item(), abs=1e-6)
+    plain, found = plain_gradients(trainer.model, weighted, batch), gradients_of_step(trainer, batch)
+    assert plain.keys() == found.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
     trainer.model.eval()
     loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
     assert torch.equal(loss, outputs.loss)

@@ -1,8 +1,10 @@
 """MLA: its training against a plain loop, the projection against its formula by element, and what it refuses."""
 
+from functools import partial
+
 import pytest
 import torch
-from helpers.all_methods import parts_of
+from helpers.all_methods import parts_of, rows_of_three
 from helpers.snapshots import snapshot
 from torch.nn import functional as F
 
@@ -57,7 +59,7 @@ def train_by_hand(model, batches, alpha, rate, steps):
     projection = torch.eye(head.in_features)
     model.train()
     for step in range(steps):
-        for name in ("image", "text"):
+        for name in model.projections:
             features = []
             for batch in (micro := batches[step % len(batches)]):
                 output = model(**batch)
@@ -77,19 +79,34 @@ def train_by_hand(model, batches, alpha, rate, steps):
             optimizer.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize(("size", "micro", "epochs"), [(8, 1, 2), (4, 2, 2), (4, 4, 3)])
-def test_mla_trains_as_a_plain_loop(make_trainer, make_model, rows, size, micro, epochs):
+@pytest.fixture
+def make_of(make_trainer, make_trainer_of_three, make_model, make_model_of_three, rows):
+    """Functions by number of modalities, which make a model for MLA, and a trainer of it on 24 rows."""
+
+    def make_of(modalities):
+        if modalities == 2:
+            return partial(make_model, **parts_of(MLATrainer)), partial(make_trainer, train_dataset=rows)
+        some = [row | ({"c": None} if i % 5 == 1 or i // 8 == 1 else {}) for i, row in enumerate(rows_of_three(24))]
+        return partial(make_model_of_three, **parts_of(MLATrainer)), partial(make_trainer_of_three, train_dataset=some)
+
+    return make_of
+
+
+@pytest.mark.parametrize(
+    ("modalities", "size", "micro", "epochs"), [(2, 8, 1, 2), (2, 4, 2, 2), (2, 4, 4, 3), (3, 8, 1, 2), (3, 4, 2, 2)]
+)
+def test_mla_trains_as_a_plain_loop(make_of, modalities, size, micro, epochs):
+    make_model, make_trainer = make_of(modalities)
     settings = {"optim": "adamw_torch", "adam_epsilon": 1e-3, "max_grad_norm": 0.5, "lr_scheduler_type": "constant"}
     settings |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": micro, "mla_alpha": 0.3}
     trainer = make_trainer(
-        make_model(**parts_of(MLATrainer)),
+        model=make_model(),
         cls=MLATrainer,
-        train_dataset=rows,
         train_sampling_strategy="sequential",
         num_train_epochs=epochs,
         **settings,
     )
-    plain = make_model(**parts_of(MLATrainer))
+    plain, rows = make_model(), trainer.train_dataset
     batches = [[rows[i] for i in range(start, start + size)] for start in range(0, 24, size)]
     batches = [trainer.data_collator(batch) for batch in batches]
     grouped = [batches[start : start + micro] for start in range(0, len(batches), micro)]
@@ -102,7 +119,7 @@ def test_mla_trains_as_a_plain_loop(make_trainer, make_model, rows, size, micro,
     assert all((before[name] != value).any() for name, value in plain.named_parameters() if "classifier" in name)
     log = trainer.state.log_history[0]
     if micro == 1:
-        assert log["loss"] == pytest.approx(log["image_ce_loss"] + log["text_ce_loss"], rel=1e-4)
+        assert log["loss"] == pytest.approx(sum(log[f"{name}_ce_loss"] for name in plain.projections), rel=1e-4)
 
 
 def test_a_turn_leaves_the_other_encoders_alone(make_trainer, make_model, digits):

@@ -13,8 +13,9 @@ from pmr_hf import MMParetoTrainer
 from pmr_hf.methods.mmpareto import pareto_weights
 
 
-def test_mmpareto_blends_the_gradients_of_each_encoder(prepared):
-    trainer, batch = prepared(MMParetoTrainer)
+@pytest.mark.parametrize("fusion", ["concat", "attention"])
+def test_mmpareto_blends_the_gradients_of_each_encoder(prepared, fusion):
+    trainer, batch = prepared(MMParetoTrainer, fusion=fusion)
     model, labels = trainer.model, batch["labels"]
     fused = plain_gradients(model, lambda outputs: outputs.loss, batch)
 

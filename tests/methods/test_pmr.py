@@ -79,8 +79,9 @@ def test_evaluation_loss_is_the_cross_entropy_alone(make_trainer):
     assert torch.equal(loss, outputs.loss)
 
 
-def test_every_trainable_parameter_moves(make_trainer):
-    trainer = make_trainer(num_train_epochs=2)
+@pytest.mark.parametrize("fusion", ["concat", "attention"])
+def test_every_trainable_parameter_moves(make_trainer, make_model, fusion):
+    trainer = make_trainer(make_model(fusion=fusion), num_train_epochs=2)
     before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
     still = [name for name, parameter in trainer.model.named_parameters() if torch.equal(parameter, before[name])]

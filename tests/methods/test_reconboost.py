@@ -115,27 +115,6 @@ def test_a_turn_moves_nothing_of_the_others(make_trainer, make_model):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_gradient_accumulation_trains_as_one_large_batch_does(make_trainer, make_model):
-    """Each accumulated step is of one turn, since turns change at optimizer steps."""
-    runs = []
-    for size, steps in ((16, 1), (4, 4)):
-        trainer = make_trainer(
-            make_model(),
-            cls=ReconBoostTrainer,
-            optim="sgd",
-            learning_rate=0.1,
-            train_sampling_strategy="sequential",
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=steps,
-            reconboost_epochs=0.5,
-            reconboost_rectify_epochs=0.25,
-        )
-        trainer.train()
-        runs.append(dict(trainer.model.named_parameters()))
-    for key, parameter in runs[0].items():
-        torch.testing.assert_close(runs[1][key], parameter, atol=1e-5, rtol=1e-4, msg=key)
-
-
 def test_refusals(make_trainer, make_model, make_args):
     for wrong in ({"reconboost_lambda": 1.5}, {"reconboost_memory": -1.0}, {"reconboost_epochs": 0.0}):
         with pytest.raises(ValueError, match=f"Expected `{next(iter(wrong))}`"):

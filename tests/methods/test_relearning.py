@@ -1,6 +1,7 @@
 """Re-learning: the pull by its formula, and runs that re-learn, resume and leave joint training as it is."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -28,35 +29,61 @@ def make(make_trainer, make_model, digits):
     return make
 
 
-def test_the_pull_is_that_of_the_formula(make, digits):
-    trainer = make(num_train_epochs=1, relearning_strength=2.0)
-    initial = snapshot(trainer.model)
+class WatchRelearning(TrainerCallback):
+    """Keeps the weights before and after the re-learning between the first two epochs."""
+
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        if state.epoch == 1:
+            self.before = snapshot(model)
+
+    def on_epoch_begin(self, args, state, control, model=None, **kwargs):
+        if state.epoch == 1:
+            self.after = snapshot(model)
+
+
+@pytest.mark.parametrize("names", [("image", "text"), ("a", "b", "c")], ids="-".join)
+def test_the_pull_is_that_of_the_formula(make, make_trainer_of_three, make_model_of_three, names):
+    """In a run, the three modalities under attention."""
+    if len(names) == 3:
+        make = partial(make_trainer_of_three, RelearningTrainer, make_model_of_three(fusion="attention", dropout=0.2))
+    watch = WatchRelearning()
+    trainer = make(
+        num_train_epochs=2,
+        relearning_epochs=1,
+        relearning_strength=2.0,
+        per_device_train_batch_size=4,
+        trainer_kwargs={"callbacks": [watch]},
+    )
+    model, initial = trainer.model, snapshot(trainer.model)
     trainer.train()
-    before, found = snapshot(trainer.model), trainer.relearn()
-    model = trainer.model.eval()
-    model.load_state_dict(before)
-    purities = {"image": [], "text": []}
-    for rows in (range(40), range(40, 64)):
-        labels = digits.select(rows)["label"]
+    (found,) = [entry for entry in trainer.state.log_history if f"{names[0]}_purity_gap" in entry]
+    trained = snapshot(model)
+    model.load_state_dict(watch.before)
+    model.eval()
+    purities = {name: [] for name in names}
+    for data in (trainer.train_dataset, trainer.eval_dataset):
+        batch = trainer.data_collator([data[i] for i in range(len(data))])
         with torch.no_grad():
-            embeddings = model(**trainer.data_collator([digits[i] for i in rows])).embeddings
+            embeddings = model(**batch).embeddings
         for name, values in embeddings.items():
             low, high = values.min(0).values, values.max(0).values
             scaled = (2 * (values - low) / (high - low) - 1).numpy()
             clusters = KMeans(4, n_init=10, random_state=trainer.args.seed).fit_predict(scaled)
-            purities[name].append(purity_by_loops(labels, clusters.tolist()))
+            purities[name].append(purity_by_loops(batch["labels"].tolist(), clusters.tolist()))
     strengths = {}
     for name, (train, validation) in purities.items():
         strengths[name] = math.tanh(2.0 * abs(train - validation))
         assert found[f"{name}_train_purity"] == pytest.approx(train)
         assert found[f"{name}_validation_purity"] == pytest.approx(validation)
         assert found[f"{name}_relearning_strength"] == pytest.approx(strengths[name])
-    assert all(strength > 0.01 for strength in strengths.values()) and strengths["image"] != strengths["text"]
-    trainer.relearn()
-    for key, weight in trainer.model.named_parameters():
+    assert min(strengths.values()) > 0.01 and len(set(strengths.values())) == len(names)
+    for key, _ in model.named_parameters():
         strength = strengths[key.split(".")[1]] if key.startswith("backbones.") else 0
-        torch.testing.assert_close(weight, (1 - strength) * before[key] + strength * initial[key], msg=key)
-    assert not trainer.model.training
+        expected = (1 - strength) * watch.before[key] + strength * initial[key]
+        torch.testing.assert_close(watch.after[key], expected, msg=key)
+    assert {key.split(".")[1] for key in trained if (trained[key] != watch.after[key]).any()} >= set(names)
+    trainer.relearn()
+    assert not model.training
 
 
 def test_strength_0_is_joint_training(make):

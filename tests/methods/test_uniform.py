@@ -1,5 +1,6 @@
 """Uniform weights: the gradients are those of the sum of all losses, written with explicit loops."""
 
+import pytest
 import torch
 from helpers.all_methods import batch_of_three
 from helpers.gradients import gradients_of_step, plain_gradients
@@ -7,8 +8,9 @@ from helpers.gradients import gradients_of_step, plain_gradients
 from pmr_hf import UniformTrainer
 
 
-def test_uniform_adds_the_loss_of_each_head_with_weight_1(make_args, make_model_of_three):
-    model = make_model_of_three(unimodal_heads=True)
+@pytest.mark.parametrize("fusion", ["concat", "attention"])
+def test_uniform_adds_the_loss_of_each_head_with_weight_1(make_args, make_model_of_three, fusion):
+    model = make_model_of_three(unimodal_heads=True, fusion=fusion)
     trainer = UniformTrainer(model=model, args=make_args(UniformTrainer.args_class))
     model.train()
     batch = batch_of_three(0)  # three of the eight samples have `b`

@@ -1,8 +1,14 @@
-"""Valuation: contributions and copies worked by hand, and the loss of a step against loops."""
+"""Valuation: contributions and copies worked by hand, and the loss of a step and a run against loops."""
+
+from functools import cache
+from itertools import permutations
 
 import pytest
 import torch
+from helpers.all_methods import rows_of_three
+from helpers.fusing import logits_of_sample
 from helpers.gradients import gradients, gradients_of_step
+from helpers.snapshots import snapshot
 from torch.nn import functional as F
 
 from pmr_hf import ValuationTrainer
@@ -69,10 +75,45 @@ def holes(row, i):
     }
 
 
-@pytest.mark.parametrize("settings", [{}, {"class_weights": {"0": 4.0}, "label_smoothing_factor": 0.1}])
-def test_a_step_against_loops(prepared, digits, settings):
-    trainer, _ = prepared(ValuationTrainer, valuation_rate=1.5, **settings)
-    model, names = trainer.model, ("image", "text")
+def loss_by_loops(trainer, outputs, labels, has):
+    """
+    The loss of a batch, each of whose samples has the modalities in `has`, and the sum of the copies of each modality.
+    """
+    model, names, args = trainer.model, trainer.modalities, trainer.args
+    weights = torch.tensor([(args.class_weights or {}).get(str(k), 1.0) for k in range(4)])
+
+    def loss_of(logits, label):
+        logs = logits.log_softmax(0)
+        hard, soft = -weights[label] * logs[label], -(weights * logs).mean()
+        return (1 - args.label_smoothing_factor) * hard + args.label_smoothing_factor * soft
+
+    total, copied = 0.0, dict.fromkeys(names, 0.0)
+    for i, (label, own) in enumerate(zip(labels.tolist(), has, strict=True)):
+        z = {name: outputs.embeddings[name][i] for name in names}
+
+        @cache
+        def benefit(used, z=z, label=label):
+            return len(used) * (len(used) > 0 and logits_of_sample(model, z, used).argmax().item() == label)
+
+        total = total + loss_of(logits_of_sample(model, z, own), label)
+        orders = list(permutations(own))
+        for name in own:
+            before = [frozenset(order[: order.index(name)]) for order in orders]
+            phi = sum(benefit(others | {name}) - benefit(others) for others in before) / len(orders)
+            if phi < 1:
+                copied[name] += args.valuation_rate * (1 - phi)
+                alone = loss_of(logits_of_sample(model, z, (name,)), label)
+                total = total + args.valuation_rate * (1 - phi) * alone
+    return total / weights[labels].sum(), copied
+
+
+@pytest.mark.parametrize(
+    ("settings", "fusion"),
+    [({}, "concat"), ({}, "attention"), ({"class_weights": {"0": 4.0}, "label_smoothing_factor": 0.1}, "concat")],
+)
+def test_a_step_against_loops(prepared, digits, settings, fusion):
+    trainer, _ = prepared(ValuationTrainer, valuation_rate=1.5, fusion=fusion, **settings)
+    model, columns = trainer.model, {"image": "picture", "text": "caption"}
     trainer.train_dataset = digits.map(holes, with_indices=True, features=digits.features)
     with torch.no_grad():
         for vector in model.absent.values():
@@ -80,46 +121,52 @@ def test_a_step_against_loops(prepared, digits, settings):
     trainer.value_rows()
     assert model.training
     batch = next(iter(trainer.get_train_dataloader()))
-    rows, labels = batch[ROWS].tolist(), batch["labels"]
-    inputs = {name: batch[name] for name in names}
-    weights = torch.tensor([settings.get("class_weights", {}).get(str(k), 1.0) for k in range(4)])
-    smoothing = settings.get("label_smoothing_factor", 0.0)
-
-    def logits_of(outputs, i, used):
-        z = {name: outputs.embeddings[name][i] if name in used else model.absent[name] for name in names}
-        return model.fusion({name: value[None] for name, value in z.items()})[0]
-
-    def loss_of(logits, label):
-        logs = logits.log_softmax(0)
-        hard, soft = -weights[label] * logs[label], -(weights * logs).mean()
-        return (1 - smoothing) * hard + smoothing * soft
-
+    rows = [trainer.train_dataset[row] for row in batch[ROWS].tolist()]
+    has = [[name for name, column in columns.items() if row[column]] for row in rows]
     model.zero_grad()
-    outputs = model(**inputs)
-    total, copied = 0.0, 0.0
-    for i, (row, label) in enumerate(zip(rows, labels.tolist(), strict=True)):
-        has = [name for name in names if trainer.train_dataset[row]["picture" if name == "image" else "caption"]]
-        benefit = {
-            used: len(used) * (len(used) > 0 and logits_of(outputs, i, used).argmax().item() == label)
-            for used in ((), ("image",), ("text",), names)
-        }
-        total = total + loss_of(logits_of(outputs, i, has), label)
-        for name in has:
-            (other,) = set(names) - {name}
-            phi = benefit[(name,)]
-            if other in has:
-                phi = (benefit[(name,)] + benefit[names] - benefit[(other,)]) / 2
-            if phi < 1:
-                copied += 1.5 * (1 - phi)
-                total = total + 1.5 * (1 - phi) * loss_of(logits_of(outputs, i, [name]), label)
-    assert copied > 0
-    (total / weights[labels].sum()).backward()
+    outputs = model(**{name: batch[name] for name in columns})
+    loss, copied = loss_by_loops(trainer, outputs, batch["labels"], has)
+    assert sum(copied.values()) > 0
+    loss.backward()
     expected = gradients(model)
     found = gradients_of_step(trainer, batch)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
     logs = trainer.summarize(trainer.term_sums.totals(trainer.accelerator))
     assert logs["image_copies"] + logs["text_copies"] > 0 and -0.5 <= logs["text_contribution"] <= 1.5
+
+
+def test_a_run_on_three_modalities_against_loops(make_trainer_of_three):
+    """The rows are valued before each of three epochs of one batch."""
+    has = ["abc", "ab", "bc", "ca"] * 6
+    rows = [row | dict.fromkeys(set("abc") - set(own)) for row, own in zip(rows_of_three(24), has, strict=True)]
+    trainer = make_trainer_of_three(
+        ValuationTrainer,
+        train_dataset=rows,
+        per_device_train_batch_size=24,
+        num_train_epochs=3,
+        train_sampling_strategy="sequential",
+        lr_scheduler_type="constant",
+        optim="sgd",
+        learning_rate=0.1,
+        max_grad_norm=0.0,
+    )
+    start = snapshot(trainer.model)
+    trainer.train()
+    found = snapshot(trainer.model)
+    trainer.model.load_state_dict(start)
+    batch = trainer.data_collator(rows)
+    for entry in trainer.state.log_history[:3]:
+        trainer.model.zero_grad()
+        loss, copied = loss_by_loops(trainer, trainer.model(**batch), batch["labels"], has)
+        loss.backward()
+        for name, copies in copied.items():
+            assert entry[f"{name}_copies"] == pytest.approx(copies / 18) and copies > 0
+        with torch.no_grad():
+            for parameter in trainer.model.parameters():
+                parameter -= 0.1 * (0 if parameter.grad is None else parameter.grad)
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(found[name], parameter, atol=1e-6, rtol=1e-5, msg=name)
 
 
 def test_what_is_refused(make_trainer, make_args, digits):

@@ -30,12 +30,11 @@ def random_batch():
     return batch | {"labels": torch.arange(12) % NUM_LABELS}
 
 
-@pytest.mark.parametrize("mode", ["clip", "hard"])
+@pytest.mark.parametrize(("mode", "fusion"), [("clip", "concat"), ("hard", "attention")])
 @pytest.mark.parametrize(("epoch", "active"), [(0.0, True), (1.99, True), (2.0, False)])
-def test_loss_equals_the_oracle_end_to_end(make_trainer, mode, epoch, active):
-    trainer = make_trainer(
-        pmr_alpha=1.5, pmr_mu=0.7, pmr_weights=mode, pmr_entropy_epochs=2, prototype_fraction=0.5, num_train_epochs=1
-    )
+def test_loss_equals_the_oracle_end_to_end(make_trainer, make_model, mode, fusion, epoch, active):
+    terms = {"pmr_alpha": 1.5, "pmr_mu": 0.7, "pmr_weights": mode, "pmr_entropy_epochs": 2}
+    trainer = make_trainer(make_model(fusion=fusion), prototype_fraction=0.5, num_train_epochs=1, **terms)
     trainer.train()
     trainer.state.epoch = epoch
     inputs = batch_of(trainer, range(16))
@@ -81,7 +80,7 @@ def test_evaluation_loss_is_the_cross_entropy_alone(make_trainer):
 
 @pytest.mark.parametrize("fusion", ["concat", "attention"])
 def test_every_trainable_parameter_moves(make_trainer, make_model, fusion):
-    trainer = make_trainer(make_model(fusion=fusion), num_train_epochs=2)
+    trainer = make_trainer(make_model(fusion=fusion), per_device_train_batch_size=16)
     before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
     still = [name for name, parameter in trainer.model.named_parameters() if torch.equal(parameter, before[name])]

@@ -53,7 +53,7 @@ OTHER_TARGETS = [
     ("labels", "multi_label_classification", lambda digit: [digit // 2, digit % 2]),
     ("numbers", "regression", lambda digit: [100.0 + 10 * digit, -digit / 1000]),
 ]
-SHARDED = ["sharded", "sharded_saved", "sharded_acc", "sharded_valuation", "sharded_late"]
+SHARDED = ["sharded", "sharded_saved", "sharded_acc", "sharded_valuation", "sharded_late", "sharded_dgl", "sharded_opm"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
 
@@ -193,6 +193,13 @@ def runs(tmp_path_factory, make_model, processor, digits):
             "options": once | {"max_grad_norm": 0.5},
             "method": "LateFusionTrainer",
             "model": "late",
+            "shard": "accelerate",
+        },
+        "sharded_dgl": {"data": "all", "options": once, "method": "DGLTrainer", "shard": "accelerate"},
+        "sharded_opm": {
+            "data": "all",
+            "options": once | {"opm_share": 1.0},
+            "method": "OPMTrainer",
             "shard": "accelerate",
         },
         "sharded_saved": {"data": "all", "options": saving, "shard": "accelerate"},

@@ -84,7 +84,7 @@ def sample_values(
     """
     The values of samples with embeddings (B, D_m), by modality, and classes (B,), or multi-hot labels (B, K).
     `label_weights` are [`balanced_label_weights`], which multiply PCE and score of each label. With `relative`, the
-    logits are those of [`~pmr_hf.Prototypes.relative_logits`].
+    logits are those of [`Prototypes.relative_logits`].
     """
     if isinstance(prototypes, LabelPrototypes):
         return _values_of_labels(prototypes, embeddings, labels, label_weights, relative)

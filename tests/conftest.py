@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from transformers import (
     BertConfig,
     PreTrainedTokenizerFast,
@@ -61,6 +62,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("pmr_hf")
+
+
+@pytest.fixture
+def workers_end():
+    """Persistent workers that are left to the garbage collection take five seconds each."""
+    yield
+    for found in gc.get_objects():
+        if type(found) is _MultiProcessingDataLoaderIter:
+            found._shutdown_workers()
 
 
 @pytest.fixture(scope="session")

@@ -170,7 +170,8 @@ def test_code_at_the_top_level_is_not_run(tmp_path, processor, monkeypatch):
     assert not asked and not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("failing", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
 def test_a_failure_of_one_process_ends_both(tmp_path, failing):
     """Within half a minute, also if the other process waits for it."""
     helper = Path(__file__).parent / "helpers" / "one_process_fails.py"

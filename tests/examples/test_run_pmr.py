@@ -34,12 +34,8 @@ from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
 from pmr_hf.data.saved_examples import read_examples
 
 
-def run_pmr(folder, *arguments, launcher=()):
-    if launcher:
-        command = [sys.executable, *launcher, str(EXAMPLES / "run_pmr.py"), *arguments]
-        run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    else:
-        run = run_example("run_pmr.py", *arguments, cwd=folder)
+def run_pmr(folder, *arguments):
+    run = run_example("run_pmr.py", *arguments, cwd=folder)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -48,8 +44,33 @@ def run_pmr(folder, *arguments, launcher=()):
 def main_job(tmp_path_factory):
     """The first command with two epochs instead of forty. Every other option has its default."""
     folder = tmp_path_factory.mktemp("main_job")
-    launcher = ("-m", "accelerate.commands.launch")
-    return run_pmr(folder, "--num_train_epochs", "2", launcher=launcher), folder / "outputs" / "digits-concat-pmr"
+    command = [sys.executable, str(EXAMPLES / "run_pmr.py"), "--num_train_epochs", "2"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stderr == "", run.stderr
+    return run.stdout, folder / "outputs" / "digits-concat-pmr"
+
+
+def test_a_header_then_a_line_for_each_epoch_then_the_table(main_job):
+    lines = main_job[0].splitlines()
+    assert [line.split("  ")[0] for line in lines[:6]] == ["data", "gray", "colored", "training", "length", "device"]
+    assert lines[0].endswith("digits, 10 classes; rows: 1,212 train, 135 validation, 450 test")
+    assert lines[1].endswith(" cg_mnist_gray, 98.8 thousand parameters")
+    assert lines[3].split()[1:4] == ["joint", "and", "then"]
+    assert lines[4].endswith(" 2 epochs, 38 steps of 64 rows")
+    epochs = {"joint": lines[7:11], "pmr": lines[12:16]}
+    for method, (title, names, *rows) in epochs.items():
+        assert title.startswith(f"{method}: loss in training, accuracy on validation")
+        assert names.split() == ["epoch", "loss", "fused", "gray", "colored", "ratio"]
+        folder = main_job[1] if method == "pmr" else main_job[1].with_name("digits-concat-pmr-joint")
+        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        for number, row in enumerate(rows, 1):
+            (log,) = [entry for entry in history if "loss" in entry and number - 1 < entry["epoch"] <= number]
+            evaluation = next(entry for entry in history if "eval_loss" in entry and entry["step"] == 19 * number)
+            fused = "eval_best_answer_accuracy" if method == "pmr" else "eval_accuracy"
+            keys = [fused, "eval_gray_prototype_accuracy", "eval_colored_prototype_accuracy"]
+            values = [log["loss"], *(evaluation[key] for key in keys), log["gray_score"] / log["colored_score"]]
+            assert row.split() == [f"{number}/2", *(f"{value:.3f}" for value in values)]
+    assert lines[16] == "" and lines[17].startswith("digits, concat") and len(lines) == 29
 
 
 def test_run_pmr_prints_a_line_for_joint_training_and_one_for_pmr(main_job):

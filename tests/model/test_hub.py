@@ -1,13 +1,11 @@
 """Pushing and pulling with the real Hub client, against a server on localhost."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.hub_server import TOKEN, Hub
+from helpers.preloaded import Preloaded
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
@@ -66,18 +64,27 @@ processor.save_pretrained(sys.argv[2])
 """
 
 
-def client(code, hub, home, *arguments, token=TOKEN, **environment):
-    """Run code in a process of a user of the Hub with the home folder `home`."""
-    settings = {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(home),
-        "HF_MODULES_CACHE": str(home / "modules"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": token,
-    }
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, env=os.environ | settings | environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """Runs code in a process of a user of a Hub. The user of each Hub has one home folder."""
+    users = {}
+
+    def run(code, hub, *arguments, token=TOKEN, offline="0"):
+        if (hub, offline) not in users:
+            home = users[hub, "0"][1] if (hub, "0") in users else tmp_path_factory.mktemp("home")
+            settings = {
+                "HF_ENDPOINT": hub.url,
+                "HF_HOME": str(home),
+                "HF_MODULES_CACHE": str(home / "modules"),
+                "HF_HUB_OFFLINE": offline,
+                "HF_HUB_DISABLE_XET": "1",
+            }
+            # Not the package itself, which one of the users lacks.
+            modules = ("transformers.trainer", "transformers.models.auto", "datasets", "timm", "matplotlib.pyplot")
+            users[hub, offline] = Preloaded(*modules, **settings), home
+        return users[hub, offline][0].run(["-c", code, *arguments], HF_TOKEN=token)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +98,11 @@ def parts(make_model, processor, digits, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pushed(parts, tmp_path_factory):
+def pushed(client, parts, tmp_path_factory):
     """The server after a training run has pushed its model, and the folder of the run."""
     with Hub() as hub:
         output = tmp_path_factory.mktemp("run") / "out"
-        run = client(TRAIN, hub, tmp_path_factory.mktemp("home"), parts, parts, output, 1)
+        run = client(TRAIN, hub, parts, parts, output, 1)
         assert run.returncode == 0, run.stderr
         yield hub, output
 
@@ -113,9 +120,9 @@ def test_a_run_pushes_model_processor_card_and_plot_and_no_pickle_or_example(pus
 
 
 @pytest.mark.parametrize("package", [pytest.param("with", marks=pytest.mark.slow), "without"])
-def test_a_model_pulled_elsewhere_gives_equal_logits(pushed, parts, digits, package, tmp_path):
+def test_a_model_pulled_elsewhere_gives_equal_logits(client, pushed, parts, digits, package, tmp_path):
     hub, output = pushed
-    run = client(PREDICT, hub, tmp_path, tmp_path / "logits", package, parts)
+    run = client(PREDICT, hub, tmp_path / "logits", package, parts)
     assert run.returncode == 0, run.stderr
     model, processor = MultimodalModel.from_pretrained(output).eval(), MultimodalProcessor.from_pretrained(output)
     rows = digits[:16]
@@ -130,18 +137,18 @@ def test_a_model_pulled_elsewhere_gives_equal_logits(pushed, parts, digits, pack
         return
     requests = len(hub.requests)
     (tmp_path / "logits").unlink()
-    run = client(PREDICT, hub, tmp_path, tmp_path / "logits", package, parts, HF_HUB_OFFLINE="1")
+    run = client(PREDICT, hub, tmp_path / "logits", package, parts, offline="1")
     assert run.returncode == 0, run.stderr
     assert len(hub.requests) == requests and torch.equal(load_file(tmp_path / "logits")["fused"], expected["fused"])
 
 
-def test_a_users_own_text_is_kept_on_the_next_push(pushed, parts, tmp_path):
+def test_a_users_own_text_is_kept_on_the_next_push(client, pushed, parts, tmp_path):
     hub, _ = pushed
     card = hub.files[NAME]["README.md"].decode()
     metadata, body = card.split("\n---\n", 1)
     edited = f"{metadata}\nlanguage: sl\n---\n\nMy words above.\n{body}\nMy words below.\n"
     hub.commit(NAME, {"README.md": edited.encode()})
-    run = client(TRAIN, hub, tmp_path, NAME, parts, tmp_path / "again", 2)  # from the model that was pushed
+    run = client(TRAIN, hub, NAME, parts, tmp_path / "again", 2)  # from the model that was pushed
     assert run.returncode == 0, run.stderr
     new = hub.files[NAME]["README.md"].decode()
     assert new.index("My words above.") < new.index("# me/digits") < new.index("My words below.")
@@ -151,7 +158,7 @@ def test_a_users_own_text_is_kept_on_the_next_push(pushed, parts, tmp_path):
     assert {result.metric_type for result in data.eval_results} == {"accuracy", "f1"}
 
 
-def test_a_model_and_a_processor_push_themselves_beside_what_is_there(pushed, parts, tmp_path):
+def test_a_model_and_a_processor_push_themselves_beside_what_is_there(client, pushed, parts, tmp_path):
     """Also when the upload is cut off once: the client sends it again."""
 
     def cut_once(method, path):
@@ -163,7 +170,7 @@ def test_a_model_and_a_processor_push_themselves_beside_what_is_there(pushed, pa
     hub, _ = pushed
     before, cuts = dict(hub.files[NAME]), []
     hub.fail = cut_once
-    run = client(PUSH_PARTS, hub, tmp_path, parts, tmp_path / "saved")
+    run = client(PUSH_PARTS, hub, parts, tmp_path / "saved")
     hub.fail = None
     assert run.returncode == 0, run.stderr
     assert len(cuts) == 1
@@ -182,9 +189,9 @@ MultimodalModel.from_pretrained(sys.argv[1]).push_to_hub(sys.argv[2])
 """
 
 
-def test_a_model_of_a_trained_folder_takes_card_plot_and_processor_along(pushed, tmp_path):
+def test_a_model_of_a_trained_folder_takes_card_plot_and_processor_along(client, pushed, tmp_path):
     hub, output = pushed
-    run = client(PUSH_MODEL, hub, tmp_path, output, "me/copy")
+    run = client(PUSH_MODEL, hub, output, "me/copy")
     assert run.returncode == 0, run.stderr
     files = hub.files["me/copy"]
     assert files["training_dynamics.png"] == (output / "training_dynamics.png").read_bytes()
@@ -198,55 +205,58 @@ def test_a_model_of_a_trained_folder_takes_card_plot_and_processor_along(pushed,
 
 
 @pytest.mark.slow
-def test_a_model_alone_says_what_it_is_and_a_trainers_card_takes_the_place(parts, tmp_path):
+def test_a_model_alone_says_what_it_is_and_a_trainers_card_takes_the_place(client, parts, tmp_path):
     with Hub() as hub:
-        run = client(PUSH_MODEL, hub, tmp_path, parts, NAME)
+        run = client(PUSH_MODEL, hub, parts, NAME)
         assert run.returncode == 0, run.stderr
         card = hub.files[NAME]["README.md"].decode()
         assert "It classifies samples of 2 modalities, image (`vit`), text (`bert`), fused by `concat`" in card
         assert ModelCard(card).data.library_name == "pmr_hf" and "More Information Needed" not in card
-        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)
+        run = client(TRAIN, hub, parts, parts, tmp_path / "out", 1)
         assert run.returncode == 0, run.stderr
         card = hub.files[NAME]["README.md"].decode()
         assert card.count("# me/digits") == card.count("It classifies samples") == card.count("## Results") == 1
 
 
 @pytest.mark.slow
-def test_a_card_that_cannot_be_read_is_not_replaced(parts, tmp_path):
+def test_a_card_that_cannot_be_read_is_not_replaced(client, parts, tmp_path):
     """Not even by an older version in the cache, to which its owner has added text since."""
     with Hub() as hub:
-        assert client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1).returncode == 0
-        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)  # this run reads the card
+        assert client(TRAIN, hub, parts, parts, tmp_path / "out", 1).returncode == 0
+        run = client(TRAIN, hub, parts, parts, tmp_path / "out", 1)  # this run reads the card
         assert run.returncode == 0, run.stderr
         hub.commit(NAME, {"README.md": b"My own words."})
         hub.fail = lambda method, path: 503 if path.endswith("README.md") else None
-        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)
+        run = client(TRAIN, hub, parts, parts, tmp_path / "out", 1)
         assert run.returncode != 0
         assert hub.files[NAME]["README.md"] == b"My own words."
 
 
 @pytest.mark.slow
-def test_an_upload_that_is_cut_off_each_time_loses_nothing(parts, tmp_path):
+def test_an_upload_that_is_cut_off_each_time_loses_nothing(client, parts, tmp_path):
     with Hub() as hub:
         hub.fail = lambda method, path: "cut" if method == "PUT" else None
-        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)
+        run = client(TRAIN, hub, parts, parts, tmp_path / "out", 1)
         assert run.returncode != 0
         assert f"The model is saved in {tmp_path / 'out'}: push again" in run.stderr
     assert MultimodalModel.from_pretrained(tmp_path / "out").prototypes.seen("image").all()
 
 
-def test_a_wrong_token_stops_before_training(parts, tmp_path):
-    with Hub() as hub:
-        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1, token="hf_wrong")
+def test_a_wrong_token_stops_before_training(client, pushed, parts, tmp_path):
+    """Where the repository does not exist: the Hub client takes one that does for one's own until it pushes."""
+    hub, _ = pushed
+    kept = hub.files.pop(NAME)
+    run = client(TRAIN, hub, parts, parts, tmp_path / "out", 1, token="hf_wrong")
     assert run.returncode != 0 and "Invalid username or password" in run.stderr and "hf_wrong" not in run.stderr
-    assert not hub.files and not (tmp_path / "out" / "checkpoint-8").exists()
+    assert NAME not in hub.files and not (tmp_path / "out" / "checkpoint-8").exists()
+    hub.files[NAME] = kept
 
 
 @pytest.mark.slow
-def test_an_error_of_the_server_loses_nothing(parts, tmp_path):
+def test_an_error_of_the_server_loses_nothing(client, parts, tmp_path):
     with Hub() as hub:
         hub.fail = lambda method, path: 500 if "/commit/" in path else None
-        run = client(TRAIN, hub, tmp_path, parts, parts, tmp_path / "out", 1)
+        run = client(TRAIN, hub, parts, parts, tmp_path / "out", 1)
         assert run.returncode != 0
         assert "Expected to push to me/digits, but the upload failed" in run.stderr, run.stderr
         assert f"The model is saved in {tmp_path / 'out'}: push again" in run.stderr

@@ -172,6 +172,7 @@ class KillsItsWorker(TorchDataset):
         return self.rows[i]
 
 
+@pytest.mark.usefixtures("workers_end")
 def test_a_worker_that_dies(make_trainer, digits):
     trainer = make_trainer(
         train_dataset=KillsItsWorker(digits),

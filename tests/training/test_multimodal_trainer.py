@@ -25,6 +25,7 @@ def test_label_smoothing_is_that_of_plain_trainer(make_trainer, make_model, make
     assert_equal_tensors(weights_of(trainer.model), weights_of(plain.model))
 
 
+@pytest.mark.usefixtures("workers_end")
 def test_persistent_workers_read_the_dataset_that_is_evaluated(make_trainer, digits):
     trainer = make_trainer(dataloader_num_workers=1, dataloader_persistent_workers=True)
     before = trainer.evaluate()["eval_loss"]

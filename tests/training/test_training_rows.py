@@ -74,6 +74,7 @@ def test_draws_change_neither_the_order_of_rows_nor_dropout(varying, make_traine
     assert_equal_tensors(snapshot(trainer.model), snapshot(plain.model))
 
 
+@pytest.mark.usefixtures("workers_end")
 def test_workers_draw_as_the_training_process_does(varying):
     """Without dropout and shuffling, whose draws persistent workers shift from the second epoch on."""
 

@@ -1,7 +1,7 @@
 """
 The metrics of an evaluation, of the fused logits and of each modality alone, by problem type.
 
-`target_metrics.py` computes those of several labels and of a regression, `evaluate_metrics.py` those of one class.
+`target_metrics.py` computes them.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from ..model.targets import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from .target_metrics import mean_absolute_error, micro_f1, multi_label_metrics, regression_metrics
+from .target_metrics import accuracy, macro_f1, mean_absolute_error, micro_f1, multi_label_metrics, regression_metrics
 
 
 # The metrics of the fused logits, by problem type
@@ -46,8 +46,6 @@ def modality_metrics(
     Returns:
         `dict[str, float]`: the metrics. Those without any labelled sample are left out.
     """
-    from .evaluate_metrics import Accuracy, MacroF1  # slow to import
-
     predictions: dict[str, Any] = {**prediction.predictions}
     labels, logits = np.asarray(prediction.label_ids), predictions.pop("logits", None)
     metrics: dict[str, float] = {}
@@ -60,8 +58,8 @@ def modality_metrics(
         metrics |= regression_metrics(logits, labels, target_names)
     elif logits is not None and (labels >= 0).any():
         labelled = labels >= 0
-        pair = {"predictions": logits.argmax(-1)[labelled], "references": labels[labelled]}
-        metrics |= Accuracy().compute(**pair) | MacroF1().compute(**pair)
+        pair = logits.argmax(-1)[labelled], labels[labelled]
+        metrics |= {"accuracy": accuracy(*pair), "macro_f1": macro_f1(*pair)}
     for key, classes in predictions.items():
         if problem_type != SINGLE_LABEL:
             known = classes.min(1) >= 0 if problem_type == MULTI_LABEL else np.isfinite(classes).all(1)
@@ -71,5 +69,5 @@ def modality_metrics(
             continue
         known = (classes >= 0) & (labels >= 0)
         if known.any():
-            metrics[key] = Accuracy().compute(predictions=classes[known], references=labels[known])["accuracy"]
+            metrics[key] = accuracy(classes[known], labels[known])
     return metrics

@@ -37,9 +37,6 @@ def test_each_method_trains_and_a_killed_run_resumes_to_the_bit(
     assert (cls in WITH_HEADS) == ("eval_image_unimodal_accuracy" in metrics)
     log = next(entry for entry in trainer.state.log_history if "ce_loss" in entry)
     assert "rho" in log
-    trainer.create_model_card()
-    card = (tmp_path / "whole" / "README.md").read_text(encoding="utf-8")
-    assert trainer.description in card and trainer.citation in card
 
     again = make("again")
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-5"))
@@ -54,6 +51,14 @@ def test_each_method_trains_and_a_killed_run_resumes_to_the_bit(
     torch.manual_seed(0)
     trainer.model(**batch).loss.backward()
     assert_equal_tensors(gradients(trainer.model), plain)
+
+
+@pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
+def test_the_card_names_and_cites_the_method(make_trainer, make_model, cls, options, tmp_path):
+    trainer = make_trainer(make_model(**parts_of(cls)), cls=cls, output_dir=str(tmp_path), **options)
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert trainer.description in card and trainer.citation in card
 
 
 def summed_loss(outputs, labels, num_items_in_batch):

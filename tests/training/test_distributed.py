@@ -54,7 +54,13 @@ OTHER_TARGETS = [
     ("numbers", "regression", lambda digit: [100.0 + 10 * digit, -digit / 1000]),
 ]
 SHARDED = ["sharded", "sharded_saved", "sharded_acc", "sharded_valuation", "sharded_late", "sharded_dgl", "sharded_opm"]
+# Scenarios of a kind that another one has too. They run only if a test of theirs does.
+SLOW = ["ogm", "agm", "sharded_acc", "sharded_valuation", "sharded_late", "sharded_dgl", "sharded_opm"]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
+
+
+def marked(names):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
 
 
 def results(folder):
@@ -65,7 +71,7 @@ def results(folder):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, make_model, processor, digits):
+def runs(request, tmp_path_factory, make_model, processor, digits):
     """The folders of the runs in one process and of those in two; each holds a folder for each scenario."""
     folder = tmp_path_factory.mktemp("runs")
     make_model().save_pretrained(folder / "model")
@@ -97,21 +103,24 @@ def runs(tmp_path_factory, make_model, processor, digits):
         rows.save_to_disk(folder / name)
     saving = ONLINE | {"save_strategy": "steps", "save_steps": 3, "optim_args": "momentum=0.9", "learning_rate": 0.02}
     still = {"learning_rate": 0.0, "prototype_fraction": 1.0}
-    once = {"num_train_epochs": 1}
+    twice = {"num_train_epochs": 2}
     scenarios = {
-        "holes": {"data": "holes", "options": {"gradient_checkpointing": True}},
+        "holes": {"data": "holes", "options": twice | {"gradient_checkpointing": True}},
         "apart": {"data": "apart", "options": {}},
         "apart_online": {"data": "apart", "options": ONLINE | {"num_train_epochs": 4}},
         "shuffled": {
             "data": "all",
-            "options": once | {"train_sampling_strategy": "random", "max_grad_norm": 1.0},
+            "options": {"train_sampling_strategy": "random", "max_grad_norm": 1.0},
         },
-        "augmented": {"data": "all", "options": {"train_sampling_strategy": "random"}, "augment": True},
-        "accumulated": {"data": "all", "options": {"gradient_accumulation_steps": 3, "prototype_refresh_steps": 2}},
-        "weighted": {"data": "holes", "options": once | {"class_weights": {"0": 4.0, "2": 0.5}}},
-        "reference": {"data": "all", "options": once, "reference": "uneven"},  # 31 of its rows in one, 30 in the other
+        "augmented": {"data": "all", "options": twice | {"train_sampling_strategy": "random"}, "augment": True},
+        "accumulated": {
+            "data": "all",
+            "options": twice | {"gradient_accumulation_steps": 3, "prototype_refresh_steps": 2},
+        },
+        "weighted": {"data": "holes", "options": {"class_weights": {"0": 4.0, "2": 0.5}}},
+        "reference": {"data": "all", "options": {}, "reference": "uneven"},  # 31 of its rows in one, 30 in the other
         "labels": {"data": "labels", "options": {}, "model": "model_labels", "eval_rows": 61},
-        "labels_online": {"data": "labels", "options": ONLINE, "model": "model_labels", "eval_rows": 61},
+        "labels_online": {"data": "labels", "options": ONLINE | twice, "model": "model_labels", "eval_rows": 61},
         "numbers": {
             "data": "numbers",
             "options": {},
@@ -121,96 +130,98 @@ def runs(tmp_path_factory, make_model, processor, digits):
         },
         "uneven": {"data": "uneven", "options": still},
         "uneven_online": {"data": "uneven", "options": still | ONLINE},
-        "short_online": {"data": "short", "options": ONLINE},
-        "stream": {"data": "all", "options": ONLINE | {"max_steps": 12, "prototype_refresh_steps": 4}, "stream": True},
+        "short_online": {"data": "short", "options": ONLINE | twice},
+        "stream": {"data": "all", "options": ONLINE | {"max_steps": 8, "prototype_refresh_steps": 3}, "stream": True},
         "stream_each": {
             "data": "all",
             "options": ONLINE
-            | {"max_steps": 12, "prototype_refresh_steps": 4, "accelerator_config": {"dispatch_batches": False}},
+            | {"max_steps": 8, "prototype_refresh_steps": 3, "accelerator_config": {"dispatch_batches": False}},
             "stream": True,
         },
-        "saved": {"data": "all", "options": saving},
-        "resumed": {"data": "all", "options": saving, "resume": "saved/checkpoint-3"},
+        "saved": {"data": "all", "options": saving | twice},
+        "resumed": {"data": "all", "options": saving | twice, "resume": "saved/checkpoint-3"},
         "uneven_saved": {"data": "uneven", "options": saving},
         "uneven_resumed": {"data": "uneven", "options": saving, "resume": "uneven_saved/checkpoint-3"},
-        "ogm": {"data": "holes", "options": once | {"ogm_alpha": 0.5}, "method": "OGMTrainer"},
-        "ogm_ge": {"data": "all", "options": once | {"ogm_noise": True, "learning_rate": 0.01}, "method": "OGMTrainer"},
+        "ogm": {"data": "holes", "options": {"ogm_alpha": 0.5}, "method": "OGMTrainer"},
+        "ogm_ge": {"data": "all", "options": {"ogm_noise": True, "learning_rate": 0.01}, "method": "OGMTrainer"},
         "acc_accumulated": {
             "data": "all",
-            "options": once | {"gradient_accumulation_steps": 2, "modulation": "update"},
+            "options": {"gradient_accumulation_steps": 2, "modulation": "update"},
             "method": "GradientBoostTrainer",
         },
-        "agm": {"data": "holes", "options": once, "method": "AGMTrainer"},
-        "mmpareto": {"data": "holes", "options": once, "method": "MMParetoTrainer", "model": "heads"},
+        "agm": {"data": "holes", "options": {}, "method": "AGMTrainer"},
+        "mmpareto": {"data": "holes", "options": {}, "method": "MMParetoTrainer", "model": "heads"},
         "opm": {
             "data": "holes",
-            "options": once | {"gradient_accumulation_steps": 2, "opm_share": 1.0},
+            "options": {"gradient_accumulation_steps": 2, "opm_share": 1.0},
             "method": "OPMTrainer",
         },
-        "dgl": {"data": "holes", "options": once, "method": "DGLTrainer"},
+        "dgl": {"data": "holes", "options": {}, "method": "DGLTrainer"},
         "valuation": {
             "data": "holes",
-            "options": {"gradient_accumulation_steps": 2, "class_weights": {"0": 4.0}},
+            "options": twice | {"gradient_accumulation_steps": 2, "class_weights": {"0": 4.0}},
             "method": "ValuationTrainer",
         },
-        "uneven_valuation": {"data": "uneven", "options": still, "method": "ValuationTrainer"},
+        "uneven_valuation": {"data": "uneven", "options": still | twice, "method": "ValuationTrainer"},
         "reconboost": {
             "data": "holes",
-            "options": once | {"reconboost_epochs": 0.25, "reconboost_rectify_epochs": 0.25},
+            "options": {"reconboost_epochs": 0.25, "reconboost_rectify_epochs": 0.25},
             "method": "ReconBoostTrainer",
         },
-        "uniform": {"data": "holes", "options": once, "method": "UniformTrainer", "model": "heads"},
+        "uniform": {"data": "holes", "options": {}, "method": "UniformTrainer", "model": "heads"},
         "late_fusion": {
             "data": "holes",
-            "options": once
-            | {"late_fusion_weights": "validation", "max_grad_norm": 1.0, "gradient_checkpointing": True},
+            "options": {"late_fusion_weights": "validation", "max_grad_norm": 1.0, "gradient_checkpointing": True},
             "method": "LateFusionTrainer",
             "model": "late",
         },
         "gblend": {
             "data": "all",
-            "options": once | GBLEND,
+            "options": GBLEND,
             "method": "GradientBlendingTrainer",
             "model": "heads",
         },
         "mla": {
             "data": "holes",
-            "options": once | CLIPPED | {"gradient_accumulation_steps": 2, "optim_args": "momentum=0.9"},
+            "options": CLIPPED | {"gradient_accumulation_steps": 2, "optim_args": "momentum=0.9"},
             "method": "MLATrainer",
             "model": "shared",
         },
-        "relearning": {"data": "holes", "options": {}, "method": "RelearningTrainer", "eval_rows": 29},
-        "sharded": {"data": "all", "options": once | {"max_grad_norm": 1.0}, "shard": "transformers"},
+        "relearning": {"data": "holes", "options": twice, "method": "RelearningTrainer", "eval_rows": 29},
+        "sharded": {"data": "all", "options": {"max_grad_norm": 1.0}, "shard": "transformers"},
         "sharded_acc": {
             "data": "all",
-            "options": saving | once | {"prototype_source": "subset", "modulation": "update"},
+            "options": saving | {"prototype_source": "subset", "modulation": "update"},
             "method": "GradientBoostTrainer",
             "shard": "accelerate",
         },
-        "sharded_valuation": {"data": "all", "options": once, "method": "ValuationTrainer", "shard": "accelerate"},
+        "sharded_valuation": {"data": "all", "options": {}, "method": "ValuationTrainer", "shard": "accelerate"},
         "sharded_late": {
             "data": "all",
-            "options": once | {"max_grad_norm": 0.5},
+            "options": {"max_grad_norm": 0.5},
             "method": "LateFusionTrainer",
             "model": "late",
             "shard": "accelerate",
         },
-        "sharded_dgl": {"data": "all", "options": once, "method": "DGLTrainer", "shard": "accelerate"},
+        "sharded_dgl": {"data": "all", "options": {}, "method": "DGLTrainer", "shard": "accelerate"},
         "sharded_opm": {
             "data": "all",
-            "options": once | {"opm_share": 1.0},
+            "options": {"opm_share": 1.0},
             "method": "OPMTrainer",
             "shard": "accelerate",
         },
-        "sharded_saved": {"data": "all", "options": saving, "shard": "accelerate"},
+        "sharded_saved": {"data": "all", "options": saving | twice, "shard": "accelerate"},
         "sharded_resumed": {
             "data": "all",
-            "options": saving,
+            "options": saving | twice,
             "shard": "accelerate",
             "resume": "sharded_saved/checkpoint-3",
         },
     }
-    scenarios = {name: {"batch": 8} | scenario for name, scenario in scenarios.items()}
+    selected = {item.name.partition("[")[2].rstrip("]") for item in request.session.items}
+    scenarios = {
+        name: {"batch": 8} | scenario for name, scenario in scenarios.items() if name not in SLOW or name in selected
+    }
     (folder / "scenarios.json").write_text(json.dumps(scenarios))
     command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "train_scenarios.py"), str(folder)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=600)
@@ -218,7 +229,7 @@ def runs(tmp_path_factory, make_model, processor, digits):
     return folder / "one", folder / "two"
 
 
-@pytest.mark.parametrize("name", SAME + RIVALS + SHARDED + UNEVEN_EVALUATION)
+@pytest.mark.parametrize("name", marked(SAME + RIVALS + SHARDED + UNEVEN_EVALUATION))
 def test_two_processes_train_as_one_does(runs, name):
     """
     Weights and prototypes are equal within 1e-6, and all that each step logs within 1e-5. `Trainer` counts repeated
@@ -300,10 +311,10 @@ def test_two_processes_resume_to_the_bit(runs, kind, resumed):
     assert not [key for key in whole if not torch.equal(whole[key], again[key])]
 
 
-def test_a_sharded_model_loads_whole_in_one_process(runs, digits, collator):
-    for name in SHARDED:
-        model = MultimodalModel.from_pretrained(runs[1] / name).eval()
-        with torch.no_grad():
-            output = model(**collator([digits[i] for i in range(64)]))
-        assert output.loss.item() == pytest.approx(results(runs[1] / name)[2]["eval_loss"], abs=1e-5)
-        assert model.prototypes.seen("image").all()
+@pytest.mark.parametrize("name", marked(SHARDED))
+def test_a_sharded_model_loads_whole_in_one_process(runs, digits, collator, name):
+    model = MultimodalModel.from_pretrained(runs[1] / name).eval()
+    with torch.no_grad():
+        output = model(**collator([digits[i] for i in range(64)]))
+    assert output.loss.item() == pytest.approx(results(runs[1] / name)[2]["eval_loss"], abs=1e-5)
+    assert model.prototypes.seen("image").all()

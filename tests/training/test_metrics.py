@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 
 from pmr_hf import Accuracy, MacroF1
+from pmr_hf.training.target_metrics import accuracy, macro_f1
 
 
 def test_accuracy_and_macro_f1_worked_by_hand():
@@ -23,3 +25,11 @@ def test_batches_add_up():
     metric.add_batch(predictions=np.array([0, 1]), references=np.array([0, 0]))
     metric.add_batch(predictions=np.array([2]), references=np.array([2]))
     assert metric.compute()["accuracy"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_those_of_scikit_learn(classes):
+    random = np.random.default_rng(classes)
+    guesses, labels = random.integers(0, classes, 40), random.integers(0, classes + 3, 40)  # some are never guessed
+    assert accuracy(guesses, labels) == pytest.approx(accuracy_score(labels, guesses))
+    assert macro_f1(guesses, labels) == pytest.approx(f1_score(labels, guesses, average="macro", zero_division=0))

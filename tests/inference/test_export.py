@@ -84,7 +84,7 @@ def batch(modalities, size):
     [
         (("vit", "bert"), "concat"),
         (("whisper", "speech", "speech_group"), "sum"),
-        (("table", "table_of_numbers", "table_of_categories"), "concat"),
+        pytest.param(("table", "table_of_numbers", "table_of_categories"), "concat", marks=pytest.mark.slow),
         (("numbers", "table"), "attention"),
         *(pytest.param(("numbers", "table"), fusion, marks=pytest.mark.slow) for fusion in ("late", "shared")),
         *(pytest.param(("vit", "bert"), fusion, marks=pytest.mark.slow) for fusion in ("sum", "film", "gated")),

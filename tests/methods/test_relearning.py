@@ -114,7 +114,7 @@ def test_prototypes_are_those_of_the_re_learned_encoders(make):
     assert len(compared) == 1
 
 
-@pytest.mark.parametrize("step", [3, 5, 7])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_run_resumes_to_the_bit_with_another_model(make, make_model, tmp_path, step):
     """Re-learning is before steps 6 and 11. The initial weights come from the checkpoint."""
     saving = {"save_strategy": "steps", "save_steps": 1}

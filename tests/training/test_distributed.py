@@ -55,7 +55,18 @@ OTHER_TARGETS = [
 ]
 SHARDED = ["sharded", "sharded_saved", "sharded_acc", "sharded_valuation", "sharded_late", "sharded_dgl", "sharded_opm"]
 # Scenarios of a kind that another one has too. They run only if a test of theirs does.
-SLOW = ["ogm", "agm", "sharded_acc", "sharded_valuation", "sharded_late", "sharded_dgl", "sharded_opm"]
+SLOW = [
+    "weighted",
+    "stream_each",
+    "ogm",
+    "agm",
+    "gblend",
+    "sharded_acc",
+    "sharded_valuation",
+    "sharded_late",
+    "sharded_dgl",
+    "sharded_opm",
+]
 SHARDED_PAIR = ("sharded_saved", "sharded_resumed")
 
 

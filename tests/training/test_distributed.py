@@ -54,7 +54,7 @@ OTHER_TARGETS = [
     ("numbers", "regression", lambda digit: [100.0 + 10 * digit, -digit / 1000]),
 ]
 SHARDED = ["sharded", "sharded_saved", "sharded_acc", "sharded_valuation", "sharded_late", "sharded_dgl", "sharded_opm"]
-# Scenarios of a kind that another one has too. They run only if a test of theirs does.
+# Scenarios of a kind that another one has too. They run only if a test of theirs is selected.
 SLOW = [
     "weighted",
     "stream_each",
@@ -229,10 +229,10 @@ def runs(request, tmp_path_factory, make_model, processor, digits):
             "resume": "sharded_saved/checkpoint-3",
         },
     }
-    selected = {item.name.partition("[")[2].rstrip("]") for item in request.session.items}
-    scenarios = {
-        name: {"batch": 8} | scenario for name, scenario in scenarios.items() if name not in SLOW or name in selected
-    }
+    names = {item.name.partition("[")[2].rstrip("]") for item in request.session.items if item.path == request.path}
+    if not names <= set(SLOW):
+        names |= scenarios.keys() - set(SLOW)
+    scenarios = {name: {"batch": 8} | scenario for name, scenario in scenarios.items() if name in names}
     (folder / "scenarios.json").write_text(json.dumps(scenarios))
     command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "train_scenarios.py"), str(folder)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=600)

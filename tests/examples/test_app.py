@@ -220,9 +220,11 @@ def test_a_person_fills_some_cells(app, make_model, opened, browser):
     page.goto(opened(pipe))
     page.get_by_role("button", name="Classify").click()
     page.get_by_text("Give at least one of stats.").wait_for()
-    page.get_by_role("gridcell").nth(1).dblclick()
-    page.keyboard.type("3")
+    cell = page.get_by_role("gridcell").nth(1)
+    cell.dblclick()
+    cell.get_by_role("textbox").fill("3")
     page.keyboard.press("Enter")
+    cell.get_by_text("3", exact=True).wait_for()  # the cell has left its editor
     page.get_by_role("button", name="Classify").click()
     page.get_by_role("heading", name="Answer, all modalities together").wait_for()
     best = pipe(stats={"age": None, "size": 3})[0]["label"]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..data.augmentation import AUGMENTATIONS
 from ..data.paper_sets import PAPER_SETS
 from ..data.saved_examples import MOST_EXAMPLES
-from ..methods import METHODS
+from ..methods import METHODS, LateFusionTrainer
 from ..methods.method_checks import reason_against
 from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
@@ -47,6 +47,15 @@ def check_ranges(args: "ScriptArguments") -> None:
         value = getattr(args, name)
         if value is not None and not least <= value <= most:
             raise ValueError(f"Expected --{name} from {least} to {most}, got {value}; correct it.")
+
+
+def check_dropout(args: "ScriptArguments") -> None:
+    """Raise `ValueError` for modality dropout with late fusion, which trains each modality apart."""
+    if args.modality_dropout > 0 and issubclass(METHODS[args.method], LateFusionTrainer):
+        raise ValueError(
+            f"Expected --modality_dropout 0 with --method {args.method}, which trains each modality apart, got "
+            f"{args.modality_dropout}; leave it out."
+        )
 
 
 def check_no_table_is_forgotten(args: "ScriptArguments") -> None:

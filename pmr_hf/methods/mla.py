@@ -39,7 +39,7 @@ class MLATrainingArguments(PrototypeTrainingArguments):
             sqrt(D); for D = 512 this is from 2.3 to 0.23 here.
 
     Raises:
-        ValueError: if a value is outside its range.
+        ValueError: if a value is outside its range, or with `gradient_cosine_steps`.
     """
 
     mla_alpha: float = field(
@@ -50,6 +50,11 @@ class MLATrainingArguments(PrototypeTrainingArguments):
         super().__post_init__()
         if self.mla_alpha <= 0:
             raise ValueError(f"Expected `mla_alpha` above 0, got {self.mla_alpha}; correct it.")
+        if self.gradient_cosine_steps is not None:
+            raise ValueError(
+                "Expected no `gradient_cosine_steps` for MLATrainer, which never has the gradient of a fused loss, got "
+                f"{self.gradient_cosine_steps}; leave it out."
+            )
 
     def hp_space(self, trial: Any) -> dict[str, Any]:
         """Add `mla_alpha` from 0.1 to 10."""
@@ -103,7 +108,7 @@ class MLATrainer(PrototypeTrainer):
 
     Raises:
         ValueError: if the model is not a [`MultimodalModel`] with `fusion="shared"` that predicts one class, for a
-            `compute_loss_func` or `gradient_cosine_steps`, or for a sharded model (FSDP, DeepSpeed).
+            `compute_loss_func`, or for a sharded model (FSDP, DeepSpeed).
     """
 
     args_class = MLATrainingArguments
@@ -147,11 +152,6 @@ class MLATrainer(PrototypeTrainer):
             raise ValueError(
                 "Expected a whole model for MLATrainer, of which each turn trains a part, got FSDP or DeepSpeed; train "
                 "with DDP."
-            )
-        if self.args.gradient_cosine_steps is not None:
-            raise ValueError(
-                "Expected no `gradient_cosine_steps` for MLATrainer, which never has the gradient of a fused loss, got "
-                f"{self.args.gradient_cosine_steps}; leave it out."
             )
 
     # ---- Turns ----

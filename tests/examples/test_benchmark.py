@@ -270,6 +270,20 @@ def test_a_mistake_stops_before_the_first_run(script, arguments, said, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--methods joint mla --gradient_cosine_steps 3", "Expected no `gradient_cosine_steps` for MLATrainer"),
+        ("--methods joint late_fusion --modality_dropout 0.1", "Expected --modality_dropout 0 with --method late_fus"),
+    ],
+)
+def test_what_one_method_refuses_stops_before_the_first_run(script, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--output_dir", str(tmp_path / "out"), *arguments.split()])
+    with pytest.raises(ValueError, match=said):
+        script.main()
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("method", BENCHMARK_METHODS)
 def test_each_method_may_be_the_first_one(script, method, tmp_path, capsys, monkeypatch):
     command = ["benchmark.py", "--methods", method, "--fusions", "sum", "--only_report", "--output_dir", str(tmp_path)]

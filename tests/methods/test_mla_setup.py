@@ -42,9 +42,9 @@ def test_what_mla_cannot_train_is_refused(make_trainer, make_args, make_model):
         make_args(MLATrainer.args_class, mla_alpha=0)
     with pytest.raises(ValueError, match=r"with fusion='shared' for MLATrainer.*got 'concat'; build it with"):
         make_trainer(cls=MLATrainer)
-    model = make_model(**parts_of(MLATrainer))
     with pytest.raises(ValueError, match="no `gradient_cosine_steps` for MLATrainer"):
-        make_trainer(model, cls=MLATrainer, gradient_cosine_steps=1)
+        make_args(MLATrainer.args_class, gradient_cosine_steps=1)
+    model = make_model(**parts_of(MLATrainer))
     own = {"compute_loss_func": lambda outputs, labels, num_items_in_batch=None: outputs.loss}
     with pytest.raises(ValueError, match=r"the loss of the model for MLATrainer, .* got a `compute_loss_func`"):
         make_trainer(model, cls=MLATrainer, trainer_kwargs=own)

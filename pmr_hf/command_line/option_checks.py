@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from ..data.augmentation import AUGMENTATIONS
 from ..data.paper_sets import PAPER_SETS
 from ..data.saved_examples import MOST_EXAMPLES
-from ..methods import METHODS, LateFusionTrainer
-from ..methods.method_checks import reason_against
+from ..methods import METHODS
+from ..methods.method_checks import reason_against, require_no_dropout
 from ..model.configuration import check_fields
 from ..model.fusion import FUSIONS
 from ..model.targets import REGRESSION, SINGLE_LABEL
@@ -49,15 +49,6 @@ def check_ranges(args: "ScriptArguments") -> None:
             raise ValueError(f"Expected --{name} from {least} to {most}, got {value}; correct it.")
 
 
-def check_dropout(args: "ScriptArguments") -> None:
-    """Raise `ValueError` for modality dropout with late fusion, which trains each modality apart."""
-    if args.modality_dropout > 0 and issubclass(METHODS[args.method], LateFusionTrainer):
-        raise ValueError(
-            f"Expected --modality_dropout 0 with --method {args.method}, which trains each modality apart, got "
-            f"{args.modality_dropout}; leave it out."
-        )
-
-
 def check_no_table_is_forgotten(args: "ScriptArguments") -> None:
     """Raise `ValueError` for options of a user's own data without a table, which would train on another one."""
     given = [f"--{name}" for name in OF_OWN_DATA if getattr(args, name) not in (None, [])]
@@ -73,7 +64,7 @@ def check_no_table_is_forgotten(args: "ScriptArguments") -> None:
 def check_problem_type(args: "ScriptArguments") -> None:
     """
     Raise `ValueError` for data or a method that do not fit the problem type, for a method that does not train the
-    fusion head, or for an empty separator of labels.
+    fusion head or takes no modality dropout, or for an empty separator of labels.
     """
     if args.problem_type != SINGLE_LABEL and not args.own_data:
         raise ValueError(
@@ -92,6 +83,7 @@ def check_problem_type(args: "ScriptArguments") -> None:
             f"Expected a --method that can train with --fusion {args.fusion} and --problem_type {args.problem_type}, "
             f"got {args.method}: {reason}; choose another."
         )
+    require_no_dropout(METHODS[args.method], args.modality_dropout)
     if not args.label_separator:
         raise ValueError("Expected --label_separator to be a character or more, got none; give one, such as '|'.")
 

@@ -20,13 +20,7 @@ from ..model.fusion import FUSIONS
 from ..model.initialization import INITIALIZATIONS
 from ..model.targets import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 from .defaults import RECIPES
-from .option_checks import (
-    check_augmentation,
-    check_dropout,
-    check_no_table_is_forgotten,
-    check_problem_type,
-    check_ranges,
-)
+from .option_checks import check_augmentation, check_no_table_is_forgotten, check_problem_type, check_ranges
 
 
 # Arguments that are given as modality=value and become a dict by modality
@@ -311,7 +305,6 @@ class ScriptArguments:
         if not self.own_data:
             self._take_paper_set()
         check_problem_type(self)
-        check_dropout(self)
         if not self.infers:
             self._check_modalities()
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..model.targets import MULTI_LABEL, REGRESSION
-from ..training.target_metrics import mean_absolute_error, micro_f1
+from ..training.target_metrics import accuracy, mean_absolute_error, micro_f1
 from .embed import Embedded
 
 
@@ -21,7 +21,7 @@ def probe_metric(problem_type: str, name: str, fitted: Embedded, tested: Embedde
     labels = tested.labels[tested.present[name]].cpu().numpy()
     if problem_type == REGRESSION:
         return mean_absolute_error(guesses, labels)
-    return micro_f1(guesses, labels) if problem_type == MULTI_LABEL else float((guesses == labels).mean())
+    return micro_f1(guesses, labels) if problem_type == MULTI_LABEL else accuracy(guesses, labels)
 
 
 def probe_guesses(problem_type: str, name: str, fitted: Embedded, tested: Embedded) -> np.ndarray | None:

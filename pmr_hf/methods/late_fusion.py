@@ -16,7 +16,7 @@ from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
 from ..training.step_scales import modality_parameters
-from .method_checks import require_fusion_head, require_known_loss
+from .method_checks import require_fusion_head, require_known_loss, require_no_dropout
 
 
 logger = logging.get_logger(__name__)
@@ -95,6 +95,7 @@ class LateFusionTrainer(PrototypeTrainer):
     """
 
     args_class = LateFusionTrainingArguments
+    takes_dropout = False
     own_fusion = "late"
     fusion_heads = (LateFusion,)
     description = "Trained by the sum of unimodal losses; the answer is the mean of what the modalities predict"
@@ -107,11 +108,7 @@ class LateFusionTrainer(PrototypeTrainer):
                 f"Expected a MultimodalModel with fusion='late' for {name}, got fusion={config.fusion!r}; build it "
                 'with `from_backbones(..., fusion="late")`.'
             )
-        if config.modality_dropout > 0:
-            raise ValueError(
-                f"Expected modality_dropout=0 for {name}, which trains each modality apart, got "
-                f"{config.modality_dropout}; leave it out."
-            )
+        require_no_dropout(type(self), config.modality_dropout)
         super().on_new_model(model)
 
     def check_setup(self) -> None:

@@ -44,6 +44,15 @@ def require_fusion_head(trainer: PrototypeTrainer, model: nn.Module) -> Multimod
     return model
 
 
+def require_no_dropout(method: type[PrototypeTrainer], modality_dropout: float) -> None:
+    """Raise `ValueError` for modality dropout with a method that does not take it."""
+    if modality_dropout > 0 and not method.takes_dropout:
+        raise ValueError(
+            f"Expected modality_dropout=0 for {method.__name__}, which trains each modality apart, got "
+            f"{modality_dropout}; leave it out."
+        )
+
+
 def require_known_loss(trainer: PrototypeTrainer) -> None:
     """Raise `ValueError` for a `compute_loss_func`, which cannot be computed again for other fused logits."""
     if trainer.compute_loss_func is not None:

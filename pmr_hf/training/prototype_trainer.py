@@ -84,6 +84,8 @@ class PrototypeTrainer(MultimodalTrainer):
     needs_classes = False
     #: Whether the method needs one class per sample, so that several labels are refused
     needs_one_class = False
+    #: Whether the method trains a model with `modality_dropout`
+    takes_dropout = True
     #: The one fusion head that the method trains, or `None` if it takes several
     own_fusion: str | None = None
     #: The classes of the fusion heads that the method trains

@@ -15,7 +15,16 @@ def macro_f1(guesses: np.ndarray, labels: np.ndarray) -> float:
     classes = 1 + max(guesses.max(), labels.max())
     both = np.bincount(labels[guesses == labels], minlength=classes)
     found = np.bincount(guesses, minlength=classes) + np.bincount(labels, minlength=classes)
-    return float((2 * both[found > 0] / found[found > 0]).mean())
+    return mean_f1(both, found)
+
+
+def mean_f1(both: np.ndarray, found: np.ndarray) -> float:
+    """
+    The mean F1 score of the classes that are guessed or true, and 0 if there is none, from `both` (K,), how often each
+    is guessed and true, and `found` (K,), how often it is guessed plus how often it is true.
+    """
+    scores = 2 * both[found > 0] / found[found > 0]
+    return float(scores.mean()) if len(scores) else 0.0
 
 
 def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -34,11 +43,9 @@ def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
     from sklearn.metrics import average_precision_score  # slow to import
 
     labels, guesses = labels.astype(int), (logits > 0).astype(int)
-    found = (labels + guesses).sum(0)
-    f1_of_each = 2 * (labels & guesses).sum(0)[found > 0] / found[found > 0]
     metrics = {
         "micro_f1": micro_f1(guesses, labels),
-        "macro_f1": float(f1_of_each.mean()) if len(f1_of_each) else 0.0,
+        "macro_f1": mean_f1((labels & guesses).sum(0), (labels + guesses).sum(0)),
         "subset_accuracy": float((guesses == labels).all(1).mean()),
     }
     precisions = [average_precision_score(labels[:, k], logits[:, k]) for k in np.flatnonzero(labels.any(0))]

@@ -274,7 +274,7 @@ def test_a_mistake_stops_before_the_first_run(script, arguments, said, tmp_path,
     ("arguments", "said"),
     [
         ("--methods joint mla --gradient_cosine_steps 3", "Expected no `gradient_cosine_steps` for MLATrainer"),
-        ("--methods joint late_fusion --modality_dropout 0.1", "Expected --modality_dropout 0 with --method late_fus"),
+        ("--methods joint late_fusion --modality_dropout 0.1", "Expected modality_dropout=0 for LateFusionTrainer"),
     ],
 )
 def test_what_one_method_refuses_stops_before_the_first_run(script, arguments, said, tmp_path, monkeypatch):

@@ -116,6 +116,17 @@ def test_the_readme_shows_what_is_printed(main_job):
 
 
 @pytest.mark.slow
+def test_accelerate_launch_gives_the_same_models(main_job, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", str(EXAMPLES / "run_pmr.py")]
+    command += ["--num_train_epochs", "2"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.splitlines()[:6] == main_job[0].splitlines()[:6], run.stderr
+    launched = load_file(tmp_path / "outputs" / "digits-concat-pmr" / "model.safetensors")
+    for name, tensor in load_file(main_job[1] / "model.safetensors").items():
+        torch.testing.assert_close(launched[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.slow
 def test_the_joint_run_is_that_of_the_method_joint(main_job, tmp_path):
     """Neither the recipe nor a random state of PMR's run changes it."""
     run_pmr(tmp_path, "--method", "joint", "--num_train_epochs", "2")

@@ -27,6 +27,10 @@ class Preloaded:
         self._server = subprocess.Popen(command, env=os.environ | environment, **pipes)
         self._environment = environment
 
+    def close(self):
+        """End the process."""
+        self._server.communicate()
+
     def run(self, command, cwd=None, **environment):
         """`command` is a script and its arguments, or "-c", the code, and its arguments."""
         command = [str(part) for part in command]

@@ -30,7 +30,7 @@ from pmr_hf.data.augmentation import CropAndFlip
 
 
 DEFAULTS = {
-    "num_train_epochs": 1,
+    "num_train_epochs": 2,
     "optim": "sgd",
     "learning_rate": 0.1,
     "max_grad_norm": 0.0,

@@ -84,7 +84,9 @@ def client(tmp_path_factory):
             users[hub, offline] = Preloaded(*modules, **settings), home
         return users[hub, offline][0].run(["-c", code, *arguments], HF_TOKEN=token)
 
-    return run
+    yield run
+    for process, _ in users.values():
+        process.close()
 
 
 @pytest.fixture(scope="module")

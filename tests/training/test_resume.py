@@ -21,7 +21,7 @@ def test_resumed_weights_and_prototypes_are_the_uninterrupted_ones(make_trainer,
     settings = SETTINGS | {"prototype_source": source, "prototype_refresh_steps": refresh_steps}
     uninterrupted = make_trainer(make_model(dropout=0.2), **settings)
     uninterrupted.train()
-    for step in (4, 8, 12, 20):
+    for step in (4, 8, 12, 16, 20, 24):
         resumed = make_trainer(make_model(seed=OTHER_SEED, dropout=0.2), **settings)
         resumed.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
         assert_equal_tensors(snapshot(resumed.model), snapshot(uninterrupted.model))
@@ -31,7 +31,7 @@ def test_resume_in_the_middle_of_gradient_accumulation_epochs(make_trainer, make
     settings = SETTINGS | {"gradient_accumulation_steps": 3, "save_steps": 2, "per_device_train_batch_size": 4}
     trainer = make_trainer(make_model(dropout=0.2), **settings)
     trainer.train()
-    for step in (2, 6):
+    for step in (2, 6, 8):
         resumed = make_trainer(make_model(seed=OTHER_SEED, dropout=0.2), **settings)
         resumed.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-{step}")
         assert_equal_tensors(snapshot(resumed.model), snapshot(trainer.model))

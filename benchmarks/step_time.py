@@ -2,7 +2,7 @@
 Measure what PMR, and each other method, costs compared with plain `Trainer`: time of steps and epochs, memory, how the
 terms scale, and what the memory format of pictures changes.
 
-    python benchmarks/step_time.py                       # all parts, about 50 minutes on 2 cores
+    python benchmarks/step_time.py                       # all parts, more than an hour on 2 cores
     python benchmarks/step_time.py steps layout          # some of those that --help names
 
 The model has the paper's CG-MNIST encoders. A batch is 64 samples of 28 x 28 pixels, in memory. What is compared runs
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -42,6 +42,7 @@ from transformers import (
 from pmr_hf import (
     METHODS,
     CGMNISTConfig,
+    GradientBlendingTrainer,
     MultimodalModel,
     PMRTrainer,
     PMRTrainingArguments,
@@ -57,7 +58,10 @@ BATCH = 64
 KINDS = ("plain", "control", "subset", "online")
 # What a method of `METHODS` needs, if its defaults do not train here
 ARGUMENTS = {name: {"modulation": "update"} for name in ("acc", "agm", "ogm")}
-ARGUMENTS["gblend"] = {"blend_weights": {"gray": 0.3, "colored": 0.3, "fused": 0.4}}
+ARGUMENTS["recipe"] = {"pmr_weights": "hard", "pmr_mu": 0.0}
+# With modality dropout of 0.3, under the name that `examples/benchmark.py` gives it
+WITH_DROPOUT = {"dropout": "joint", "recipe": "pmr"}
+BLEND_WEIGHTS = {"gray": 0.3, "colored": 0.3, "fused": 0.4}
 # The encoders of the part `layout`, with the channels and the width of their square pictures
 PICTURES: dict[str, tuple[PreTrainedConfig, int, int]] = {
     "CG-MNIST, gray": (CGMNISTConfig(num_channels=1), 1, 28),
@@ -120,15 +124,19 @@ class StepTimes(TrainerCallback):
         return statistics.median(after - before for before, after in pairwise(self.begins))
 
 
-def make_trainer(kind: str, data: Digits, epochs: int = 1) -> Trainer:
-    """A trainer of one of the `KINDS`, or of a method of `METHODS`, without its printed logs."""
+def make_trainer(kind: str, data: Digits, epochs: int = 1, **changes: Any) -> Trainer:
+    """
+    A trainer of one of the `KINDS`, of a method of `METHODS`, or of one of those `WITH_DROPOUT`, without its printed
+    logs. `changes` are other arguments of the trainer.
+    """
     set_seed(0)
-    method = METHODS.get(kind)
+    method = METHODS.get(WITH_DROPOUT.get(kind, kind))
     model = MultimodalModel.from_backbones(
         {"gray": CGMNISTConfig(num_channels=1), "colored": CGMNISTConfig(num_channels=3)},
         num_labels=10,
         fusion=(method and method.own_fusion) or "concat",
         unimodal_heads=method is not None and issubclass(method, UnimodalHeadsTrainer),
+        modality_dropout=0.3 if kind in WITH_DROPOUT else 0.0,
     )
     settings: dict[str, Any] = {
         "per_device_train_batch_size": BATCH,
@@ -143,14 +151,16 @@ def make_trainer(kind: str, data: Digits, epochs: int = 1) -> Trainer:
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "use_cpu": True,
+        **ARGUMENTS.get(kind, {}),
+        **changes,
     }
     folder, shared = tempfile.gettempdir(), {"model": model, "train_dataset": data, "data_collator": data.collate}
     if kind in ("plain", "control"):
         trainer = Trainer(args=TrainingArguments(folder, **settings), **shared)
     elif method is not None:
-        if method is RelearningTrainer:
+        if method in (GradientBlendingTrainer, RelearningTrainer):
             shared["eval_dataset"] = data
-        trainer = method(args=method.args_class(folder, **settings, **ARGUMENTS.get(kind, {})), **shared)
+        trainer = method(args=method.args_class(folder, **settings), **shared)
     else:
         trainer = PMRTrainer(args=PMRTrainingArguments(folder, prototype_source=kind, **settings), **shared)
     trainer.remove_callback(PrinterCallback)
@@ -248,25 +258,59 @@ def epoch_times(rounds: int) -> dict[str, list[float]]:
 
 def methods(rounds: int, processes: int) -> None:
     """A step in the loop of `Trainer`, by each method. Beside each method, plain `Trainer` trains in turn."""
-    ratios = in_processes("method", rounds, processes)
     print(f"\n| one step of {BATCH}, in the training loop | median ratio to plain | quartiles |\n|---|---|---|")
-    for kind, values in ratios.items():
+    for kind, values in in_processes("method", rounds, processes).items():
         print_ratios(kind, values)
 
 
 def method_ratios(rounds: int) -> dict[str, list[float]]:
     data = Digits(6 * BATCH)
-    trainers = {kind: make_trainer(kind, data) for kind in ("plain", "control", *METHODS)}
-    clocks = {kind: StepTimes() for kind in trainers}
+    kinds = ("plain", "control", *METHODS)
+    given = {"gblend": {"blend_weights": BLEND_WEIGHTS}}
+    trainers = {kind: make_trainer(kind, data, **given.get(kind, {})) for kind in kinds}
+    clocks = {kind: StepTimes() for kind in kinds}
+
+    def step(kind: str) -> float:
+        trainers[kind].train()
+        return clocks[kind].median()
+
     for kind, trainer in trainers.items():
         trainer.add_callback(clocks[kind])
         trainer.train()
-    ratios: dict[str, list[float]] = {kind: [] for kind in trainers if kind != "plain"}
+    return ratios_in_turn(step, kinds, rounds)
+
+
+def trainings(rounds: int, processes: int) -> None:
+    """A whole training of four epochs of 20 steps, by each method. Beside each method, joint training runs in turn."""
+    print("\n| a training of 80 steps | median ratio to joint | quartiles |\n|---|---|---|")
+    for kind, values in in_processes("training", rounds, processes).items():
+        print_ratios(kind, values)
+
+
+def training_ratios(rounds: int) -> dict[str, list[float]]:
+    data = Digits(20 * BATCH)
+    kinds = ("joint", "joint, again", *(kind for kind in (*METHODS, *WITH_DROPOUT) if kind != "joint"))
+    trainers = {kind: make_trainer("joint" if kind == "joint, again" else kind, data, epochs=4) for kind in kinds}
+
+    def training(kind: str) -> float:
+        start = time.perf_counter()
+        trainers[kind].train()
+        return time.perf_counter() - start
+
+    return ratios_in_turn(training, kinds, rounds)
+
+
+def ratios_in_turn(seconds: Callable[[str], float], kinds: Sequence[str], rounds: int) -> dict[str, list[float]]:
+    """
+    The ratios of the seconds of each kind to those of the first kind, which runs again beside each of the others. The
+    order of the two is reversed in every other round.
+    """
+    base, *others = kinds
+    ratios: dict[str, list[float]] = {kind: [] for kind in others}
     for i in range(rounds):
         for kind, values in ratios.items():
-            for each in ("plain", kind) if i % 2 else (kind, "plain"):
-                trainers[each].train()
-            values.append(clocks[kind].median() / clocks["plain"].median())
+            times = {each: seconds(each) for each in ((base, kind) if i % 2 else (kind, base))}
+            values.append(times[kind] / times[base])
     return ratios
 
 
@@ -444,8 +488,14 @@ def layout_step(
         torch.cuda.synchronize()
 
 
-PARTS = {part.__name__: part for part in (steps, epochs, methods, memory, loop, growth, profile, layout)}
-TIMES = {"step": step_times, "epoch": epoch_times, "method": method_ratios, "loop": loop_times}
+PARTS = {part.__name__: part for part in (steps, epochs, methods, trainings, memory, loop, growth, profile, layout)}
+TIMES = {
+    "step": step_times,
+    "epoch": epoch_times,
+    "method": method_ratios,
+    "training": training_ratios,
+    "loop": loop_times,
+}
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""What `examples/run_pmr.py` prints while it trains: a header, a bar of the steps and a line for each epoch."""
+"""
+What `examples/run_pmr.py` prints while it trains: a header, a bar of the steps and a line for each epoch. The table at
+the end is in `results_table.py`.
+"""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Read csv and tsv files. Every cell is a string, and an empty cell is missing."""
+"""Read csv and tsv files. Every cell is a string, and an empty cell is missing. The delimiter is never guessed."""
 
 import csv
 from collections.abc import Collection, Iterator

@@ -1,4 +1,7 @@
-"""Weights of the classes, so that rare classes count as much as common ones, or as much as a user says."""
+"""
+Weights of the classes, so that rare classes count as much as common ones, or as much as a user says. The weights of rare
+labels, of which a row may have several, are in `prototype_terms.py`.
+"""
 
 import json
 import math

@@ -1,4 +1,7 @@
-"""When the prototypes are refreshed, and from which samples (Algorithm 1 of PMR)."""
+"""
+When the prototypes are refreshed, and from which samples (Algorithm 1 of PMR). The refresh itself is
+`PrototypeTrainer.refresh_prototypes`.
+"""
 
 from typing import TYPE_CHECKING, Any
 

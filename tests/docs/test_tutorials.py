@@ -8,7 +8,7 @@ from helpers.scripts import run_in_fork
 
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
-NAMES = ["own_table", "missing_modality", pytest.param("which_modality", marks=pytest.mark.slow)]
+NAMES = ["own_table", *(pytest.param(name, marks=pytest.mark.slow) for name in ("missing_modality", "which_modality"))]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -176,6 +176,7 @@ def same(row, example):
     return all(np.array_equal(np.asarray(row[name]), np.asarray(example[name])) for name in ("gray", "colored"))
 
 
+@pytest.mark.slow
 def test_joint_training_and_another_head(tmp_path):
     table = run_pmr(
         tmp_path,

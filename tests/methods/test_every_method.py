@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from helpers.all_methods import BLEND_WEIGHTS, CASES, METHOD_CASES, METHOD_IDS, WITH_HEADS, batch_of_three, parts_of
+from helpers.all_methods import BLEND_WEIGHTS, METHOD_CASES, METHOD_IDS, WITH_HEADS, batch_of_three, parts_of
 from helpers.gradients import gradients, plain_gradients
+from helpers.relatives import slow_but
 from helpers.snapshots import assert_equal_tensors, changed, snapshot
 from torch.nn import functional as F
 
@@ -17,13 +18,11 @@ from pmr_hf import (
 )
 
 
-def marked(name):
-    """Other methods have the same parts."""
-    slow = name in ("ogm", "ogm_ge_update", "agm", "uniform")
-    return pytest.param(*CASES[name], marks=[pytest.mark.slow] * slow, id=name)
+# The others have no state of their own, or have it as one of these, or a test of resuming of their own
+DEFAULT = ("ogm_ge", "dgl", "reconboost", "mmpareto", "mla", "agm_update", "late_fusion")
 
 
-@pytest.mark.parametrize(("cls", "options"), map(marked, METHOD_IDS))
+@pytest.mark.parametrize(("cls", "options"), slow_but(DEFAULT, METHOD_CASES, METHOD_IDS))
 def test_each_method_trains_and_a_killed_run_resumes_to_the_bit(
     make_trainer, make_model, digits, cls, options, tmp_path
 ):

@@ -8,12 +8,15 @@ import torch
 from helpers.all_methods import GRADIENT, METHOD_CASES, METHOD_IDS, WITH_HEADS
 from helpers.digits import batch_of
 from helpers.gradients import gradients, gradients_of_step
+from helpers.relatives import slow_but
 
 from pmr_hf import AGMTrainer, GradientBoostTrainer, MMParetoTrainer, OGMTrainer, PrototypeTrainer
 from pmr_hf.methods.gradient_scaling import GradientScalingTrainer
 
 
-@pytest.mark.parametrize(("cls", "options"), METHOD_CASES, ids=METHOD_IDS)
+@pytest.mark.parametrize(
+    ("cls", "options"), slow_but(("acc", "ogm_ge", "agm_update", "opm", "mmpareto", "gblend"), METHOD_CASES, METHOD_IDS)
+)
 def test_under_accumulation_each_micro_batch_has_its_own_scale(prepared, cls, options):
     trainer, _ = prepared(cls, **options)
     trainer.create_optimizer()
@@ -127,7 +130,9 @@ def test_updates_need_an_optimizer_of_the_trainer(make_trainer, make_model):
     assert {group.get("modality") for group in trainer.optimizer.param_groups} == {"image", "text", None}
 
 
-@pytest.mark.parametrize("cls", [OGMTrainer, GradientBoostTrainer, AGMTrainer])
+@pytest.mark.parametrize(
+    "cls", slow_but(("ogm",), [OGMTrainer, GradientBoostTrainer, AGMTrainer], ["ogm", "acc", "agm"])
+)
 def test_updates_are_scaled_in_a_compiled_model(make_trainer, make_model, cls):
     settings = {"cls": cls, "max_steps": 3, "modulation": "update", "prototype_fraction": 1.0}
     plain = make_trainer(make_model(), **settings)

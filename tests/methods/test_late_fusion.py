@@ -22,7 +22,7 @@ COLUMNS = {"image": "picture", "text": "caption"}
     [
         {"optim": "adamw_torch", "weight_decay": 0.1, "max_grad_norm": 0.5},
         {"optim": "sgd", "learning_rate": 0.3, "max_grad_norm": 0.0, "gradient_accumulation_steps": 2},
-        {"optim": "adamw_torch", "label_smoothing_factor": 0.2},
+        pytest.param({"optim": "adamw_torch", "label_smoothing_factor": 0.2}, marks=pytest.mark.slow),
     ],
     ids=["clipped", "accumulated", "smoothed"],
 )

@@ -93,7 +93,14 @@ def make_of(make_trainer, make_trainer_of_three, make_model, make_model_of_three
 
 
 @pytest.mark.parametrize(
-    ("modalities", "size", "micro", "epochs"), [(2, 8, 1, 2), (2, 4, 2, 2), (2, 4, 4, 3), (3, 8, 1, 2), (3, 4, 2, 2)]
+    ("modalities", "size", "micro", "epochs"),
+    [
+        (2, 8, 1, 2),
+        pytest.param(2, 4, 2, 2, marks=pytest.mark.slow),
+        (2, 4, 4, 3),
+        pytest.param(3, 8, 1, 2, marks=pytest.mark.slow),
+        (3, 4, 2, 2),
+    ],
 )
 def test_mla_trains_as_a_plain_loop(make_of, modalities, size, micro, epochs):
     make_model, make_trainer = make_of(modalities)

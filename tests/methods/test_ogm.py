@@ -47,7 +47,7 @@ def test_ogm_scales_of_three_modalities_and_of_absent_ones():
     assert ogm_scales(torch.tensor([1e30, 1e-30]), 2.0).tolist() == pytest.approx([1e-6, 1])
 
 
-@pytest.mark.parametrize("alpha", [0.0, 4.0])
+@pytest.mark.parametrize("alpha", [pytest.param(0.0, marks=pytest.mark.slow), 4.0])
 def test_the_noise_has_the_deviation_of_the_gradient_and_is_the_same_in_each_run(make_trainer, make_model, alpha):
     """The deviation is that before scaling. After one step of SGD, the weights show the gradient that was applied."""
 

@@ -125,8 +125,18 @@ def test_bf16_autocast_keeps_the_prototypes_and_their_distances_in_fp32(make_tra
     assert loss.item() == pytest.approx(outputs.loss.item() + expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("forced", [None, ([0.0, 0.8], [0.8, 0.0])], ids=["alpha = mu = 0", "forced weights"])
-@pytest.mark.parametrize("own_loss", [False, True], ids=["model's loss", "compute_loss_func"])
+FORCED = ([0.0, 0.8], [0.8, 0.0])  # None: alpha = mu = 0
+
+
+@pytest.mark.parametrize(
+    ("own_loss", "forced"),
+    [
+        (False, FORCED),
+        pytest.param(False, None, marks=pytest.mark.slow),
+        (True, None),
+        pytest.param(True, FORCED, marks=pytest.mark.slow),
+    ],
+)
 def test_accumulation_equals_a_large_batch(make_trainer, digits, monkeypatch, forced, own_loss):
     """Batch 2 with 4 accumulation steps equals batch 8 with 1, if the weights do not depend on the batch."""
     if forced is not None:

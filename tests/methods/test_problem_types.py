@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.all_methods import BLEND_WEIGHTS, parts_of
+from helpers.relatives import slow_but
 
 from pmr_hf import METHODS, MultimodalModel, MultimodalTrainer, UnimodalHeadsTrainer
 
@@ -34,7 +35,10 @@ def numbers(digits):
     return [100.0 + 10 * label for label in digits["label"]]
 
 
-@pytest.mark.parametrize("name", METHODS)
+DEFAULT = ("joint", "pmr", "late_fusion", "gblend", "dgl", "valuation", "mla", "relearning")
+
+
+@pytest.mark.parametrize("name", slow_but(DEFAULT, METHODS, METHODS))
 def test_several_labels(name, make_of, digits):
     cls = METHODS[name]
     labels = [[int(label > 1), label % 2, int(label == 3)] for label in digits["label"]]

@@ -29,7 +29,10 @@ def test_lora_starts_from_the_encoder_as_it_is(make_model, collator, digits):
     torch.testing.assert_close(adapted(**batch).embeddings, plain(**batch).embeddings)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"freeze": ["image"], "modality_learning_rates": {"text": 0.02}}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [pytest.param({}, marks=pytest.mark.slow), {"freeze": ["image"], "modality_learning_rates": {"text": 0.02}}],
+)
 def test_lora_is_saved_resumed_and_loaded(make_trainer, make_model, tmp_path, collator, digits, kwargs):
     kwargs = {"save_strategy": "steps", "save_steps": 6, "num_train_epochs": 2, **kwargs}
     whole = make_trainer(make_model(lora=LORA), output_dir=str(tmp_path / "whole"), **kwargs)

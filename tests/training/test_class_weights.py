@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.all_methods import parts_of
 from helpers.digits import NUM_LABELS, WORDS, batch_of
+from helpers.relatives import slow_but
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 from transformers import Trainer
@@ -133,7 +134,10 @@ def test_weights_come_from_the_training_rows_alone_and_are_shown(make_trainer, d
     assert "| class weights | balanced |" in card
 
 
-@pytest.mark.parametrize("method", METHODS)
+DEFAULT = ("pmr", "late_fusion", "mla", "valuation", "mmpareto", "reconboost")  # losses of their own
+
+
+@pytest.mark.parametrize("method", slow_but(DEFAULT, METHODS, METHODS))
 def test_every_method_takes_class_weights(make_trainer, make_model, method):
     cls = METHODS[method]
     options = {"blend_epochs": 1.0} if method == "gblend" else {}

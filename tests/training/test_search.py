@@ -42,7 +42,9 @@ def all_rates():
     return optuna.samplers.GridSampler({"learning_rate": RATES}, seed=0)
 
 
-@pytest.mark.parametrize(("cls", "metric"), [(MultimodalTrainer, None), (PMRTrainer, "accuracy")])
+@pytest.mark.parametrize(
+    ("cls", "metric"), [pytest.param(MultimodalTrainer, None, marks=pytest.mark.slow), (PMRTrainer, "accuracy")]
+)
 def test_the_default_search_finds_the_best_of_a_loop_over_the_same_values(make_searcher, cls, metric):
     """Of the loss the lowest, and of an accuracy the highest; and each trial is an ordinary run."""
     key, best = ("eval_loss", min) if metric is None else ("eval_accuracy", max)

@@ -281,14 +281,14 @@ def method_ratios(rounds: int) -> dict[str, list[float]]:
 
 
 def trainings(rounds: int, processes: int) -> None:
-    """A whole training of four epochs of 20 steps, by each method. Beside each method, joint training runs in turn."""
-    print("\n| a training of 80 steps | median ratio to joint | quartiles |\n|---|---|---|")
+    """A whole training of four epochs of ten steps, by each method. Beside each method, joint training runs in turn."""
+    print("\n| a training of 40 steps | median ratio to joint | quartiles |\n|---|---|---|")
     for kind, values in in_processes("training", rounds, processes).items():
         print_ratios(kind, values)
 
 
 def training_ratios(rounds: int) -> dict[str, list[float]]:
-    data = Digits(20 * BATCH)
+    data = Digits(10 * BATCH)
     kinds = ("joint", "joint, again", *(kind for kind in (*METHODS, *WITH_DROPOUT) if kind != "joint"))
     trainers = {kind: make_trainer("joint" if kind == "joint, again" else kind, data, epochs=4) for kind in kinds}
 

@@ -60,8 +60,10 @@ def main() -> None:
     set_seed(training_args.seed)
     dataset, backbones, _, collator, classes, _ = prepare(script_args, training_args)
     if not gives_length(arguments):
-        training_args.num_train_epochs = math.ceil(training_args.num_train_epochs / SHARE)
-        print(f"Each training of a diagnosis takes a quarter of that, {training_args.num_train_epochs} epochs.")
+        full = training_args.num_train_epochs
+        training_args.num_train_epochs = math.ceil(full / SHARE)
+        print(f"Each training has {training_args.num_train_epochs} epochs, a quarter of the {full:g} of run_pmr.py.")
+    training_args.disable_tqdm |= not sys.stderr.isatty()  # no bars in a log file
     diagnosis = diagnose(
         build_model(script_args, backbones, classes),
         dataset["train"],

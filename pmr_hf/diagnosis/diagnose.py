@@ -66,7 +66,8 @@ def diagnose(
     train, rows = frames_as_datasets(train_dataset), frames_as_datasets(eval_dataset)
     args = args or PrototypeTrainingArguments("outputs/diagnose", num_train_epochs=3)
     measured: dict[str, Measured] = {}
-    with tqdm(unit="step", disable=args.process_index > 0) as bar, TemporaryDirectory() as folder:
+    hidden = args.disable_tqdm or args.process_index > 0
+    with tqdm(unit="step", disable=hidden) as bar, TemporaryDirectory() as folder:
         progress = _Progress(bar, len(names) + 1)
         for some in [*([name] for name in names), names]:
             bar.set_description("Training all jointly" if len(some) > 1 else f"Training {some[0]} alone")

@@ -1,5 +1,5 @@
 """
-Weights of the classes, so that rare classes count as much as common ones, or as much as a user says. The weights of rare
+Weights of the classes, so that rare classes count as much as common ones, or as much as a user says. Weights of rare
 labels, of which a row may have several, are in `prototype_terms.py`.
 """
 

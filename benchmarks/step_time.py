@@ -50,6 +50,7 @@ from pmr_hf import (
     RelearningTrainer,
     UnimodalHeadsTrainer,
 )
+from pmr_hf.command_line.defaults import RECIPES
 from pmr_hf.data.new_encoders import RESNET18
 from pmr_hf.equations import prototypical_cross_entropy, prototypical_entropy
 
@@ -58,9 +59,10 @@ BATCH = 64
 KINDS = ("plain", "control", "subset", "online")
 # What a method of `METHODS` needs, if its defaults do not train here
 ARGUMENTS = {name: {"modulation": "update"} for name in ("acc", "agm", "ogm")}
-ARGUMENTS["recipe"] = {"pmr_weights": "hard", "pmr_mu": 0.0}
-# With modality dropout of 0.3, under the name that `examples/benchmark.py` gives it
+# The methods with modality dropout, under the names that `examples/benchmark.py` gives them
 WITH_DROPOUT = {"dropout": "joint", "recipe": "pmr"}
+RECIPE = RECIPES["recommended"]
+ARGUMENTS["recipe"] = {name: RECIPE[name] for name in ("pmr_weights", "pmr_alpha", "pmr_mu")}
 BLEND_WEIGHTS = {"gray": 0.3, "colored": 0.3, "fused": 0.4}
 # The encoders of the part `layout`, with the channels and the width of their square pictures
 PICTURES: dict[str, tuple[PreTrainedConfig, int, int]] = {
@@ -136,7 +138,7 @@ def make_trainer(kind: str, data: Digits, epochs: int = 1, **changes: Any) -> Tr
         num_labels=10,
         fusion=(method and method.own_fusion) or "concat",
         unimodal_heads=method is not None and issubclass(method, UnimodalHeadsTrainer),
-        modality_dropout=0.3 if kind in WITH_DROPOUT else 0.0,
+        modality_dropout=RECIPE["modality_dropout"] if kind in WITH_DROPOUT else 0.0,
     )
     settings: dict[str, Any] = {
         "per_device_train_batch_size": BATCH,
@@ -168,16 +170,17 @@ def make_trainer(kind: str, data: Digits, epochs: int = 1, **changes: Any) -> Tr
 
 
 def paired(title: str, times: dict[str, list[float]], base: str = "plain") -> None:
-    print(f"\n| {title} | median ratio to {base} | quartiles |\n|---|---|---|")
-    for kind, values in times.items():
-        if kind != base:
-            print_ratios(kind, [a / b for a, b in zip(values, times[base], strict=True)])
+    others = {kind: values for kind, values in times.items() if kind != base}
+    ratios = {kind: [a / b for a, b in zip(values, times[base], strict=True)] for kind, values in others.items()}
+    print_ratios(title, ratios, base)
     print(f"\n{base}: {1000 * statistics.median(times[base]):.1f} ms")
 
 
-def print_ratios(kind: str, ratios: list[float]) -> None:
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    print(f"| {kind} | {middle:.3f} | {low:.3f} .. {high:.3f} |")
+def print_ratios(title: str, ratios: dict[str, list[float]], base: str) -> None:
+    print(f"\n| {title} | median ratio to {base} | quartiles |\n|---|---|---|")
+    for kind, values in ratios.items():
+        low, middle, high = statistics.quantiles(values, n=4)
+        print(f"| {kind} | {middle:.3f} | {low:.3f} .. {high:.3f} |")
 
 
 def child(*arguments: object) -> Any:
@@ -258,9 +261,7 @@ def epoch_times(rounds: int) -> dict[str, list[float]]:
 
 def methods(rounds: int, processes: int) -> None:
     """A step in the loop of `Trainer`, by each method. Beside each method, plain `Trainer` trains in turn."""
-    print(f"\n| one step of {BATCH}, in the training loop | median ratio to plain | quartiles |\n|---|---|---|")
-    for kind, values in in_processes("method", rounds, processes).items():
-        print_ratios(kind, values)
+    print_ratios(f"one step of {BATCH}, in the training loop", in_processes("method", rounds, processes), "plain")
 
 
 def method_ratios(rounds: int) -> dict[str, list[float]]:
@@ -282,9 +283,7 @@ def method_ratios(rounds: int) -> dict[str, list[float]]:
 
 def trainings(rounds: int, processes: int) -> None:
     """A whole training of four epochs of ten steps, by each method. Beside each method, joint training runs in turn."""
-    print("\n| a training of 40 steps | median ratio to joint | quartiles |\n|---|---|---|")
-    for kind, values in in_processes("training", rounds, processes).items():
-        print_ratios(kind, values)
+    print_ratios("a training of 40 steps", in_processes("training", rounds, processes), "joint")
 
 
 def training_ratios(rounds: int) -> dict[str, list[float]]:

@@ -29,7 +29,7 @@ from transformers import set_seed
 
 from pmr_hf import diagnose
 from pmr_hf.command_line.build import build_model
-from pmr_hf.command_line.console import set_verbosity
+from pmr_hf.command_line.console import hide_still_bars, set_verbosity
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.output_folder import default_folder
 from pmr_hf.command_line.parse_arguments import gives, gives_length, lower_pretrained_rates, parse_arguments
@@ -63,7 +63,8 @@ def main() -> None:
         full = training_args.num_train_epochs
         training_args.num_train_epochs = math.ceil(full / SHARE)
         print(f"Each training has {training_args.num_train_epochs} epochs, a quarter of the {full:g} of run_pmr.py.")
-    training_args.disable_tqdm |= not sys.stderr.isatty()  # no bars in a log file
+    if not script_args.verbose:
+        hide_still_bars(training_args)
     diagnosis = diagnose(
         build_model(script_args, backbones, classes),
         dataset["train"],

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import DatasetDict
 from huggingface_hub.utils import logging as hub_logging
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging as transformers_logging
 
@@ -46,9 +46,14 @@ def set_verbosity(verbose: bool) -> None:
     hub_logging.disable_propagation()  # it has a handler of its own, and would print each line twice
 
 
+def hide_still_bars(args: TrainingArguments) -> None:
+    """Hide all bars of a trainer where there is no terminal: in a log file, each of their steps would be printed."""
+    args.disable_tqdm |= not sys.stderr.isatty()
+
+
 def remove_output(trainer: Trainer) -> None:
     """Remove the bars and the dicts that `Trainer` prints, and all bars where there is no terminal."""
-    trainer.args.disable_tqdm |= not sys.stderr.isatty()
+    hide_still_bars(trainer.args)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
 

@@ -86,13 +86,13 @@ def logged_by(make_model, make_trainer, digits):
 
 
 @pytest.fixture(scope="module")
-def logged_once():
-    """What joint training logs, which each method adds to. The first test that needs it fills it."""
-    return {}
+def logged_jointly():
+    """What joint training logs, which each method adds to: a set that the first test that needs it fills."""
+    return set()
 
 
 @every_method
-def test_the_logged_names_are_those_of_a_training(name, logged_by, logged_once):
+def test_the_logged_names_are_those_of_a_training(name, logged_by, logged_jointly):
     """Under each `modulation`, if the method has one."""
     cls = METHODS[name]
     options = OPTIONS.get(cls, {})
@@ -108,9 +108,9 @@ def test_the_logged_names_are_those_of_a_training(name, logged_by, logged_once):
     missing = {metric for metric in shown if not {metric, f"eval_{metric}"} & logged}
     assert not missing, f"{name}.md lists {missing}, which no log has; a log of a modality m is written `m_<metric>`."
     if name != "joint":
-        if not logged_once:
-            logged_once["joint"] = logged_by(PrototypeTrainer)
-        added = {key.removeprefix("eval_") for key in logged - logged_once["joint"]}
+        if not logged_jointly:
+            logged_jointly |= logged_by(PrototypeTrainer)
+        added = {key.removeprefix("eval_") for key in logged - logged_jointly}
         unlisted = added - {metric.removeprefix("eval_") for metric in shown}
         assert not unlisted, f"The logs have {unlisted}; add them to the table of {name}.md."
 

@@ -8,6 +8,7 @@ import torch
 from helpers import oracle
 from helpers.digits import NUM_LABELS, batch_of
 from helpers.oracle_inputs import class_means, oracle_inputs
+from helpers.relatives import slow_but
 from helpers.snapshots import assert_equal_tensors, weights_of
 from transformers import BertConfig, Trainer, TrainingArguments
 
@@ -125,18 +126,17 @@ def test_bf16_autocast_keeps_the_prototypes_and_their_distances_in_fp32(make_tra
     assert loss.item() == pytest.approx(outputs.loss.item() + expected, abs=1e-5)
 
 
-FORCED = ([0.0, 0.8], [0.8, 0.0])  # None: alpha = mu = 0
+FORCED = ([0.0, 0.8], [0.8, 0.0])
+ACCUMULATED = {
+    "model's loss, alpha = mu = 0": (False, None),
+    "model's loss, forced weights": (False, FORCED),
+    "compute_loss_func, alpha = mu = 0": (True, None),
+    "compute_loss_func, forced weights": (True, FORCED),
+}
+DEFAULT = ("model's loss, forced weights", "compute_loss_func, alpha = mu = 0")
 
 
-@pytest.mark.parametrize(
-    ("own_loss", "forced"),
-    [
-        (False, FORCED),
-        pytest.param(False, None, marks=pytest.mark.slow),
-        (True, None),
-        pytest.param(True, FORCED, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("own_loss", "forced"), slow_but(DEFAULT, ACCUMULATED.values(), ACCUMULATED))
 def test_accumulation_equals_a_large_batch(make_trainer, digits, monkeypatch, forced, own_loss):
     """Batch 2 with 4 accumulation steps equals batch 8 with 1, if the weights do not depend on the batch."""
     if forced is not None:

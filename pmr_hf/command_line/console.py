@@ -25,6 +25,7 @@ from .script_arguments import ScriptArguments
 
 
 Entry = dict[str, Any]
+LAST_IS_BEST = "the last epoch is the best one so far: a larger --num_train_epochs may give a better model"
 # What a model predicts: one of them, and several
 TARGETS = {
     SINGLE_LABEL: ("class", "classes"),
@@ -62,7 +63,8 @@ class EpochLines(TrainerCallback):
     """
     Prints a line for each epoch, with the mean training loss of its steps, the validation metric of all modalities and
     of each alone, and the ratio of their training scores: for two modalities rho (Eq. 8), for more the highest over the
-    lowest. Each epoch is logged at its end. On a terminal, a bar shows the steps, and goes away at the end.
+    lowest. Each epoch is logged at its end. On a terminal, a bar shows the steps, and goes away at the end. Says at the
+    end if the last epoch is the kept one, since validation may still rise.
 
     Args:
         title (`str`): what is trained, such as the method.
@@ -112,6 +114,8 @@ class EpochLines(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         self._print(state)
         if self._bar is not None:
+            if args.load_best_model_at_end and state.best_global_step == state.global_step:
+                self._write(LAST_IS_BEST)
             self._bar.close()
             self._bar = None
 

@@ -6,8 +6,9 @@ import sys
 import pytest
 from datasets import DatasetDict
 from helpers.scripts import EXAMPLES, run_example
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from pmr_hf.command_line.console import header, in_words, values_of_epoch
+from pmr_hf.command_line.console import LAST_IS_BEST, EpochLines, header, in_words, values_of_epoch
 from pmr_hf.command_line.parse_arguments import parse_arguments
 
 
@@ -24,6 +25,17 @@ def test_verbose_prints_what_trainer_prints(tmp_path):
     done = run_example("run_pmr.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0 and "{'loss': " in done.stdout + done.stderr and "Prototypes: " in done.stderr
     assert "pmr: loss in training" not in done.stdout and "saved to out" in done.stdout
+
+
+@pytest.mark.parametrize(("best", "load_best", "said"), [(4, True, True), (2, True, False), (4, False, False)])
+def test_the_last_epoch_is_named_if_it_is_the_kept_one(best, load_best, said, tmp_path, capsys):
+    args = TrainingArguments(
+        tmp_path, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=load_best, disable_tqdm=True
+    )
+    state, lines = TrainerState(epoch=2, global_step=4, max_steps=4, best_global_step=best), EpochLines("pmr", ["a"])
+    for event in (lines.on_train_begin, lines.on_train_end):
+        event(args, state, TrainerControl())
+    assert capsys.readouterr().out.endswith(f"{LAST_IS_BEST}\n") == said
 
 
 def test_the_steps_of_an_epoch_are_its_means_also_over_uneven_logs():

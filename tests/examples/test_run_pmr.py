@@ -29,6 +29,7 @@ from transformers import (
 
 from pmr_hf import MultimodalModel, MultimodalProcessor
 from pmr_hf.command_line.build import new_encoder
+from pmr_hf.command_line.console import LAST_IS_BEST
 from pmr_hf.command_line.script_arguments import ScriptArguments
 from pmr_hf.data.cg_mnist import cg_mnist, read_sklearn_digits
 from pmr_hf.data.saved_examples import read_examples
@@ -51,7 +52,7 @@ def main_job(tmp_path_factory):
 
 
 def test_a_header_then_a_line_for_each_epoch_then_the_table(main_job):
-    lines = main_job[0].splitlines()
+    lines = [line for line in main_job[0].splitlines() if line != LAST_IS_BEST]
     assert [line.split("  ")[0] for line in lines[:6]] == ["data", "gray", "colored", "training", "length", "device"]
     assert lines[0].endswith("digits, 10 classes; rows: 1,212 train, 135 validation, 450 test")
     assert lines[1].endswith(" cg_mnist_gray, 98.8 thousand parameters")
@@ -71,6 +72,18 @@ def test_a_header_then_a_line_for_each_epoch_then_the_table(main_job):
             values = [log["loss"], *(evaluation[key] for key in keys), log["gray_score"] / log["colored_score"]]
             assert row.split() == [f"{number}/2", *(f"{value:.3f}" for value in values)]
     assert lines[16] == "" and lines[17].startswith("digits, concat") and len(lines) == 29
+
+
+def test_a_last_epoch_that_is_the_best_is_named(main_job):
+    printed = main_job[0][: main_job[0].index("digits, concat")].split("\npmr: ")
+    for text, name in zip(printed, ("digits-concat-pmr-joint", "digits-concat-pmr"), strict=True):
+        state = json.loads((main_job[1].with_name(name) / "trainer_state.json").read_text())
+        accuracies = [
+            entry.get("eval_best_answer_accuracy", entry["eval_accuracy"])
+            for entry in state["log_history"]
+            if "eval_loss" in entry
+        ][:2]  # the last evaluation is of the kept weights
+        assert (LAST_IS_BEST in text.splitlines()) == (accuracies[1] > accuracies[0])
 
 
 def test_run_pmr_prints_a_line_for_joint_training_and_one_for_pmr(main_job):
@@ -108,7 +121,7 @@ def test_the_readme_shows_what_is_printed(main_job):
         lines = [re.sub("(?<= s )(head|prototypes)$", "<answer>", line) for line in lines]
         return [line for line in lines if line not in ("", "...") and not line.startswith("device")]
 
-    expected = words(main_job[0])
+    expected = words(main_job[0].replace(f"{LAST_IS_BEST}\n", ""))  # forty epochs are enough
     assert [line for line in words(block) if not line.startswith("#/#")] == [
         line for line in expected if not line.startswith("#/#")
     ]

@@ -8,8 +8,9 @@ from helpers.hub_server import TOKEN, Hub
 from helpers.preloaded import Preloaded
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from transformers import BertConfig, BertForSequenceClassification
 
-from pmr_hf import MultimodalModel, MultimodalProcessor
+from pmr_hf import MultimodalModel, MultimodalProcessor, NumericConfig
 
 
 NAME = "me/digits"
@@ -61,6 +62,17 @@ MultimodalModel.from_pretrained(sys.argv[1]).push_to_hub("me/digits")
 processor = MultimodalProcessor.from_pretrained(sys.argv[1])
 processor.push_to_hub("me/processor")
 processor.save_pretrained(sys.argv[2])
+"""
+
+# argv: the folders of a model of titles and of one of numbers, and that of the fused model
+FUSE = """
+import sys
+from transformers import AutoModelForSequenceClassification
+from pmr_hf import MultimodalModel
+titles, numbers, output = sys.argv[1:]
+AutoModelForSequenceClassification.from_pretrained(titles).push_to_hub("me/titles")
+MultimodalModel.from_pretrained(numbers).push_to_hub("me/numbers")
+MultimodalModel.from_unimodal({"text": "me/titles", "stats": "me/numbers"}).save_pretrained(output)
 """
 
 
@@ -142,6 +154,20 @@ def test_a_model_pulled_elsewhere_gives_equal_logits(client, pushed, parts, digi
     run = client(PREDICT, hub, tmp_path / "logits", package, parts, offline="1")
     assert run.returncode == 0, run.stderr
     assert len(hub.requests) == requests and torch.equal(load_file(tmp_path / "logits")["fused"], expected["fused"])
+
+
+def test_finished_models_are_fused_by_their_names_on_a_hub(client, pushed, tmp_path):
+    labels = {"num_labels": 3, "id2label": dict(enumerate(["cat", "dog", "owl"]))}
+    titles = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, **labels)
+    BertForSequenceClassification(titles).save_pretrained(tmp_path / "titles")
+    numbers = {"stats": NumericConfig(num_features=2, hidden_size=8)}
+    MultimodalModel.from_backbones(numbers, **labels).save_pretrained(tmp_path / "numbers")
+    run = client(FUSE, pushed[0], tmp_path / "titles", tmp_path / "numbers", tmp_path / "fused")
+    assert run.returncode == 0, run.stderr
+    assert {"me/titles", "me/numbers"} <= pushed[0].files.keys()
+    local = MultimodalModel.from_unimodal({"text": tmp_path / "titles", "stats": tmp_path / "numbers"})
+    found, expected = load_file(tmp_path / "fused" / "model.safetensors"), local.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
 
 
 def test_a_users_own_text_is_kept_on_the_next_push(client, pushed, parts, tmp_path):

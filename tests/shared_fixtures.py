@@ -46,9 +46,6 @@ from pmr_hf import (
 )
 
 
-# `Trainer.train` collects garbage, which takes a third of a second with all that is imported, and nothing without.
-gc.freeze()
-
 # Each save copies the code of the package. What its files import is the same in each test.
 dynamic_module_utils.get_relative_import_files = lru_cache(dynamic_module_utils.get_relative_import_files)
 
@@ -62,6 +59,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("pmr_hf")
+
+
+def pytest_collection_finish():
+    """`Trainer.train` collects garbage, which takes a third of a second with all imports and tests, and nothing without."""
+    gc.freeze()
 
 
 @pytest.fixture

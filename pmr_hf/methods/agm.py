@@ -58,7 +58,8 @@ class AGMTrainer(GradientScalingTrainer):
     Deviations from the paper and its code:
 
     * A modality is removed by replacing its embedding with its learned vector (attention masks it), so no encoder runs
-      again. The authors feed zeros to the encoder. Without any modality, the logits are zero, as in the authors' code.
+      again. The authors feed zeros to the encoder. As in their code, a sample without any of its modalities has logits
+      of zero.
     * The scale applies to the whole gradient that an encoder gets from the fused loss. The code scales the gradient of
       each response, which also reaches the head. For the encoders, both are the same if the head adds up its modalities
       (concat, sum). For the other heads they differ, and this package uses the simpler reading.
@@ -114,12 +115,10 @@ class AGMTrainer(GradientScalingTrainer):
         present = outputs.present or all_present(names, labels)
 
         def logits_of(subset: tuple[bool, ...]) -> torch.Tensor:
-            if not any(subset):
-                return torch.zeros_like(outputs.logits, dtype=torch.float32).flatten()
-            if all(subset):
-                return outputs.logits.float().flatten()
             masks = {name: present[name] & included for name, included in zip(names, subset, strict=True)}
-            return model.fuse(outputs.embeddings, masks).float().flatten()
+            logits = outputs.logits if all(subset) else model.fuse(outputs.embeddings, masks)
+            has_some = torch.stack([*masks.values()]).any(0)  # (B,)
+            return torch.where(has_some[:, None], logits.float(), 0).flatten()
 
         responses = shapley_values(logits_of, len(names)).view(len(names), *outputs.logits.shape)  # (M, B, K)
         losses = torch.stack([model.loss_of(response, labels, reduction="none") for response in responses])  # (M, B)

@@ -61,7 +61,7 @@ class DGLTrainer(PrototypeTrainer):
     * With a FiLM or gated head, the other modalities are absent in L^m too. The authors' code has other heads of these
       names, which it gives the same modality twice for L^m.
     * L^m is a mean over the samples that have the modality. With more than two modalities, all have the same alpha.
-    * `class_weights` and label smoothing apply to L alone.
+    * With the sum head, L^m also has the biases and absent vectors of the others; the code has the layer of m alone.
 
     Wei, Luo, Luo, "Boosting Multimodal Learning via Disentangled Gradient Learning", ICCV 2025.
 

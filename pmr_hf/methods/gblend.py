@@ -19,7 +19,7 @@ from ..training.arguments import PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
 from ..training.setup_checks import is_stream
 from ..training.whole_files import write_json
-from .unimodal_heads import UnimodalHeadsTrainer
+from .unimodal_heads import UnimodalHeadsTrainer, sample_losses, sample_weights
 
 
 logger = logging.get_logger(__name__)
@@ -98,8 +98,8 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
 
     Before training, the estimation trains M + 1 copies of the model, each with one of the losses. All copies start from
     the same weights. G_k is the decrease of the loss on held-out training rows. O_k is the additional decrease on the
-    rows that the copy was trained on. The measured losses are saved to `blend_losses.json` in the output folder, where
-    a resumed run reads them. The time of the estimation is part of the training time of the method.
+    rows that the copy was trained on. The measured losses are saved to `blend_losses.json` in the output folder and in
+    each checkpoint, where a resumed run reads them. The time of the estimation is part of the training time.
 
     The paper leaves some cases open. Here, a loss that did not decrease on the held-out rows gets weight 0. |O_k| is
     clipped to at least 1e-3. If no loss decreased, all get the same weight.
@@ -125,6 +125,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
     booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
     year      = {2020},
 }"""
+    _measured: dict[str, list[float]] = {}  # by loss: of training and held-out rows, before and after training
     _estimated = False  # whether `args.blend_weights` were estimated; if so, the next training estimates them again
 
     @property
@@ -162,6 +163,12 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             self.args.blend_weights = self.estimate_weights(resume)
             self._estimated = True
 
+    def save_method_state(self, folder: str) -> None:
+        """Save the measured losses."""
+        super().save_method_state(folder)
+        if self._measured and self.args.should_save:
+            write_json(Path(folder, LOSSES_NAME), self._measured)
+
     def method_loss(
         self, loss: torch.Tensor, terms: PrototypeTerms, outputs: Any, labels: torch.Tensor
     ) -> torch.Tensor:
@@ -178,8 +185,8 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         Estimate the weight of the loss of each modality and of the fused loss (Algorithm 1), on copies of the model.
 
         Args:
-            resume (`bool`, *optional*, defaults to `False`): keep the losses that `blend_losses.json` already holds,
-                and measure only the other losses.
+            resume (`bool`, *optional*, defaults to `False`): keep the losses of the checkpoint, or else those that
+                `blend_losses.json` in the output folder already holds, and measure only the other losses.
 
         Returns:
             `dict[str, float]`: the weight of each loss in `loss_names`, at least 0. The weights sum to 1.
@@ -197,7 +204,7 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         splits = [rows_of(self.train_dataset, part) for part in (rows[held_out:], rows[:held_out])]
         names = self.loss_names
         file = Path(self.args.output_dir, LOSSES_NAME)
-        measured = json.loads(file.read_text(encoding="utf-8")) if resume and file.is_file() else {}
+        measured = self._measured = self._losses_so_far() if resume else {}
         self.accelerator.wait_for_everyone()  # before the first process writes or deletes the file
         if not resume and self.args.should_save:
             file.unlink(missing_ok=True)  # the losses of an earlier run
@@ -217,6 +224,13 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
         logger.info(f"Weights of the losses: {dict(zip(names, weights, strict=True))}")
         return dict(zip(names, weights, strict=True))
 
+    def _losses_so_far(self) -> dict[str, list[float]]:
+        """The losses that the checkpoint holds, or else those that an estimation that was killed has left."""
+        for folder in (self.resumed_from, self.args.output_dir):
+            if folder is not None and Path(folder, LOSSES_NAME).is_file():
+                return json.loads(Path(folder, LOSSES_NAME).read_text(encoding="utf-8"))
+        return {}
+
     def _estimator(self, name: str, rows: Dataset) -> "GradientBlendingTrainer":
         """A trainer that trains a copy of the model on these rows, with the loss `name` alone."""
         one_loss = {loss_name: float(loss_name == name) for loss_name in self.loss_names}
@@ -228,6 +242,8 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
             num_train_epochs=epochs,
             max_steps=self.args.max_steps if self.args.blend_epochs is None else -1,
             eval_strategy="no",
+            eval_on_start=False,
+            answer=None,
             save_strategy="no",
             load_best_model_at_end=False,
             push_to_hub=False,
@@ -249,23 +265,24 @@ class GradientBlendingTrainer(UnimodalHeadsTrainer):
 
     @torch.no_grad()
     def mean_losses(self, rows: Dataset) -> list[float]:
-        """The mean of each loss in `loss_names` over the rows of a dataset, in evaluation mode."""
+        """The mean of each loss in `loss_names` over the rows of a dataset, by the heads in evaluation mode."""
         model, names = self.model.eval(), self.modalities
-        sums, counts = torch.zeros(2, len(names) + 1, device=self.args.device)
+        sums = torch.zeros(2, len(names) + 1, device=self.args.device)  # of the losses, and of the weights
         for inputs in self.get_eval_dataloader(rows):
             inputs = self._prepare_inputs(inputs)
             labels = inputs["labels"]
             with self.compute_loss_context_manager():
                 outputs = self.run_model(model, inputs)
-            logits = [*(outputs.unimodal_logits[name] for name in names), outputs.logits]
-            losses = torch.stack([self.unwrapped_model.loss_of(values, labels, reduction="none") for values in logits])
-            mask = torch.ones_like(losses)  # (L, B); the fused loss counts every sample
-            mask[:-1] = stack_masks(outputs.present, names, labels).float()
-            # (B, L) of all processes, without the rows that are repeated to fill the last batch
-            losses, mask = self.accelerator.gather_for_metrics((losses.T.contiguous(), mask.T.contiguous()))
-            sums += (losses * mask).sum(0)
-            counts += mask.sum(0)
-        return (sums / counts.clamp(min=1)).tolist()
+            fused = self.unwrapped_model.fuse_by_head(outputs.embeddings, outputs.present)
+            logits = [*(outputs.unimodal_logits[name] for name in names), fused]
+            losses = torch.stack([sample_losses(self, values, labels) for values in logits])  # (L, B)
+            counted = torch.ones_like(losses, dtype=torch.bool)  # the fused loss counts every sample
+            counted[:-1] = stack_masks(outputs.present, names, labels)
+            weights = sample_weights(self, labels)
+            # (B, 2, L) of all processes, without the rows that are repeated to fill the last batch
+            both = torch.stack([torch.where(counted, values, 0).T for values in (losses, weights)], 1)
+            sums += self.accelerator.gather_for_metrics(both).sum(0)
+        return (sums[0] / sums[1].clamp(min=torch.finfo(sums.dtype).tiny)).tolist()
 
 
 def rows_of(dataset: Dataset, rows: list[int]) -> Dataset:

@@ -5,18 +5,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..model.fusion import LateFusion
-from ..model.missing_modalities import stack_masks
 from ..model.targets import MODALITY_METRIC, REGRESSION
 from ..training.arguments import BEST_ANSWER, PrototypeTrainingArguments
 from ..training.prototype_terms import PrototypeTerms
 from ..training.prototype_trainer import PrototypeTrainer
 from ..training.step_scales import modality_parameters
 from .method_checks import require_fusion_head, require_known_loss, require_no_dropout
+from .unimodal_heads import mean_losses
 
 
 logger = logging.get_logger(__name__)
@@ -137,22 +136,7 @@ class LateFusionTrainer(PrototypeTrainer):
     ) -> torch.Tensor:
         """The sum of the unimodal losses."""
         answers = self.unwrapped_model.unimodal_answers(outputs.embeddings, outputs.present)
-        names = self.modalities
-        losses = torch.stack([self.sample_losses(answers[name], labels) for name in names])  # (M, B)
-        weights = torch.ones_like(losses[0]) if self.class_weights is None else self.class_weights[labels]
-        counted = stack_masks(self.counted_samples(outputs, labels), names, labels)  # (M, B)
-        sums, totals = torch.where(counted, losses, 0).sum(1), torch.where(counted, weights, 0).sum(1)
-        self.track(tuple(f"{name}_{self.loss_name}" for name in names), sums, totals)
-        # DDP averages gradients over the processes
-        totals = self.accelerator.reduce(totals, "mean")
-        return (sums / totals.clamp(min=torch.finfo(totals.dtype).tiny)).sum()
-
-    def sample_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The losses (B,) of logits (B, K) of a modality, times `class_weights` and with label smoothing."""
-        smoothing = self.args.label_smoothing_factor
-        if self.class_weights is None and smoothing == 0:
-            return self.unwrapped_model.loss_of(logits, labels, reduction="none")
-        return F.cross_entropy(logits.float(), labels, self.class_weights, reduction="none", label_smoothing=smoothing)
+        return mean_losses(self, answers, outputs, labels).sum()
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
         """Clip the gradient of each modality by its own norm. `Trainer` calls this method. Returns the norm of all."""

@@ -73,7 +73,9 @@ class OGMTrainer(GradientScalingTrainer):
       parameter has one standard deviation, as in the code.
     * With `modulation="update"`, the factor multiplies the noise too. Under Adam, noise that is 1 / k^m times as large
       as the scaled gradient would leave nothing of it.
-    * The modulation lasts for the whole training; in the code it ends after 50 of 100 epochs.
+    * Under gradient accumulation with `modulation="gradient"`, the noise has the standard deviation of the scaled
+      gradient over the mean factor: that of the unscaled gradient only if the micro-batches have the same factor.
+    * The modulation lasts for the whole training; in the code it ends after 51 of 100 epochs.
 
     Peng, Wei, Deng, Wang, Hu, "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022.
 
@@ -174,7 +176,7 @@ class _AddNoise(TrainerCallback):
         for name, scale in zip(trainer.modalities, scales, strict=True):
             for parameter in trainer.unwrapped_model.backbones[name].parameters():
                 if parameter.grad is not None:
-                    # The standard deviation of the gradient before scaling
+                    # The standard deviation of the gradient before scaling, if all micro-batches have this scale
                     deviation = parameter.grad.std(correction=0) / scale
                     noise = torch.randn(
                         parameter.shape, generator=generator, device=parameter.device, dtype=parameter.dtype

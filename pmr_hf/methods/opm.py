@@ -80,7 +80,7 @@ class OPMTrainer(PrototypeTrainer):
     * A sample never loses its last modality. The code leaves such samples out of the batch.
     * rho^m compares modality m with the mean of the others, which for two modalities is the other one. If the head
       does not split by modality, or for several labels, the scores come from the prototype classifiers.
-    * The modulation begins with the first step; in the code it begins after five epochs.
+    * The modulation begins with the first step; in the code it begins after six epochs.
 
     Wei, Hu, Du, Wen, "On-the-fly Modulation for Balanced Multimodal Learning", TPAMI 2024.
 

@@ -94,6 +94,17 @@ class PMRTrainer(PrototypeTrainer):
     of the prototypes and the logs. The logged weights are those that were applied: `m_pce_weight` is 0 with
     `pmr_alpha=0`, `m_per_weight` is 0 with `pmr_mu=0` and from E_r on, and both are 0 from `pmr_epochs` on.
 
+    Deviations from the paper and its code, which assume two modalities:
+
+    * The weights compare each of M modalities with the best and with the worst one. For two, they are those of Eq. 11.
+      The code has weights of 1 in their place, as `pmr_weights="hard"`.
+    * The rows of a refresh are drawn by class and modality, 20 or more of each if there are so many. The code takes
+      training batches, and on CG-MNIST rows of the test.
+    * The old prototypes count from the second refresh on (Eq. 12); in the code from the third.
+    * Scores are compared over the classes that all modalities have a prototype of. A sample that lacks a modality, or
+      whose class has no prototype, counts in no term of the modality.
+    * The last epoch is followed by one more refresh, without momentum.
+
     ```bibtex
     @inproceedings{fan2023pmr,
         title     = {{PMR}: Prototypical Modal Rebalance for Multimodal Learning},

@@ -96,7 +96,9 @@ class ReconBoostTrainer(PrototypeTrainer):
       of zero in a turn, but momentum and weight decay still move them.
     * The code has weights of 5 and 1 for the terms of log p^k and divides by the number of classes. Here only the
       ratio of the weights is left, as lambda; the size is that of a cross entropy, and alpha is relative to it.
-    * In the first turn, the code has no others, so q is 1. Here q is that of the untrained others.
+    * The commands of the code start from encoders that were trained alone; here they are the model's. Without these,
+      the first turn of the code has no others, so q is 1. Here q is that of the untrained others.
+    * In a turn, the code leaves the others in training mode; here they are in evaluation mode.
     * The code has no absent modalities. Here the vector of an absent modality takes part in q.
     * The code learns a factor of the sum of the logits, and begins each stage with a new optimizer.
     * `class_weights` and label smoothing apply to joint training alone.

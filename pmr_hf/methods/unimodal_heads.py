@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..model.missing_modalities import stack_masks
 from ..model.modeling import MultimodalOutput
@@ -45,14 +46,32 @@ def mean_losses(
     trainer: PrototypeTrainer, logits: Mapping[str, torch.Tensor], outputs: MultimodalOutput, labels: torch.Tensor
 ) -> torch.Tensor:
     """
-    The losses (M,) of logits (B, K) by modality, of the same kind as the fused loss, but without `class_weights` and
-    label smoothing. The next log shows them. They are scaled for DDP, which averages gradients over the processes: this
-    average is the mean over the samples that count, of all processes.
+    The losses (M,) of logits (B, K) by modality. Each is a mean over the samples that count, of all processes, weighted
+    by `class_weights`. The next log shows them. They are scaled for DDP, which averages gradients over the processes.
     """
     names = trainer.modalities
     all_logits, all_labels = torch.cat([logits[name] for name in names]), torch.cat([labels] * len(names))
-    losses = trainer.unwrapped_model.loss_of(all_logits, all_labels, reduction="none").unflatten(0, (len(names), -1))
-    counted = stack_masks(trainer.counted_samples(outputs, labels), names, labels)  # (M, B), as the losses
-    sums, counts = torch.where(counted, losses, 0).sum(1), counted.float().sum(1)
-    trainer.track(tuple(f"{name}_{trainer.loss_name}" for name in names), sums, counts)
-    return sums * trainer.accelerator.num_processes / trainer.accelerator.reduce(counts, "sum").clamp(min=1)
+    losses = sample_losses(trainer, all_logits, all_labels).unflatten(0, (len(names), -1))  # (M, B)
+    counted = stack_masks(trainer.counted_samples(outputs, labels), names, labels)  # (M, B)
+    sums, totals = (
+        torch.where(counted, losses, 0).sum(1),
+        torch.where(counted, sample_weights(trainer, labels), 0).sum(1),
+    )
+    trainer.track(tuple(f"{name}_{trainer.loss_name}" for name in names), sums, totals)
+    totals = trainer.accelerator.reduce(totals, "mean")
+    return sums / totals.clamp(min=torch.finfo(totals.dtype).tiny)
+
+
+def sample_losses(trainer: PrototypeTrainer, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The losses (B,) of logits (B, K), of the kind of the fused loss, times `class_weights` and with label smoothing."""
+    smoothing = trainer.args.label_smoothing_factor
+    if trainer.class_weights is None and smoothing == 0:
+        return trainer.unwrapped_model.loss_of(logits, labels, reduction="none")
+    return F.cross_entropy(logits.float(), labels, trainer.class_weights, reduction="none", label_smoothing=smoothing)
+
+
+def sample_weights(trainer: PrototypeTrainer, labels: torch.Tensor) -> torch.Tensor:
+    """The weight (B,) of each sample in a mean of [`sample_losses`]: that of its class, or 1."""
+    if trainer.class_weights is None:
+        return torch.ones(len(labels), device=labels.device)
+    return trainer.class_weights[labels]

@@ -97,7 +97,9 @@ class ValuationTrainer(PrototypeTrainer):
       Under Adam, which cancels the weight of a batch, or with clipped gradients, an epoch moves the weights less here.
     * The weight s_i^m needs no rounding. With two modalities, it is the authors' number of copies.
     * A learned vector replaces a masked modality, as for each missing modality in this package. The authors put zeros.
-    * The game of a sample is played by the modalities that it has. It has no copy of a modality that it lacks.
+    * The game of a sample is played by the modalities that it has. It has no copy of a modality that it lacks, nor of
+      its only one, which competes with none.
+    * Rows are valued without the augmentation of the collator; the authors value augmented ones.
     * With several labels, v(C) is |C| times the share of the labels that are predicted.
     * The rows are valued before the first epoch already; in the code, five epochs have no copies.
     * The coarser variant of the paper, which samples one modality of random rows again, is left out.
@@ -170,7 +172,8 @@ class ValuationTrainer(PrototypeTrainer):
 
     def _keep(self, values: torch.Tensor, present: torch.Tensor) -> None:
         self.contributions = values
-        self.copies = torch.where(present > 0, copies_of(values, self.args.valuation_rate), 0)
+        competes = (present > 0) & (present.sum(0) > 1)
+        self.copies = torch.where(competes, copies_of(values, self.args.valuation_rate), 0)
 
     def save_method_state(self, folder: str) -> None:
         """Save the contributions and the copies of each row."""

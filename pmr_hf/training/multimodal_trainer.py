@@ -96,6 +96,7 @@ class MultimodalTrainer(SavingTrainer):
     args_class = MultimodalTrainingArguments
     #: Whether `train` is a run of its own, and not a part of the run of another trainer
     is_whole_run = True
+    resumed_from: str | None = None  # the checkpoint that the last training has gone on from
     _training_model: nn.Module | None = None  # the unwrapped model, while training
 
     def __init__(self, model: nn.Module | None = None, args: MultimodalTrainingArguments | None = None, **kwargs):

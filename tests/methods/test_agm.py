@@ -80,7 +80,10 @@ def test_agm_of_three_modalities_of_which_some_are_missing(make_args, make_model
                     return 0.0
                 parts = {m: has[m] & (m in names) for m in "abc"}
                 masks = (parts,) if fusion == "attention" else ()
-                return model.fusion({m: torch.where(parts[m][:, None], z[m], model.absent[m]) for m in "abc"}, *masks)
+                logits = model.fusion({m: torch.where(parts[m][:, None], z[m], model.absent[m]) for m in "abc"}, *masks)
+                return torch.stack(
+                    [row if any(parts[m][i] for m in names) else 0 * row for i, row in enumerate(logits)]
+                )
 
             own = dict.fromkeys("abc", 0.0)
             for order in itertools.permutations("abc"):

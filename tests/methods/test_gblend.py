@@ -102,6 +102,41 @@ def test_the_estimation_keeps_its_own_epochs_and_the_loss_of_the_user(make_train
     assert len(seen) == 3 * 8  # three runs of 58 rows in batches of 8
 
 
+@pytest.mark.parametrize("weights", [None, {"0": 3.0, "2": 0.5}])
+def test_the_losses_are_measured_by_the_heads_with_the_weights_of_the_classes(make_trainer, make_model, weights):
+    """Also if the model answers by its prototypes."""
+    model = make_model(unimodal_heads=True)
+    trainer = make_trainer(model, cls=GradientBlendingTrainer, class_weights=weights, label_smoothing_factor=0.1)
+    model.config.answer = "prototypes"
+    found = trainer.mean_losses(trainer.train_dataset)
+    batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
+    with torch.no_grad():
+        outputs = model.eval()(**batch)
+        fused = model.fusion(outputs.embeddings)
+    by_class = torch.tensor([(weights or {}).get(str(k), 1.0) for k in range(4)])
+    for value, logits in zip(found, [*outputs.unimodal_logits.values(), fused], strict=True):
+        expected = F.cross_entropy(logits, batch["labels"], by_class, label_smoothing=0.1)
+        assert value == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"answer": "best", "eval_strategy": "epoch"}, {"eval_on_start": True}])
+def test_the_estimation_evaluates_no_copy(make_trainer, make_model, options):
+    trainer = make_trainer(make_model(unimodal_heads=True), cls=GradientBlendingTrainer, num_train_epochs=1, **options)
+    trainer.train()
+    assert sum(trainer.args.blend_weights.values()) == pytest.approx(1)
+
+
+def test_a_named_checkpoint_of_another_folder_has_the_losses(make_trainer, make_model, make_args, tmp_path):
+    settings = {"cls": GradientBlendingTrainer, "blend_epochs": 1, "save_strategy": "epoch", "num_train_epochs": 1}
+    first = make_trainer(make_model(unimodal_heads=True), **settings)
+    first.train()
+    checkpoint = tmp_path / "out" / "checkpoint-8"
+    (tmp_path / "out" / LOSSES_NAME).unlink()
+    second = make_trainer(make_model(seed=1, unimodal_heads=True), output_dir=tmp_path / "other", **settings)
+    second.train(resume_from_checkpoint=str(checkpoint))
+    assert second.args.blend_weights == first.args.blend_weights
+
+
 def test_the_estimation_refuses_what_it_cannot_repeat(make_trainer, make_model):
     model = make_model(unimodal_heads=True)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -100,7 +100,7 @@ def loss_by_loops(trainer, outputs, labels, has):
         for name in own:
             before = [frozenset(order[: order.index(name)]) for order in orders]
             phi = sum(benefit(others | {name}) - benefit(others) for others in before) / len(orders)
-            if phi < 1:
+            if phi < 1 and len(own) > 1:
                 copied[name] += args.valuation_rate * (1 - phi)
                 alone = loss_of(logits_of_sample(model, z, (name,)), label)
                 total = total + args.valuation_rate * (1 - phi) * alone
@@ -126,7 +126,7 @@ def test_a_step_against_loops(prepared, digits, settings, fusion):
     model.zero_grad()
     outputs = model(**{name: batch[name] for name in columns})
     loss, copied = loss_by_loops(trainer, outputs, batch["labels"], has)
-    assert sum(copied.values()) > 0
+    assert sum(copied.values()) > 0 and {len(own) for own in has} == {1, 2}
     loss.backward()
     expected = gradients(model)
     found = gradients_of_step(trainer, batch)

@@ -7,12 +7,22 @@ import pytest
 import torch
 from helpers.all_methods import parts_of
 from helpers.digits import NUM_LABELS, WORDS, batch_of
+from helpers.gradients import gradients_of_step, plain_gradients
 from helpers.relatives import slow_but
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 from transformers import Trainer
 
-from pmr_hf import METHODS, MultimodalTrainer, PMRTrainer, PrototypeTrainer
+from pmr_hf import (
+    METHODS,
+    DGLTrainer,
+    GradientBlendingTrainer,
+    LateFusionTrainer,
+    MultimodalTrainer,
+    PMRTrainer,
+    PrototypeTrainer,
+    UniformTrainer,
+)
 from pmr_hf.training.class_weights import class_weights, parse_class_weights, weighted_cross_entropy
 
 
@@ -120,6 +130,41 @@ def test_a_weight_of_two_is_each_sample_twice(prepared):
     weighted = trainer.compute_loss(trainer.model, batch_of(trainer, rows))
     assert weighted.item() == pytest.approx(repeated.item(), abs=1e-5)
     assert abs(weighted.item() - plain.item()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (UniformTrainer, {}),
+        (DGLTrainer, {"dgl_alpha": 2.0}),
+        (LateFusionTrainer, {}),
+        (GradientBlendingTrainer, {"blend_weights": {"image": 0.2, "text": 0.3, "fused": 0.5}}),
+    ],
+)
+def test_the_losses_of_modalities_weigh_a_class_as_repeated_samples_do(prepared, cls, options):
+    trainer, _ = prepared(cls, **options)
+    rows = list(range(16))
+    doubled = [row for row in rows for _ in range(2 if trainer.train_dataset[row]["label"] == 1 else 1)]
+    expected, plain = (gradients_of_step(trainer, batch_of(trainer, some)) for some in (doubled, rows))
+    trainer.class_weights = torch.tensor([1.0, 2.0, 1.0, 1.0])
+    found = gradients_of_step(trainer, batch_of(trainer, rows))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+    changed = [name for name, gradient in expected.items() if not torch.allclose(gradient, plain[name], atol=1e-4)]
+    for name in ("image", "text"):
+        assert any(each.startswith(f"backbones.{name}.") for each in changed)
+
+
+def test_the_losses_of_modalities_have_label_smoothing(prepared):
+    trainer, batch = prepared(UniformTrainer, label_smoothing_factor=0.2)
+    found = gradients_of_step(trainer, batch)
+
+    def smoothed(outputs):
+        logits = [outputs.logits, *outputs.unimodal_logits.values()]
+        return sum(F.cross_entropy(values, batch["labels"], label_smoothing=0.2) for values in logits)
+
+    for name, gradient in plain_gradients(trainer.model, smoothed, batch).items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
 
 
 def test_weights_come_from_the_training_rows_alone_and_are_shown(make_trainer, digits):

@@ -62,7 +62,7 @@ settings.load_profile("pmr_hf")
 
 
 def pytest_collection_finish():
-    """`Trainer.train` collects garbage, which takes a third of a second with all imports and tests, and nothing without."""
+    """`Trainer.train` collects garbage: a third of a second for all that is imported and collected, and nothing now."""
     gc.freeze()
 
 

@@ -53,17 +53,15 @@ def mean_losses(
     all_logits, all_labels = torch.cat([logits[name] for name in names]), torch.cat([labels] * len(names))
     losses = sample_losses(trainer, all_logits, all_labels).unflatten(0, (len(names), -1))  # (M, B)
     counted = stack_masks(trainer.counted_samples(outputs, labels), names, labels)  # (M, B)
-    sums, totals = (
-        torch.where(counted, losses, 0).sum(1),
-        torch.where(counted, sample_weights(trainer, labels), 0).sum(1),
-    )
+    weights = sample_weights(trainer, labels)
+    sums, totals = (torch.where(counted, values, 0).sum(1) for values in (losses, weights))
     trainer.track(tuple(f"{name}_{trainer.loss_name}" for name in names), sums, totals)
     totals = trainer.accelerator.reduce(totals, "mean")
     return sums / totals.clamp(min=torch.finfo(totals.dtype).tiny)
 
 
 def sample_losses(trainer: PrototypeTrainer, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The losses (B,) of logits (B, K), of the kind of the fused loss, times `class_weights` and with label smoothing."""
+    """The losses (B,) of logits (B, K), as the fused loss has them, times `class_weights` and with label smoothing."""
     smoothing = trainer.args.label_smoothing_factor
     if trainer.class_weights is None and smoothing == 0:
         return trainer.unwrapped_model.loss_of(logits, labels, reduction="none")

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "training": {"model", "data", "reporting"},
     "methods": {"model", "data", "training", "inference"},
     "reporting": {"model"},
-    "inference": {"model", "training"},
+    "inference": {"model", "data", "training"},
     "diagnosis": {"model", "data", "training", "reporting", "inference"},
     "command_line": {"model", "data", "training", "methods", "inference", "reporting"},
 }

@@ -163,6 +163,57 @@ def test_adapters_that_transformers_added_are_refused(make_model):
         MultimodalModel.from_backbones({"text": encoder}, num_labels=2)
 
 
+def test_adapters_that_were_injected_are_refused(make_model, make_trainer):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model = make_model()
+    inject_adapter_in_model(LoraConfig(target_modules=["query"], r=2), model.backbones["text"])
+    with pytest.raises(
+        ValueError, match=r"the encoder of 'text' without adapters of PEFT, got some that were injected"
+    ):
+        make_trainer(model)
+    check_not_adapted(make_model(lora={"text": {"r": 2}}))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_encoders_that_share_weights_are_refused(make_model, whole):
+    first, second = (make_model().backbones["text"] for _ in range(2))
+    second.embeddings.word_embeddings = first.embeddings.word_embeddings
+    with pytest.raises(ValueError, match="an encoder of its own for each modality, got one for 'front' and 'back'"):
+        MultimodalModel.from_backbones({"front": first, "back": first if whole else second}, num_labels=2)
+
+
+def test_a_model_loaded_for_other_classes_cannot_answer_yet(make_model, processor, tmp_path):
+    make_model(num_labels=4).save_pretrained(tmp_path)
+    model = MultimodalModel.from_pretrained(tmp_path, num_labels=6, ignore_mismatched_sizes=True)
+    assert "fusion.classifier.weight" in model.missing_weights
+    with pytest.raises(ValueError, match=r"these are missing and would be random: fusion\.classifier\.bias"):
+        MultimodalPipeline(model, processor)
+
+
+def test_the_encoders_have_the_attention_of_the_model(make_model, tmp_path):
+    assert {part.config._attn_implementation for part in make_model().backbones.values()} == {"sdpa"}
+    eager = make_model(attn_implementation="eager")
+    eager.save_pretrained(tmp_path)
+    for model in (eager, MultimodalModel.from_pretrained(tmp_path, attn_implementation="eager")):
+        assert {part.config._attn_implementation for part in model.backbones.values()} == {"eager"}
+
+
+def test_a_failed_push_has_saved_the_model(make_trainer, tmp_path):
+    trainer = make_trainer(hub_model_id="me/digits")
+    with pytest.raises(
+        RuntimeError, match=rf"to push to me/digits, but the upload failed .* is saved in {tmp_path}/out"
+    ):
+        trainer.push_to_hub()  # there is no hub
+    assert (tmp_path / "out" / "model.safetensors").is_file() and (tmp_path / "out" / "processor_config.json").is_file()
+
+
+def test_logits_that_were_made_classes_need_metrics(make_trainer):
+    options = {"preprocess_logits_for_metrics": lambda logits, labels: logits.argmax(-1)}
+    with pytest.raises(ValueError, match=r"got \(64,\) from `preprocess_logits_for_metrics`; pass a `compute_metrics`"):
+        make_trainer(trainer_kwargs=options).evaluate()
+
+
 def test_a_loss_that_is_no_scalar(make_args):
     trainer = user_trainer(make_args, made(Tuple))
     batch = trainer.data_collator(trainer.train_dataset)

@@ -231,6 +231,25 @@ class MultimodalCollator:
         self.num_labels, self.problem_type = num_labels, problem_type
         self.class_names = list(names.values())
 
+    def check_class_names(self, dataset: Any) -> list[str] | None:
+        """
+        The names of the classes of a `datasets.Dataset` whose label column is a `ClassLabel`, else `None`. Raises
+        `ValueError` if one of them is in `class_names` with another id.
+        """
+        feature = dataset.features.get(self.label) if isinstance(dataset, datasets.Dataset) else None
+        if not isinstance(feature, datasets.ClassLabel):
+            return None
+        ids = {name: k for k, name in enumerate(self.class_names or ())}
+        moved = {name: (k, ids[name]) for k, name in enumerate(feature.names) if ids.get(name, k) != k}
+        if moved:
+            name, (found, expected) = next(iter(moved.items()))
+            raise ValueError(
+                f"Expected the classes of the column {self.label!r} in the order of the model's `id2label`, got "
+                f"{name!r} as {found} in place of {expected} ({len(moved)} classes differ); give the model the names "
+                "of the dataset as `id2label`, or turn the labels of the dataset into names."
+            )
+        return feature.names
+
     def check_dataset(self, dataset: Any) -> list[str] | None:
         """
         Check the columns and labels of a whole `datasets.Dataset` or list of rows. Any other dataset, and a
@@ -240,7 +259,8 @@ class MultimodalCollator:
             `list[str] | None`: the names of the classes, if the label column is a `ClassLabel`.
 
         Raises:
-            ValueError: for a missing column, or labels that are not what the problem type needs.
+            ValueError: for a missing column, labels that are not what the problem type needs, and see
+                [`MultimodalCollator.check_class_names`].
         """
         class_names, labels = None, None
         if isinstance(dataset, list):
@@ -251,8 +271,7 @@ class MultimodalCollator:
             self.check_columns(dataset.column_names)
             if self.label is not None:
                 labels = labels_in(dataset, self.label)
-                feature = dataset.features[self.label]
-                class_names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+                class_names = self.check_class_names(dataset)
             self._warn_of_decoding(dataset)
         if labels is not None:
             self.convert_labels(labels)

@@ -1,6 +1,6 @@
 """`diagnose`: train each modality alone and all jointly for the same steps, and compare what the encoders learn."""
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,10 +16,11 @@ from ..model.configuration import MultimodalConfig
 from ..model.modeling import MultimodalModel
 from ..model.targets import MODALITY_METRIC, REGRESSION
 from ..training.arguments import PrototypeTrainingArguments
-from ..training.constant_answer import constant_answer
+from ..training.constant_answer import constant_guess
 from ..training.prototype_trainer import PrototypeTrainer
+from ..training.setup_checks import check_rows
 from .findings import Diagnosis, ModalityFindings
-from .measure import Measured, averaged, difference, measure
+from .measure import Measured, averaged, difference, measure, row_scores
 
 
 def diagnose(
@@ -54,7 +55,9 @@ def diagnose(
         `Diagnosis`: the findings and the verdict.
 
     Raises:
-        ValueError: for a model of one modality or of a regression, for a modality that no evaluation row has or whose
+        TypeError: for arguments, a collator or datasets of another type.
+        ValueError: for a model of one modality or of a regression, for rows or labels that the model cannot take, all
+            before the first training; for a modality that no evaluation row has or whose
             training rows all have the same labels, and for the errors of [`PrototypeTrainer`].
     """
     names = list(model.widths)
@@ -65,6 +68,7 @@ def diagnose(
         )
     train, rows = frames_as_datasets(train_dataset), frames_as_datasets(eval_dataset)
     args = args or PrototypeTrainingArguments("outputs/diagnose", num_train_epochs=3)
+    _check_inputs(model, train, rows, data_collator, args)
     measured: dict[str, Measured] = {}
     hidden = args.disable_tqdm or args.process_index > 0
     with tqdm(unit="step", disable=hidden) as bar, TemporaryDirectory() as folder:
@@ -84,11 +88,15 @@ def diagnose(
             measured["+".join(some)] = measure(trainer.model.eval(), trainer.data_collator, train, rows, args)
     joint = measured.pop("+".join(names))
     ratios, mean = _ratios(trainer.state.log_history, names), averaged(model.config.problem, measured)
+    answers = [joint.fused, mean, *(one.fused for one in measured.values())]
+    guess = np.broadcast_to(constant_guess(trainer.data_collator, train), joint.labels.shape)
+    constant = row_scores(model.config.problem, guess, joint.labels)
     return Diagnosis(
         metric=MODALITY_METRIC[model.config.problem],
         rows=len(rows),
         steps=trainer.state.global_step,
-        majority=constant_answer(trainer.data_collator, train, rows),
+        majority=constant.metric,
+        above_majority=difference(max(answers, key=lambda scores: scores.metric), constant),
         joint=joint.fused.metric,
         averaged=mean.metric,
         averaged_above_joint=difference(mean, joint.fused),
@@ -114,6 +122,22 @@ def findings_of(name: str, alone: Measured, joint: Measured, ratios: list[tuple[
         ratio=float(np.mean([value for _, value in ratios])),
         ratios=ratios,
     )
+
+
+def _check_inputs(model: MultimodalModel, train: Any, rows: Any, collator: Any, args: Any) -> None:
+    """Raise `TypeError` or `ValueError` for what would fail after the first training."""
+    expected = {
+        "args": (args, PrototypeTrainingArguments, "create them with the same fields"),
+        "data_collator": (collator, MultimodalCollator, "give its processor and columns"),
+        "train_dataset": (train, Dataset, "give `datasets.Dataset.from_list(rows)`, or a DataFrame"),
+        "eval_dataset": (rows, Dataset, "give `datasets.Dataset.from_list(rows)`, or a DataFrame"),
+    }
+    for name, (value, kind, way_out) in expected.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"Expected `{name}` of type {kind.__name__}, got {type(value).__name__}; {way_out}.")
+    collator = copy(collator)
+    collator.match_labels(model.config.num_labels, model.config.problem, model.config.id2label)
+    check_rows(collator, {"training": train, "evaluation": rows})
 
 
 class _Progress(TrainerCallback):
@@ -160,10 +184,14 @@ def _arguments_of(args: PrototypeTrainingArguments, names: list[str], folder: st
     return replace(
         args,
         output_dir=folder,
+        freeze=[name for name in args.freeze or [] if name in names] or None,
         modality_learning_rates=rates and {name: rate for name, rate in rates.items() if name in names},
         answer=None,
         prototype_source="subset",
         eval_strategy="no",
+        eval_on_start=False,
+        metric_for_best_model=None,
+        greater_is_better=None,
         save_strategy="no",
         load_best_model_at_end=False,
         push_to_hub=False,

@@ -7,7 +7,6 @@ import torch
 from datasets import Dataset
 from transformers import EvalPrediction
 
-from ..data.table_values import frames_as_datasets
 from ..inference.answers import answer_logits
 from ..inference.calibration import expected_calibration_error, labelled_rows, nll, reliability_bins
 from ..inference.embed import Collator, Embedded, embed
@@ -27,6 +26,7 @@ from ..reporting.evaluation import (
 )
 from ..training.metrics import modality_metrics
 from ..training.multimodal_trainer import MultimodalTrainer
+from ..training.prototype_trainer import PrototypeTrainer
 from ..training.target_metrics import regression_metrics
 
 
@@ -68,13 +68,22 @@ def evaluate_report(
         `EvaluationReport`: the findings.
 
     Raises:
-        ValueError: for a pipeline without a collator, a model of another class, labels of segments, no labelled rows,
-            and a pipeline with `missing="prototypes"` whose model lacks prototypes.
+        TypeError: for anything but a trainer or a pipeline.
+        ValueError: for the `prototype_dataset` of the trainer, a pipeline without a collator, a model of another class,
+            labels of segments, no labelled rows, class names of another order than in the model, and a pipeline with
+            `missing="prototypes"` whose model lacks prototypes.
     """
     source = trainer_or_pipeline
     if isinstance(source, MultimodalTrainer):
         model, collator = source.unwrapped_model, data_collator or source.data_collator
         batch_size, missing = source.args.per_device_eval_batch_size, "fused"
+        if isinstance(source, PrototypeTrainer):
+            source.check_not_of_prototypes(dataset)
+    elif not isinstance(source, MultimodalPipeline):
+        raise TypeError(
+            f"Expected a trainer or a pipeline, got a {type(source).__name__}; give "
+            "`MultimodalPipeline(model, processor)` to report on a model."
+        )
     else:
         model, collator, batch_size, missing = source.model, data_collator, source.batch_size, source.missing
     if collator is None:
@@ -91,7 +100,7 @@ def evaluate_report(
     training = model.training
     model.eval()
     try:
-        found = embed(model, frames_as_datasets(dataset), collator, batch_size, "Embedding rows to evaluate")
+        found = embed(model, dataset, collator, batch_size, "Embedding rows to evaluate")
         return _report_of(model, _labelled(model, found), missing)
     finally:
         model.train(training)

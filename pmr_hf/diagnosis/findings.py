@@ -15,7 +15,7 @@ METHODS_PAGE = 'the page "Which method?" of the documentation'
 ADVICE = {
     STARVED: f"Try --recipe recommended of run_pmr.py, or another method of {METHODS_PAGE} that trains each encoder.",
     IGNORED: f"Try modality_dropout=0.3 with answer='best', or the method late_fusion; see {METHODS_PAGE}.",
-    SHORT: "Train longer, by --num_train_epochs or --max_steps, or at a higher learning rate.",
+    SHORT: "Train longer, by --num_train_epochs or --max_steps, or at a higher learning rate, and check the labels.",
     BALANCED: "Train jointly: a method of this library costs time and has little to mend.",
 }
 
@@ -37,7 +37,12 @@ class Difference:
     @property
     def counts(self) -> bool:
         """Whether the difference is at least 0.05, and at least two standard errors."""
-        return self.value >= max(LEAST, 2 * self.error)
+        return self.value >= LEAST and self.is_sure
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the difference is positive, and at least two standard errors."""
+        return 0 < self.value >= 2 * self.error
 
     def __str__(self) -> str:
         """In points, such as "+12.6 ± 3.0"."""
@@ -89,6 +94,7 @@ class Diagnosis:
         rows (`int`): number of evaluation rows.
         steps (`int`): number of steps of each training.
         majority (`float`): accuracy of always giving the most frequent class of the training rows.
+        above_majority (`Difference`): the best answer of all models minus `majority`.
         joint (`float`): accuracy of joint training, fused.
         averaged (`float`): accuracy of the mean probability of the models of each modality alone.
         averaged_above_joint (`Difference`): `averaged` minus `joint`.
@@ -99,6 +105,7 @@ class Diagnosis:
     rows: int
     steps: int
     majority: float
+    above_majority: Difference
     joint: float
     averaged: float
     averaged_above_joint: Difference
@@ -151,7 +158,7 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """`"too short"`, `"starved"`, `"ignored"` or `"balanced"`, see `sentence`."""
-        if self._best_probe - self._best_answer > MOST_UNLEARNED:
+        if not self.above_majority.is_sure or self._best_probe - self._best_answer > MOST_UNLEARNED:
             return SHORT
         return STARVED if self.starved else IGNORED if self._answer_suffers else BALANCED
 
@@ -167,6 +174,11 @@ class Diagnosis:
         return in_words[self.verdict]()
 
     def _short_in_words(self) -> str:
+        if not self.above_majority.is_sure:
+            return (
+                f"No model has learned enough to tell: the best of their answers has {percent(self._best_answer)}, and "
+                f"the most frequent class {percent(self.majority)}."
+            )
         return (
             f"The training was too short to tell: a linear probe of a modality has {percent(self._best_probe)}, and "
             f"the best answer of all models {percent(self._best_answer)}."

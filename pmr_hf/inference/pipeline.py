@@ -72,6 +72,11 @@ class MultimodalPipeline:
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if isinstance(processor, (str, os.PathLike)):
             processor = MultimodalProcessor.from_pretrained(processor)
+        if not isinstance(model, MultimodalModel):
+            raise TypeError(
+                f"Expected a MultimodalModel, a Hub name or a folder, got a {type(model).__name__}; give the model "
+                "of a trainer as `trainer.model`."
+            )
         if processor is None:
             raise ValueError("Expected the model's processor, got none; pass it, or give the model by name.")
         names, processors = model.config.modalities, list(processor.processors)
@@ -188,7 +193,7 @@ class MultimodalPipeline:
         and such rows are left out here.
 
         Args:
-            dataset (`Dataset`): the rows.
+            dataset (`Dataset | DataFrame`): the rows.
             data_collator (`MultimodalCollator`): turns rows into batches with labels.
 
         Returns:

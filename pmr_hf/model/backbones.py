@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_MAPPING,
@@ -228,6 +229,19 @@ def new_backbone(name: str, config: PreTrainedConfig, initialization: str = "def
     encoder = model.get_encoder() if config.is_encoder_decoder else model
     initialize(encoder, initialization)
     return encoder
+
+
+def check_own_weights(backbones: Mapping[str, nn.Module]) -> None:
+    """Raise `ValueError` if two encoders share weights, which could be neither saved nor trained apart."""
+    owners: dict[int, str] = {}
+    for name, backbone in backbones.items():
+        for parameter in backbone.parameters():
+            other = owners.setdefault(id(parameter), name)
+            if other != name:
+                raise ValueError(
+                    f"Expected an encoder of its own for each modality, got one for {other!r} and {name!r}, whose "
+                    "weights could be neither saved nor trained apart; give `copy.deepcopy(encoder)` to one of them."
+                )
 
 
 @contextmanager

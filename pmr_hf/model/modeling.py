@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .backbones import check_weight_index, embedding_width, load_backbone, new_backbone
+from .backbones import check_own_weights, check_weight_index, embedding_width, load_backbone, new_backbone
 from .building_limits import limited_building
 from .channels_last import is_convolutional
 from .configuration import MultimodalConfig, check_fields
@@ -115,6 +115,7 @@ class MultimodalModel(PreTrainedModel):
                 configs = {name: config.backbones[name] for name in config.modalities}
                 backbones = {name: new_backbone(name, part, config.initialization) for name, part in configs.items()}
             self.backbones = nn.ModuleDict({name: backbones[name] for name in config.modalities})
+            check_own_weights(self.backbones)
             self._convolutional = {name for name, backbone in self.backbones.items() if is_convolutional(backbone)}
             for name, settings in config.lora.items():
                 add_lora(name, self.backbones[name], settings)
@@ -154,6 +155,9 @@ class MultimodalModel(PreTrainedModel):
             chain.from_iterable(part._no_split_modules or [] for part in self.backbones.values())
         )
         self.post_init()
+        if config._attn_implementation not in (None, "sdpa"):  # not the default, so the user has asked for it
+            for backbone in self.backbones.values():
+                backbone.set_attn_implementation(config._attn_implementation)
         self.fsdp_plan = {f"backbones.{name}": "free_full_weight" for name in self.backbones}
 
     @torch.no_grad()
@@ -197,9 +201,10 @@ class MultimodalModel(PreTrainedModel):
         Raises:
             OSError: for a Hub name or folder without an encoder, or without its weights as safetensors.
             TypeError: for a backbone of another type, such as a bare `timm.create_model(...)`.
-            ValueError: for a modality name that is already taken, a backbone that `AutoModel` could not build again, or
-                a backbone whose config does not state the width of its embedding; for an `initialization` other than
-                `"default"` if no encoder has new weights; for "tabular" without its processor.
+            ValueError: for a modality name that is already taken, a backbone that `AutoModel` could not build again,
+                backbones that share weights, or a backbone whose config does not state the width of its embedding; for
+                an `initialization` other than `"default"` if no encoder has new weights; for "tabular" without its
+                processor.
         """
         backbones = with_configs(backbones, processor)
         initialization = kwargs.get("initialization", "default")
@@ -286,7 +291,8 @@ class MultimodalModel(PreTrainedModel):
         kwargs.setdefault("use_safetensors", True)
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model.missing_weights = sorted(info["missing_keys"])
+        # With `ignore_mismatched_sizes`, weights of another shape are new as well.
+        model.missing_weights = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
         for name in model.config.lora:
             train_lora_only(model.backbones[name])
         return (model, info) if wants_info else model

@@ -179,6 +179,8 @@ def _of_multimodal(name: str, model: PreTrainedModel, names: list[str]) -> Unimo
     if config.embedding_dim is not None:
         projection = model.projections[own]
         weight, bias = weight @ projection.weight, weight @ projection.bias + bias
+    # The probabilities are those of logits over the temperature.
+    weight, bias = (part / config.calibration_temperature for part in (weight, bias))
     prototypes = {part: getattr(model.prototypes, part)(own) for part in ("mean", "count", "seen")}
     settings = config.pooling[own], config.normalize_embeddings, config.lora.get(own, {})
     return UnimodalModel(model.backbones[own], *settings, weight, bias, names, prototypes)

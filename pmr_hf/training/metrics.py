@@ -52,6 +52,11 @@ def modality_metrics(
     if logits is not None and compute_metrics is not None:
         fused = EvalPrediction(logits, labels, inputs=prediction.inputs, losses=prediction.losses)
         metrics |= compute_metrics(fused)
+    elif logits is not None and logits.ndim < 2 and problem_type != REGRESSION:
+        raise ValueError(
+            f"Expected fused logits (N, K) to compute the metrics from, got {logits.shape} from "
+            "`preprocess_logits_for_metrics`; pass a `compute_metrics` that takes them."
+        )
     elif logits is not None and problem_type == MULTI_LABEL:
         metrics |= multi_label_metrics(logits, labels)
     elif logits is not None and problem_type == REGRESSION:

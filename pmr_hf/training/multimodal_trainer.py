@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from copy import copy
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -56,6 +57,7 @@ from .setup_checks import (
     check_rows,
     check_several_classes,
     check_variable,
+    name_classes,
     require_multimodal,
     require_scalar,
 )
@@ -96,6 +98,7 @@ class MultimodalTrainer(SavingTrainer):
     args_class = MultimodalTrainingArguments
     #: Whether `train` is a run of its own, and not a part of the run of another trainer
     is_whole_run = True
+    _names_in_data: list[str] | None = None  # of the classes
     resumed_from: str | None = None  # the checkpoint that the last training has gone on from
     _training_model: nn.Module | None = None  # the unwrapped model, while training
 
@@ -112,8 +115,10 @@ class MultimodalTrainer(SavingTrainer):
         for name in ("train_dataset", "eval_dataset"):
             kwargs[name] = frames_as_datasets(kwargs.get(name))
         collator = kwargs.get("data_collator")
-        if kwargs.get("processing_class") is None and isinstance(collator, MultimodalCollator):
-            kwargs["processing_class"] = collator.processor  # saved with the model, which is of no use without it
+        if isinstance(collator, MultimodalCollator):
+            kwargs["data_collator"] = copy(collator)  # another trainer may set the same one to other labels
+            if kwargs.get("processing_class") is None:
+                kwargs["processing_class"] = collator.processor  # saved with the model, which is of no use without it
         super().__init__(model=model, args=args, **kwargs)
         if self.model_init is None:
             self.on_new_model(self.unwrapped_model)
@@ -137,7 +142,9 @@ class MultimodalTrainer(SavingTrainer):
         self._configure_inputs()
         group_curves(self.callback_handler.callbacks, self.modalities)
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
-        check_rows(self.data_collator, {"training": self.train_dataset, **evals})
+        self._names_in_data = check_rows(self.data_collator, {"training": self.train_dataset, **evals})
+        name_classes(self.unwrapped_model, self._names_in_data)
+        self._configure_inputs()  # with these names
         labels = labels_of(self.train_dataset, self.data_collator)
         check_several_classes(labels, self.problem_type)
         self.class_weights = self._class_weights(labels)
@@ -203,6 +210,7 @@ class MultimodalTrainer(SavingTrainer):
         """Create a model with `model_init`, and prepare it with [`MultimodalTrainer.on_new_model`]."""
         model = compiled_in_place(super().call_model_init(trial))
         self.on_new_model(model)
+        name_classes(model, self._names_in_data)
         return model
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
@@ -504,6 +512,16 @@ class MultimodalTrainer(SavingTrainer):
         # A loss of `compute_loss_func` is already divided by the accumulation steps; `Trainer` divides any other loss.
         return 1.0 if self.compute_loss_func is None else 1 / self.current_gradient_accumulation_steps
 
+    def reset_calibration(self) -> None:
+        """Set the temperature of the model to 1: a calibration holds for the weights that it was fitted to."""
+        model = self.unwrapped_model
+        if isinstance(model, MultimodalModel) and model.config.calibration_temperature != 1:
+            logger.info(
+                f"Setting `calibration_temperature` from {model.config.calibration_temperature:.3g} to 1, since "
+                "training changes the weights that it was fitted to; calibrate the trained model again."
+            )
+            model.config.calibration_temperature = 1.0
+
     # ---- Logs ----
 
     def track(self, names: tuple[str, ...], sums: torch.Tensor, counts: torch.Tensor) -> None:
@@ -539,9 +557,9 @@ class MultimodalTrainer(SavingTrainer):
 
     def _warn_of_untracked_loss(self) -> None:
         logger.warning_once(
-            f"Expected `compute_loss` of {type(self).__name__} to call `super().compute_loss`, but no term was tracked "
-            f"until step {self.state.global_step}, so the method adds nothing to the loss; for weights of classes, set "
-            "`class_weights`; for another loss, pass a `compute_loss_func` or override `method_loss`."
+            f"Expected `compute_loss` of {type(self).__name__} to call `super().compute_loss`, but no term was "
+            "tracked, so the method adds nothing to the loss; for weights of classes, set `class_weights`; for another "
+            "loss, pass a `compute_loss_func` or override `method_loss`."
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -571,8 +589,14 @@ class MultimodalTrainer(SavingTrainer):
         return self.get_test_dataloader(eval_dataset)  # the same dataloader, which is not cached
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """The test dataloader of `Trainer`, which also takes a pandas DataFrame."""
-        return super().get_test_dataloader(frames_as_datasets(test_dataset))
+        """
+        The test dataloader of `Trainer`, which also takes a pandas DataFrame. Raises `ValueError` for class names of
+        another order than in the model.
+        """
+        test_dataset = frames_as_datasets(test_dataset)
+        if isinstance(self.data_collator, MultimodalCollator):
+            self.data_collator.check_class_names(test_dataset)
+        return super().get_test_dataloader(test_dataset)
 
     def modality_predictions(self, outputs: Any) -> dict[str, torch.Tensor]:
         """
@@ -649,6 +673,7 @@ class _BeginTraining(TrainerCallback):
             if problem is not None:
                 raise ValueError(f"Expected the state of this run's optimizer, but {problem}.")
         trainer.fit_targets()  # of a model that `model_init` has created
+        trainer.reset_calibration()
         trainer.load_method_state(trainer.resumed_from)
         trainer._training_model = trainer.accelerator.unwrap_model(trainer.model)
 

@@ -422,12 +422,16 @@ class PrototypeTrainer(MultimodalTrainer):
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         """Like that of [`MultimodalTrainer`]; raises `ValueError` for the rows that the prototypes are taken from."""
         test_dataset = frames_as_datasets(test_dataset)
+        self.check_not_of_prototypes(test_dataset)
+        return super().get_test_dataloader(test_dataset)
+
+    def check_not_of_prototypes(self, test_dataset: Dataset) -> None:
+        """Raise `ValueError` for the rows that the prototypes are taken from."""
         if self.prototype_dataset is not None and is_same(self.prototype_dataset, test_dataset):
             raise ValueError(
                 "Expected a dataset that the prototypes were not taken from to evaluate, got the `prototype_dataset`, "
                 "whose labels the model has seen; evaluate other rows."
             )
-        return super().get_test_dataloader(test_dataset)
 
     # ---- Prototypes ----
 

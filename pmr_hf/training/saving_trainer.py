@@ -133,11 +133,14 @@ class SavingTrainer(Trainer):
                 f"Expected no pickles to push in {folder}, got {len(pickles)}, first {pickles[0]}; delete them, such "
                 "as the checkpoints of other runs, and push again."
             )
+        if self.hub_model_id is None:  # `Trainer` would ask the Hub for a repository before it saves
+            self.save_model(_internal_call=True)
         try:
             return super().push_to_hub(*args, **kwargs)
         except (HTTPError, EntryNotFoundError, OSError, RuntimeError) as error:
+            name = self.hub_model_id or self.args.hub_model_id or folder.name
             raise RuntimeError(
-                f"Expected to push to {self.hub_model_id}, but the upload failed ({error}). The model is saved in "
+                f"Expected to push to {name}, but the upload failed ({error}). The model is saved in "
                 f"{folder}: push again with `trainer.push_to_hub()`, or by `hf upload`."
             ) from error
 

@@ -1,5 +1,6 @@
 """The checks of a trainer before training. Each function finds one mistake, and its error is one sentence."""
 
+import sys
 from collections.abc import Collection
 from typing import Any, get_args
 
@@ -37,6 +38,8 @@ def check_not_adapted(model: nn.Module) -> None:
     Raise `ValueError` for a model that PEFT has wrapped, or to which `add_adapter` has added layers. Such a model saves
     its adapters alone, so that the fusion head and the prototypes would be lost.
     """
+    if isinstance(model, MultimodalModel):
+        check_not_injected(model)
     wrapped = _is_peft_model(model)
     if not wrapped and not (isinstance(model, PreTrainedModel) and model._hf_peft_config_loaded):
         return
@@ -49,6 +52,20 @@ def check_not_adapted(model: nn.Module) -> None:
         f"{f'in a {type(model).__name__}' if wrapped else 'after `add_adapter`'}, which would save its adapters "
         f"without the rest; {way_out}."
     )
+
+
+def check_not_injected(model: MultimodalModel) -> None:
+    """Raise `ValueError` for an encoder with layers of PEFT that its config does not name: none could load it."""
+    tuners = sys.modules.get("peft.tuners.tuners_utils")  # imported by whoever has made such layers
+    for name, backbone in model.backbones.items() if tuners is not None else ():
+        if name not in model.config.lora and any(
+            isinstance(module, tuners.BaseTunerLayer) for module in backbone.modules()
+        ):
+            raise ValueError(
+                f"Expected the encoder of {name!r} without adapters of PEFT, got some that were injected, which the "
+                f"saved config would not build again; give `lora={{{name!r}: {{'r': 8}}}}` to "
+                "`MultimodalModel.from_backbones`."
+            )
 
 
 def require_scalar(loss: torch.Tensor, model: nn.Module) -> None:
@@ -227,14 +244,14 @@ def check_variable(collator: Any, train_dataset: Any) -> None:
         collator.check_variable(train_dataset.column_names)
 
 
-def check_rows(collator: Any, splits: dict[str, Any]) -> None:
+def check_rows(collator: Any, splits: dict[str, Any]) -> list[str] | None:
     """
     Check the rows, columns and labels of several datasets, given by name. A dataset without a length is checked batch
-    by batch when it is read.
+    by batch when it is read. Returns the names of the classes, if a column of labels is a `ClassLabel`.
 
     Raises:
         ValueError: for a dataset without rows, a missing column, labels that are not integers in 0..K-1, or class names
-            that differ between datasets.
+            that differ between datasets or have another order than in the model.
     """
     class_names = {}
     for name, dataset in splits.items():
@@ -253,6 +270,16 @@ def check_rows(collator: Any, splits: dict[str, Any]) -> None:
         raise ValueError(
             f"Expected the same class names in each dataset, got {found}, {order}; encode the labels before splitting."
         )
+    return known[0] if known else None
+
+
+def name_classes(model: nn.Module, names: list[str] | None) -> None:
+    """Give the classes of a [`MultimodalModel`] these names, if it has only the default ones, such as LABEL_0."""
+    if names is None or not isinstance(model, MultimodalModel) or model.config.problem != SINGLE_LABEL:
+        return
+    config = model.config
+    if len(names) == config.num_labels and config.id2label == {k: f"LABEL_{k}" for k in range(config.num_labels)}:
+        config.id2label, config.label2id = dict(enumerate(names)), {name: k for k, name in enumerate(names)}
 
 
 def check_several_classes(labels: np.ndarray | None, problem_type: str = SINGLE_LABEL) -> None:

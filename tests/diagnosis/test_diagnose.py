@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.scripts import EXAMPLES, run_example
 from helpers.snapshots import assert_equal_tensors, snapshot
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from pmr_hf import MultimodalCollator, MultimodalModel, PrototypeTrainer, PrototypeTrainingArguments, diagnose
 
@@ -62,6 +62,41 @@ def test_each_training_is_that_of_a_trainer(make_model, make_args, rows, collato
     assert max(modality.ratios[0][1] for modality in found.modalities) == 1
     labels = torch.tensor(rows[0]["label"][:]).mode().values.item()
     assert found.majority == sum(label == labels for label in rows[1]["label"]) / 16
+    best = max(found.joint, found.averaged, *(modality.alone for modality in found.modalities))
+    assert found.above_majority.value == pytest.approx(best - found.majority)
+
+
+def test_arguments_that_one_training_cannot_take(make_model, make_args, rows, collator):
+    args = make_args(
+        PrototypeTrainingArguments,
+        num_train_epochs=1,
+        freeze=["image"],
+        eval_on_start=True,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="image_prototype_accuracy",
+    )
+    assert diagnose(make_model(), *rows, collator, args).steps == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"args": TrainingArguments("x", report_to="none")}, TypeError, "got TrainingArguments; create them with"),
+        ({"data_collator": list}, TypeError, "Expected `data_collator` of type MultimodalCollator, got type"),
+        ({"eval_dataset": lambda rows: rows.to_iterable_dataset()}, TypeError, "got IterableDataset"),
+        ({"train_dataset": list}, TypeError, "got list; give `datasets.Dataset.from_list"),
+        ({"eval_dataset": lambda rows: rows.select([])}, ValueError, "evaluation dataset to have at least one row"),
+        ({"eval_dataset": lambda rows: rows.remove_columns("label")}, ValueError, r"\['label'\] are not among"),
+    ],
+)
+def test_what_would_fail_after_the_first_training(make_model, make_args, rows, collator, change, error, said):
+    given = {"train_dataset": rows[0], "eval_dataset": rows[1], "data_collator": collator, "args": make_args()}
+    (name, value), *_ = change.items()
+    given[name] = value(given[name]) if name.endswith("dataset") else value
+    with pytest.raises(error, match=said):
+        diagnose(make_model(), **given)
 
 
 def test_several_labels(make_model, make_args, rows, collator):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Value
 from helpers.browser import chromium
+from helpers.digits import WORDS
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
 
 from pmr_hf import (
@@ -98,7 +99,7 @@ def test_one_class_against_scikit_learn_and_the_model_row_by_row(trained, gaps, 
 def test_a_pipeline_answers_as_it_does_and_a_model_in_training_stays_so(trained, gaps, collator, processor):
     pipe = MultimodalPipeline(trained.model, processor, batch_size=8)
     results = pipe(image=gaps["picture"], text=[text or None for text in gaps["caption"]])
-    right = [int(one[0]["label"][-1]) == label for one, label in zip(results, gaps["label"], strict=True)]
+    right = [WORDS.index(one[0]["label"]) == label for one, label in zip(results, gaps["label"], strict=True)]
     confidence = np.mean([one[0]["score"] for one in results])
     report = evaluate_report(pipe, gaps, collator)
     assert report.metrics["accuracy"] == np.mean(right)
@@ -151,6 +152,17 @@ def test_several_labels_and_numbers(problem_type, make_model, make_args, digits,
     page = report.save(tmp_path / problem_type)
     assert json.loads((page.parent / "report.json").read_text())["rows"] == 64
     assert page.read_text().count("<img") == 2
+
+
+def test_what_a_report_cannot_be_of(trained, make_trainer, digits, collator):
+    with pytest.raises(TypeError, match="Expected a trainer or a pipeline, got a MultimodalModel"):
+        evaluate_report(trained.model, digits, collator)
+    for rows, found in ((digits.select([]), "got none"), ({"test": digits}, r"got the splits \['test'\]")):
+        with pytest.raises(ValueError, match=found):
+            evaluate_report(trained, rows)
+    trainer = make_trainer(trainer_kwargs={"prototype_dataset": digits.select(range(32))}, eval_dataset=None)
+    with pytest.raises(ValueError, match="got the `prototype_dataset`, whose labels the model has seen"):
+        evaluate_report(trainer, digits.select(range(32)))
 
 
 def test_many_classes_are_shown_by_their_mistakes():

@@ -16,8 +16,10 @@ def modality(name, alone, prototypes, probe, ratio, joint=0.9, error=0.01):
     return ModalityFindings(name, alone, alone, alone, prototypes, probe, *apart, 0.2, ratio, ratios)
 
 
-def diagnosis(joint, *modalities, averaged=0.0, error=0.01):
-    return Diagnosis("accuracy", 200, 100, 0.1, joint, averaged, Difference(averaged - joint, error), list(modalities))
+def diagnosis(joint, *modalities, averaged=0.0, error=0.01, majority=0.1):
+    best = max(joint, averaged, *(modality.alone for modality in modalities))
+    apart = Difference(best - majority, error), Difference(averaged - joint, error)
+    return Diagnosis("accuracy", 200, 100, majority, apart[0], joint, averaged, apart[1], list(modalities))
 
 
 FAST = modality("fast", 0.6, 0.3, 0.3, ratio=1.0)  # it lost most, but it leads: it is not starved
@@ -54,6 +56,16 @@ def test_a_training_whose_probe_is_far_above_every_answer_was_too_short():
     for probe, verdict in ((0.71, "too short"), (0.69, "starved")):
         found = diagnosis(0.4, replace(slow, alone_probe=probe, above_joint=Difference(0.1, 0.01)), FAST)
         assert found.verdict == verdict and ("too short to tell" in found.sentence) == (verdict == "too short")
+
+
+@pytest.mark.parametrize(
+    ("majority", "error", "verdict"), [(0.9, 0.01, "too short"), (0.87, 0.02, "too short"), (0.87, 0.01, "balanced")]
+)
+def test_models_that_are_not_surely_better_than_a_constant_tell_nothing(majority, error, verdict):
+    slow = modality("slow", 0.9, 0.88, 0.89, 0.9, joint=0.89)
+    found = diagnosis(0.89, slow, FAST, majority=majority, error=error)
+    assert found.verdict == verdict
+    assert ("the best of their answers has 90.0, and the most frequent" in found.sentence) == (verdict == "too short")
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Value
 from helpers.digits import take_prototypes
 
-from pmr_hf import ExportableModel, MultimodalCollator, MultimodalConfig, MultimodalPipeline
+from pmr_hf import ExportableModel, MultimodalCollator, MultimodalConfig, MultimodalPipeline, PMRTrainer
 from pmr_hf.inference.calibration import expected_calibration_error, fit_temperature, nll, reliability_bins
 
 
@@ -118,6 +119,24 @@ def test_the_pipeline_divides_and_a_saved_model_keeps_it(pipe, digits, collator,
     expected = {entry["label"]: entry["score"] for entry in before}
     assert scores(old, **row) == pytest.approx(expected, abs=1e-6)
     assert scores(pipe, **row) != pytest.approx(expected, abs=1e-3)
+
+
+def test_training_sets_the_temperature_to_one(make_trainer, make_model):
+    model = make_model(calibration_temperature=2.0)
+    make_trainer(model, max_steps=1).train()
+    assert model.config.calibration_temperature == 1
+
+
+def test_rows_may_be_a_data_frame_and_need_labels(pipe, digits, collator, processor):
+    rows = [{**row, "label": int(row["label"])} for row in digits]
+    expected = pipe.calibrate(digits, collator)
+    assert pipe.calibrate(pd.DataFrame(rows), collator) == expected
+    unlabelled = MultimodalCollator(processor, collator.columns, label=None)
+    with pytest.raises(ValueError, match=r"Expected batches with labels, got \['image', 'text'\]"):
+        pipe.calibrate(digits, unlabelled)
+    with pytest.raises(TypeError, match=r"got a PMRTrainer; give the model of a trainer as `trainer\.model`"):
+        MultimodalPipeline(object.__new__(PMRTrainer), processor)
+    pipe.model.config.calibration_temperature = 1.0
 
 
 def test_a_temperature_of_one_changes_no_bit(pipe, digits):

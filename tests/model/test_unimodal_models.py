@@ -59,6 +59,13 @@ def test_normalized_embeddings_stay_normalized():
     torch.testing.assert_close(model(text=IDS).logits.softmax(1), text(title=IDS).logits.softmax(1))
 
 
+@torch.no_grad()
+def test_a_calibrated_model_keeps_its_probabilities():
+    text = finished("title", TEXT, calibration_temperature=2.5)
+    model = MultimodalModel.from_unimodal({"text": text})
+    torch.testing.assert_close(model(text=IDS).logits.exp(), (text(title=IDS).logits / 2.5).softmax(1))
+
+
 @pytest.mark.parametrize("weights", [None, {"text": 0.9, "stats": 0.3}])
 @torch.no_grad()
 def test_the_answer_is_the_mean_of_the_models_probabilities_by_the_names_of_the_classes(weights, tmp_path):

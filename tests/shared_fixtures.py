@@ -61,8 +61,10 @@ settings.register_profile(
 settings.load_profile("pmr_hf")
 
 
-def pytest_collection_finish():
-    """`Trainer.train` collects garbage: a third of a second for all that is imported and collected, and nothing now."""
+@pytest.fixture(autouse=True, scope="module")
+def keep_what_is_there():
+    """`Trainer.train` collects garbage, which takes a third of a second with all that is imported, and now nothing."""
+    gc.collect()
     gc.freeze()
 
 

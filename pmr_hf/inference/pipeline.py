@@ -214,7 +214,7 @@ class MultimodalPipeline:
     def _is_list(self, name: str, value: Any) -> bool:
         if is_series(value) or is_frame(value):
             return True
-        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray)):
             return False
         return not self.processor.kind(name).is_one_value(value)
 

@@ -24,13 +24,15 @@ FORMATS = (
 
 def open_file(value: Any, limits: MediaLimits = DEFAULT_LIMITS) -> BinaryIO | None:
     """
-    Open a path, an address, bytes or `{"bytes", "path"}` as a binary stream. Returns `None` for a value of another
+    Open a path, an address, bytes, a `BytesIO` or `{"bytes", "path"}` as a binary stream. Returns `None` for a value of another
     type. Raises `UnreadableError` if the file cannot be opened or downloaded, and for a path that is no regular file.
     """
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         value = value["bytes"] or value["path"]
-    if isinstance(value, bytes):
+    if isinstance(value, (bytes, bytearray)):
         return io.BytesIO(value)
+    if isinstance(value, io.BytesIO):
+        return io.BytesIO(value.getbuffer())  # from its beginning, and it stays open
     if isinstance(value, str) and value.lower().startswith(("http://", "https://")):
         return download(value, limits)
     if isinstance(value, (str, os.PathLike)):

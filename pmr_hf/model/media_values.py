@@ -91,7 +91,7 @@ def describe(value: Any) -> str:
         value = value["path"] or value["bytes"]
     if isinstance(value, (str, os.PathLike)):
         return f"file {os.fspath(value)!r}"
-    if isinstance(value, bytes):
+    if isinstance(value, (bytes, bytearray)):
         return f"{len(value)} bytes"
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return f"an array of shape {tuple(value.shape)} and type {value.dtype}"

@@ -33,6 +33,8 @@ def test_a_picture_in_every_form(tmp_path):
         str(tmp_path / "a.png"),
         tmp_path / "a.png",
         data,
+        bytearray(data),
+        io.BytesIO(data),
         {"bytes": data, "path": None},
         {"bytes": None, "path": str(tmp_path / "a.png")},
         Image.fromarray(PIXELS),

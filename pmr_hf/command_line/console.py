@@ -79,6 +79,7 @@ class EpochLines(TrainerCallback):
         self._is_printed = False  # whether the epoch has its line
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self._first_step = state.global_step  # a resumed run has printed the epochs before
         if not state.is_world_process_zero:
             return
         self._bar = tqdm(

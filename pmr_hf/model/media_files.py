@@ -24,8 +24,9 @@ FORMATS = (
 
 def open_file(value: Any, limits: MediaLimits = DEFAULT_LIMITS) -> BinaryIO | None:
     """
-    Open a path, an address, bytes, a `BytesIO` or `{"bytes", "path"}` as a binary stream. Returns `None` for a value of another
-    type. Raises `UnreadableError` if the file cannot be opened or downloaded, and for a path that is no regular file.
+    Open a path, an address, bytes, a `BytesIO` or `{"bytes", "path"}` as a binary stream. Returns `None` for a value of
+    another type. Raises `UnreadableError` if the file cannot be opened or downloaded, and for a path that is no regular
+    file.
     """
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         value = value["bytes"] or value["path"]

@@ -38,6 +38,18 @@ def test_the_last_epoch_is_named_if_it_is_the_kept_one(best, load_best, said, tm
     assert capsys.readouterr().out.endswith(f"{LAST_IS_BEST}\n") == said
 
 
+def test_a_resumed_run_does_not_print_the_epochs_before_again(tmp_path, capsys):
+    args, lines = TrainingArguments(tmp_path, disable_tqdm=True), EpochLines("pmr", ["a"])
+    state = TrainerState(epoch=1, global_step=4, max_steps=8, num_train_epochs=2)
+    state.log_history = [{"loss": 3.0, "step": 2}, {"loss": 1.0, "step": 4}]
+    lines.on_train_begin(args, state, TrainerControl())
+    lines.on_epoch_begin(args, state, TrainerControl())
+    assert "/2" not in capsys.readouterr().out
+    state.epoch, state.global_step, state.log_history = 2, 8, [*state.log_history, {"loss": 0.5, "step": 8}]
+    lines.on_train_end(args, state, TrainerControl())
+    assert capsys.readouterr().out.split()[:2] == ["2/2", "0.500"]
+
+
 def test_the_steps_of_an_epoch_are_its_means_also_over_uneven_logs():
     entries = [
         {"loss": 3.0, "a_score": 0.1, "b_score": 0.4, "c_score": 0.2, "step": 14},

@@ -32,7 +32,13 @@ from pmr_hf.command_line.build import build_model
 from pmr_hf.command_line.console import hide_still_bars, set_verbosity
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.output_folder import default_folder
-from pmr_hf.command_line.parse_arguments import gives, gives_length, lower_pretrained_rates, parse_arguments
+from pmr_hf.command_line.parse_arguments import (
+    gives,
+    gives_length,
+    leave_out_modalities,
+    lower_pretrained_rates,
+    parse_arguments,
+)
 from pmr_hf.command_line.prepare import prepare
 from pmr_hf.command_line.run_script import run_script
 from pmr_hf.command_line.split_command import name_of, options_of
@@ -56,6 +62,7 @@ def main() -> None:
     if inferred is not None:
         print(f"{inferred.without(script_args.columns)}\n", flush=True)
         script_args.complete(inferred)
+    leave_out_modalities(script_args, training_args)
     lower_pretrained_rates(script_args, training_args)
     set_seed(training_args.seed)
     dataset, backbones, _, collator, classes, _ = prepare(script_args, training_args)

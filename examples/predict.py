@@ -73,7 +73,7 @@ from tqdm.auto import tqdm
 
 from pmr_hf import MediaLimits, MultimodalPipeline
 from pmr_hf.command_line.run_script import run_script
-from pmr_hf.data.columns import as_list, number_columns, parse_column, undecoded, with_numbers
+from pmr_hf.data.columns import as_list, number_columns, parse_column, undecoded, with_class_names, with_numbers
 from pmr_hf.data.table_files import read_table
 from pmr_hf.data.tables import absolute_path
 from pmr_hf.training.checksums import crc32_of
@@ -102,7 +102,7 @@ def main() -> None:
         parser.error(f"expected --keep of other columns than {list(WRITTEN)}, got {taken}; rename them in the input")
 
     used = {part for column in columns.values() for part in as_list(column)} | set(args.keep)
-    table = undecoded(read_table(args.input, used, args.encoding))
+    table = with_class_names(undecoded(read_table(args.input, used, args.encoding)), used)
     missing = sorted(used - set(table.column_names))
     if missing:
         parser.error(f"expected the columns {missing} in {args.input}, which has {table.column_names}")

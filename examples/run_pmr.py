@@ -54,7 +54,7 @@ from pmr_hf.command_line.compare_with import joint_arguments
 from pmr_hf.command_line.console import EpochLines, header, remove_output, set_verbosity
 from pmr_hf.command_line.infer_modalities import inferred_columns
 from pmr_hf.command_line.output_folder import take_folder
-from pmr_hf.command_line.parse_arguments import lower_pretrained_rates, parse_arguments
+from pmr_hf.command_line.parse_arguments import leave_out_modalities, lower_pretrained_rates, parse_arguments
 from pmr_hf.command_line.prepare import Prepared, prepare
 from pmr_hf.command_line.results_table import CONSTANT, Row, kept_epoch, legend, method_rows, print_table
 from pmr_hf.command_line.run_script import run_script
@@ -100,6 +100,7 @@ def train_and_test(
     Train and save a model. Returns its rows of the printed table. For the first run, `methods` names the methods of all
     runs; it prints the header and returns the row of the constant answer too.
     """
+    leave_out_modalities(script_args, training_args)
     lower_pretrained_rates(script_args, training_args)
     set_verbosity(script_args.verbose and training_args.should_log)
     set_seed(training_args.seed)

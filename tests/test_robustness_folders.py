@@ -200,7 +200,8 @@ def test_edited_labels_are_said_and_equal_ones_are_not():
     labels = np.arange(5)
     assert fingerprint_of(labels) == fingerprint_of(labels.astype("int32")) != fingerprint_of(labels[::-1])
     assert fingerprint_of(None) is None
-    assert differences({"a": 1, "b": None, "c": 3}, {"a": 2, "b": 5}) == ["a: 1 there, 2 here"]
+    found = differences({"a": 1, "b": None, "c": 3, "d": 4}, {"a": 2, "b": 5, "d": 4})
+    assert found == ["a: 1 there, 2 here", "b: None there, 5 here"]
 
 
 def test_weights_of_other_shapes_are_one_sentence(folder):

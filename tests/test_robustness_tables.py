@@ -411,6 +411,38 @@ def test_one_cell_does_not_make_categories_of_a_column_of_numbers(bad):
     assert list(tabular(EncoderInput(repeated, ["x"]))[1].categories) == ["x"]
 
 
+def test_a_bad_cell_of_a_table_is_found_in_its_file(tmp_path):
+    """Whatever rows were taken out for validation before it."""
+    cells = [str(i / 4) for i in range(40)]
+    cells[29] = "N/A"
+    file = table(tmp_path, "a.csv", "x,label\n" + "".join(f"{cell},{'ab'[i % 2]}\n" for i, cell in enumerate(cells)))
+    train = load_table({"tab": ["x"]}, files={"train": file}, seed=3)["train"]
+    assert "N/A" in train["x"][:]
+    with pytest.raises(ValueError, match=r"in a\.csv, row 30, but 'N/A' in column 'x' is not a number; .*--on_error"):
+        tabular(EncoderInput(train, ["x"], kinds={"x": "number"}))
+
+
+def test_columns_of_classes_are_their_names(tmp_path):
+    """Another table of the same names may number them in another way."""
+    found = []
+    for i, names in enumerate((["Bonn", "Graz", "Linz"], ["Linz", "Bonn", "Graz"])):
+        cities = [names.index(name) for name in ("Graz", "Linz", "Bonn", "Graz")] * 5
+        features = Features({"city": ClassLabel(names=names), "label": Value("string")})
+        rows = Dataset.from_dict({"city": [*cities[:-1], None], "label": [*"abab"] * 5}, features=features)
+        rows.to_parquet(tmp_path / f"{i}.parquet")
+        splits = load_table({"tab": ["city"]}, files={"train": str(tmp_path / f"{i}.parquet")})
+        assert set(splits["train"]["city"]) <= {"Bonn", "Graz", "Linz", None}
+        found.append(tabular(EncoderInput(splits["train"], ["city"]))[1].categories)
+    assert found[0] == found[1] == {"city": ["Bonn", "Graz", "Linz"]}
+
+
+def test_columns_without_a_name_are_left_out(tmp_path, caplog):
+    file = table(tmp_path, "a.csv", "text,label,,\nhello,a,,\nbye,b,,\n")
+    assert read_table(file).column_names == ["text", "label"]
+    assert "2 columns of " in caplog.text and "have no name in its header" in caplog.text
+    assert read_table(table(tmp_path, "b.csv", ",text\n0,hello\n")).column_names == ["", "text"]
+
+
 def test_numbers_with_a_comma_do_not_become_categories():
     rows = Dataset.from_dict({"x": [f"{i},5" for i in range(30)]})
     with pytest.raises(

@@ -138,6 +138,15 @@ def log_short_epochs(script_args: ScriptArguments, training_args: PrototypeTrain
         training_args.logging_strategy = IntervalStrategy.EPOCH
 
 
+def leave_out_modalities(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> None:
+    """Drop the training arguments of modalities that --modalities leaves out."""
+    frozen, rates = training_args.freeze or [], training_args.modality_learning_rates or {}
+    training_args.freeze = [name for name in frozen if name not in script_args.left_out] or None
+    training_args.modality_learning_rates = {
+        name: rate for name, rate in rates.items() if name not in script_args.left_out
+    } or None
+
+
 def lower_pretrained_rates(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> None:
     """
     On a user's own data, give each pretrained encoder a tenth of the learning rate, unless the command sets its rate or

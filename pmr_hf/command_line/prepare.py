@@ -6,6 +6,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedConfig
 
 from ..data.collator import MultimodalCollator
+from ..data.columns import ROW, as_list
 from ..data.saved_examples import draw_examples
 from ..data.tables import draw_rows
 from ..model.multimodal_processor import MultimodalProcessor
@@ -27,6 +28,21 @@ class Prepared(NamedTuple):
     examples: Dataset  # rows of validation to save beside the model, not extracted
 
 
+def check_cells(collator: MultimodalCollator, dataset: DatasetDict) -> None:
+    """
+    Read the numbers and categories of all splits but the training split, whose encoders have read them already. Raises
+    `UnreadableError` for a cell that would stop the run later, unless it counts as missing.
+    """
+    names = [name for name in collator.columns if collator.processor.kind(name).medium in ("numbers", "table")]
+    for split, rows in dataset.items() if collator.on_error == "raise" else ():
+        if split == "train":
+            continue
+        used = {part for name in names for part in as_list(collator.columns[name])} | {ROW}
+        for i, row in enumerate(rows.select_columns(sorted(used & set(rows.column_names)))) if names else ():
+            for name in names:
+                collator.read(name, i, row)
+
+
 def prepare(script_args: ScriptArguments, training_args: PrototypeTrainingArguments) -> Prepared:
     """
     Load the splits, the processors of all encoders and the collator, and extract features if they are cached. On a
@@ -43,6 +59,7 @@ def prepare(script_args: ScriptArguments, training_args: PrototypeTrainingArgume
     log_short_epochs(script_args, training_args, len(dataset["train"]))
     backbones, processor = add_new_encoders(script_args, pretrained, dataset["train"])
     collator = build_collator(script_args, processor)
+    check_cells(collator, dataset)
     classes = class_names(script_args, dataset["train"])
     examples = draw_examples(dataset["validation"], script_args.label_column, script_args.save_examples)
     if script_args.preprocess == "cached":

@@ -42,6 +42,8 @@ class ScriptArguments:
     cell_kinds = MappingProxyType({})
     #: For a user's own data, the inferred modalities that are videos
     inferred_videos = ()
+    #: The modalities that --modalities does not name
+    left_out = ()
     #: The columns to predict, whose names `label_column` joins. A regression may have several.
     target_columns = ("label",)
     #: Whether the length of training is a default, which depends on the number of training rows
@@ -358,7 +360,8 @@ class ScriptArguments:
     def data_name(self) -> str:
         """The name of the data for the model card: a Hub name, or the name of a file or folder without its path."""
         name = self.dataset_name or self.train_file or self.dataset
-        return Path(name).stem if Path(name).exists() else name
+        path = Path(name).absolute()
+        return name if not path.exists() else path.stem if path.is_file() else path.resolve().name
 
     def _take_fusion(self) -> None:
         """Fill in the fusion head. Raises `ValueError` if it is not that of the method."""
@@ -392,6 +395,7 @@ class ScriptArguments:
 
     def _keep_modalities(self) -> None:
         """Drop the settings of modalities that --modalities does not name."""
+        self.left_out = [name for name in self.columns if name not in self.modalities]
         for name in BY_MODALITY:
             kept = {modality: value for modality, value in getattr(self, name).items() if modality in self.modalities}
             setattr(self, name, kept)

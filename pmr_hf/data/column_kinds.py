@@ -24,9 +24,18 @@ ENDINGS = {
 }
 MEDIA = {"image": "pictures", "audio": "sound", "video": "videos"}
 MOST_PATHS = 0.9  # share of a column's values that end as files of one medium
-DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}( \d{1,2}:.*)?")
+MONTH = r"(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
+TIME = r"([T ,]+\d{1,2}:\d{2}.*)?"
+DATE = re.compile(
+    rf"(\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}}[-/.]\d{{2,4}}){TIME}"
+    rf"|(\w+,? )?(\d{{1,2}}\.?[ -]{MONTH}|{MONTH} \d{{1,2}})(,? |-)\d{{2,4}}{TIME}"  # 12 Mar 2004, March 12, 2004
+)
+COMPACT_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")  # 20190307
 PADDED = re.compile(r"0\d+")  # a code such as 007
-WITH_UNIT = re.compile(r"[^\w\s]?\s?[+-]?\d+([.,]\d+)*\s?(%|[^\W\d]{1,3}|[^\w\s])?")  # such as $3, 3,5 or 12 kg
+# Such as $3, US$ 300, 3,5, 1 234.5, 12 kg, 120 km/h or 1500 sq ft
+WITH_UNIT = re.compile(
+    r"([^\W\d]{0,3}[^\w\s])?\s?[+-]?\d+([.,\s]\d+)*\s?(%|[^\W\d]{1,4}[./ ][^\W\d]{1,3}\.?|[^\W\d]{1,3}|[^\w\s])?"
+)
 # What Python, NumPy and JSON write for a list, such as [0.5, 1] or ['a', 'b'], or for a dict
 LIST_AS_TEXT = re.compile(r"\[([-+.,\deE\s]|nan)*\]|\[\s*['\"].*['\"]\s*\]|\{\s*['\"].*\}", re.DOTALL)
 ID_NAME = re.compile(
@@ -149,6 +158,8 @@ def _kind_of_scalars(column: Column) -> Finding:
         return Finding(LEFT_OUT, "LEAK: each of its values stands for one label and each label for one value")
     if texts and all(DATE.fullmatch(value) for value in column.values):
         return _dates(column)
+    if column.distinct > FEW and all(COMPACT_DATE.fullmatch(str(value)) for value in column.values):
+        return _dates(column)
     if isinstance(column.feature, datasets.ClassLabel):
         return Finding("category", f"the dataset declares {len(column.feature.names)} classes")
     if all(isinstance(value, bool) for value in column.values):
@@ -247,9 +258,14 @@ def _words(text: str) -> int:
 
 
 def _but_for_some(values: Sequence[str]) -> str:
-    """The end of a sentence if most, but not all, of the texts are numbers; else an empty text."""
+    """
+    The end of a sentence if most, but not all, of the texts are numbers, or all but one that repeats; else an empty
+    text.
+    """
     others = [value for value in values if not _is_number(value)]
-    if not 0 < len(others) <= (1 - MOSTLY) * len(values):
+    numbers = {value for value in values if _is_number(value)}
+    has_placeholder = len(set(others)) == 1 and len(numbers) > FEW  # such as NULL, in however many cells
+    if not others or not (has_placeholder or len(others) <= (1 - MOSTLY) * len(values)):
         return ""
     return f", but {len(others)} of {len(values)} cells are no numbers, such as {_shown(others[0])}; leave these empty"
 

@@ -89,6 +89,27 @@ def _undecoded_feature(feature: Any) -> Any:
     return feature
 
 
+def with_class_names(rows: Dataset, columns: Collection[str]) -> Dataset:
+    """
+    Write the names of classes in place of their ids in each of these columns that is a `ClassLabel`. Another table of
+    the same classes may number them in another way.
+    """
+    for column in rows.column_names:
+        feature = rows.features[column]
+        if column in columns and isinstance(feature, datasets.ClassLabel):
+            ids = whole_column(rows, column).to_pylist()
+            names = [None if i is None or i < 0 else feature.names[i] for i in ids]
+            rows = _replaced(rows, column, names, "string")
+    return rows
+
+
+def _replaced(rows: Dataset, column: str, values: Any, dtype: str) -> Dataset:
+    # The new column comes first, since a dataset without columns has no rows.
+    new = f"{column} as {dtype}"
+    rows = rows.add_column(new, values, feature=datasets.Value(dtype))
+    return rows.remove_columns(column).rename_column(new, column)
+
+
 def with_numbers(rows: Dataset, columns: Collection[str]) -> Dataset:
     """Convert to fp64 each of these columns whose strings are all numbers or missing."""
     for column in rows.column_names:
@@ -99,8 +120,5 @@ def with_numbers(rows: Dataset, columns: Collection[str]) -> Dataset:
                 values = np.array([(text and text.strip()) or None for text in texts], dtype=np.float64)
             except ValueError:
                 continue  # the collator names the row when it reads this column
-            # The new column comes first, since a dataset without columns has no rows.
-            new = f"{column} as numbers"
-            rows = rows.add_column(new, values, feature=datasets.Value("float64"))
-            rows = rows.remove_columns(column).rename_column(new, column)
+            rows = _replaced(rows, column, values, "float64")
     return rows

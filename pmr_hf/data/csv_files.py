@@ -56,6 +56,9 @@ def _read(file: Path, columns: Collection[str] | None, encoding: str, delimiter:
         rows = _rows(file, reader, one_column_blank=quoting == csv.QUOTE_NONE)
         header = next(rows, [])
         chosen = [i for i, name in enumerate(header) if columns is None or name in columns]
+        if header.count("") > 1:  # a spreadsheet may write columns without anything in them
+            logger.warning(f"{header.count('')} columns of {file} have no name in its header: they are left out.")
+            chosen = [i for i in chosen if header[i]]
         _check_header(file, header, chosen, columns)
         schema = pa.schema([(header[i], pa.string()) for i in chosen])
         batches = []

@@ -15,7 +15,7 @@ from ..model.media_values import UnreadableError, is_missing
 from ..model.numeric_encoder import NumericConfig
 from ..model.numeric_processor import NumericProcessor, as_numbers
 from ..model.spectrogram_processor import SpectrogramFeatureExtractor
-from ..model.tabular_processor import TabularProcessor
+from ..model.tabular_processor import TabularProcessor, UnreadableRowError
 from .column_kinds import are_numbers, unlike_numbers
 from .columns import ROW, as_list, whole_column
 
@@ -93,12 +93,18 @@ def tabular(source: EncoderInput) -> NewEncoder:
     """
     columns = as_list(source.column)
     kinds = {name: source.kinds.get(name) or _kind_of_cells(source.train, name) for name in columns}
-    processor = TabularProcessor.fit(
-        source.train,
-        numbers=[name for name in columns if kinds[name] == "number"],
-        categories=[name for name in columns if kinds[name] == "category"],
-        on_error=source.on_error,
-    )
+    try:
+        processor = TabularProcessor.fit(
+            source.train,
+            numbers=[name for name in columns if kinds[name] == "number"],
+            categories=[name for name in columns if kinds[name] == "category"],
+            on_error=source.on_error,
+        )
+    except UnreadableRowError as error:
+        raise UnreadableError(
+            f"Expected numbers and categories in {source.train[error.row][ROW]}, but {error.__cause__}; correct it, or "
+            "set --on_error missing to train without such cells."
+        ) from error
     return processor.encoder_config(), processor
 
 

@@ -10,7 +10,16 @@ from datasets import Dataset, DatasetDict
 from transformers.utils import logging
 
 from ..model.targets import SINGLE_LABEL
-from .columns import ROW, as_list, holds_strings, number_columns, undecoded, whole_column, with_numbers
+from .columns import (
+    ROW,
+    as_list,
+    holds_strings,
+    number_columns,
+    undecoded,
+    whole_column,
+    with_class_names,
+    with_numbers,
+)
 from .labels import encode_labels, stratified_cut
 from .table_sources import SPLITS, Source, Table, read_tables
 from .target_columns import DEFAULT_SEPARATOR, encode_targets, random_cut, target_name
@@ -97,7 +106,7 @@ def load_table(
     splits = {}
     for name, table in tables.items():
         rows = undecoded(_with_source_row(_select_columns(table, used, targets), table.name))
-        rows = with_numbers(rows, numbers)
+        rows = with_numbers(with_class_names(rows, used), numbers)
         splits[name] = _absolute(rows, paths, table.folder, check_files)
     if problem_type == SINGLE_LABEL:
         splits = encode_labels(splits, label)

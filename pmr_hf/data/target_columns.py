@@ -13,7 +13,7 @@ from transformers.utils import logging
 from ..model.targets import MULTI_LABEL, REGRESSION
 from .column_kinds import LIST_AS_TEXT
 from .columns import ROW, whole_column
-from .labels import NUMBER, label_text
+from .labels import NUMBER, label_text, written_short
 
 
 logger = logging.get_logger(__name__)
@@ -177,6 +177,14 @@ def _check_names(splits: dict[str, Dataset], label: str) -> None:
             f"Expected names of labels in column {label!r} of the training split, got none in any row; name another "
             "column."
         )
+    written: dict[str, str] = {}
+    for name in names:
+        same = written.setdefault(written_short(name), name)
+        if same != name:
+            raise ValueError(
+                f"Expected each label of column {label!r} to be written in one way, got {same!r} and {name!r}; write "
+                "one of them in all rows."
+            )
     for split, rows in splits.items():
         unknown = sorted(set(names_of(rows, label)) - set(names))
         if unknown:

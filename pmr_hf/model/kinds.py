@@ -290,7 +290,8 @@ class Picture(Kind):
         if len(sizes) > 1 and getattr(self.processor, "do_resize", True) is False:
             raise ValueError(
                 f"Expected pictures of one size, since their processor does not resize them, got widths and heights "
-                f"{sizes[:5]}; set `do_resize=True` in the processor."
+                f"{sizes[:5]}; resize the files, set `do_resize=True` in the processor, or choose an encoder with "
+                "another processor, such as resnet18."
             )
         return split_rows(self.processor(values, return_tensors="pt"))
 

@@ -19,6 +19,14 @@ from .tabular_encoder import MISSING, MOST_CATEGORIES, MOST_COLUMNS, UNKNOWN, Ta
 WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0")  # what pandas writes for a whole number in a column with missing ones
 
 
+class UnreadableRowError(UnreadableError):
+    """Raised for the row with the index `row` of a table, from the error of its cell."""
+
+    def __init__(self, message: str, row: int):
+        super().__init__(message)
+        self.row = row
+
+
 class TabularProcessor(FeatureExtractionMixin):
     """
     Reads rows of named columns. Numbers are standardised by the mean and standard deviation of the training data, and
@@ -90,7 +98,7 @@ class TabularProcessor(FeatureExtractionMixin):
             on_error (`str`, *optional*, defaults to `"raise"`): `"missing"` leaves out rows that cannot be read.
 
         Raises:
-            UnreadableError: for a row that lacks a column, or has a cell that cannot be read, unless `on_error` is
+            UnreadableRowError: for a row that lacks a column, or has a cell that cannot be read, unless `on_error` is
                 `"missing"`.
             ValueError: if there are no rows, and see the class.
         """
@@ -110,9 +118,10 @@ class TabularProcessor(FeatureExtractionMixin):
             except UnreadableError as error:
                 if on_error == "missing":
                     continue
-                raise UnreadableError(
+                raise UnreadableRowError(
                     f"Expected rows with the columns {columns!r:.200} to fit, but in row {i + 1}, {error}; correct it, "
-                    "or set on_error='missing' to leave the row out."
+                    "or set on_error='missing' to leave the row out.",
+                    i,
                 ) from error
             for name, text in texts.items():
                 found[name] |= set() if text is None else {text}

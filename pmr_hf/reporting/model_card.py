@@ -152,7 +152,7 @@ def model_card(run: TrainingRun, metadata: HubMetadata, report: EvaluationReport
         evaluation=evaluation_part(report),
         limits=limits_of(run, report),
         training_samples=training_samples(run.train_size, metadata.dataset),
-        hyper_parameters="\n".join(f"| {name} | {value} |" for name, value in run.hyper_parameters.items()),
+        hyper_parameters="\n".join(f"| {name} | {cell_text(value)} |" for name, value in run.hyper_parameters.items()),
         modality_dropout=modality_dropout(run.config),
         missing="" if report is not None else MISSING,
         citation=run.citation,
@@ -294,6 +294,11 @@ def metric_type(key: str) -> str:
         if key.endswith(end):
             return name
     return key.rpartition("_")[2]
+
+
+def cell_text(value: Any) -> str:
+    """A value as a cell of a Markdown table shows it: with marks of tables and HTML, such as those in class names."""
+    return str(value).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def results_table(results: Results, dataset: str | None) -> str:

@@ -134,12 +134,17 @@ def fingerprint_of(labels: np.ndarray | None) -> str | None:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The values that two runs both state and that differ, each as "name: value there, value here"."""
+    """The values that two runs both have and that differ, each as "name: value there, value here"."""
     return [
         f"{name}: {before[name]} there, {now[name]} here"
         for name in before
-        if name in now and before[name] is not None and now[name] is not None and before[name] != now[name]
+        if name in now and before[name] != now[name]
     ]
+
+
+def stated(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that are known."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def check_same_run(checkpoint: str, before: RunRecord, now: RunRecord) -> list[str]:
@@ -151,7 +156,7 @@ def check_same_run(checkpoint: str, before: RunRecord, now: RunRecord) -> list[s
         ValueError: for another method, problem type, fusion head or optimizer, or other modalities, encoders, classes
             or rows.
     """
-    found = differences(before.facts, now.facts)
+    found = differences(stated(before.facts), stated(now.facts))
     if found:
         raise ValueError(
             f"Expected a checkpoint of this run, got {checkpoint}, which differs ({'; '.join(found)}); resume with the "

@@ -56,6 +56,15 @@ def test_default_names_differ_by_table_seed_fusion_and_method(tmp_path):
     assert names[6:8] == ["outputs/digits-concat-pmr", "outputs/digits-concat-pmr-seed3"]
 
 
+def test_a_folder_has_its_whole_name(tmp_path, monkeypatch):
+    own = ["--columns", "text=text", "--backbones", "text=a", "--label_column", "label"]
+    for name in ("ds.v1", "ds.v2"):
+        (tmp_path / name).mkdir()
+        assert parsed("--dataset_name", str(tmp_path / name), *own)[0].data_name == name
+    monkeypatch.chdir(tmp_path / "ds.v1")
+    assert parsed("--dataset_name", ".", *own)[0].data_name == "ds.v1"
+
+
 @pytest.mark.parametrize("name", [*WRITTEN[::2][:2], "model-00001-of-00002.safetensors", "adapter_model.safetensors"])
 def test_the_model_or_results_of_another_run_are_refused(tmp_path, name):
     (tmp_path / name).write_text("{}")

@@ -10,7 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pmr_hf.command_line.compare_with import joint_arguments
-from pmr_hf.command_line.parse_arguments import lengthen_training, lower_pretrained_rates, parse_arguments
+from pmr_hf.command_line.parse_arguments import (
+    leave_out_modalities,
+    lengthen_training,
+    lower_pretrained_rates,
+    parse_arguments,
+)
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +214,17 @@ def test_the_fusion_head_follows_from_the_method_unless_it_is_named(parse):
     for method, own in (("late_fusion", "late"), ("mla", "shared")):
         with pytest.raises(ValueError, match=f"Expected --fusion {own} with --method {method}, got film; leave it out"):
             parse(["--method", method, "--fusion", "film"])
+
+
+def test_arguments_of_modalities_that_are_left_out():
+    more = ["--columns", "a=x", "b=y", "c=z", "--backbones", "a=numbers", "b=numbers", "c=numbers", "--modalities", "b"]
+    more += ["--freeze", "a", "--modality_learning_rates", '{"b": 0.5, "c": 0.1}', "--train_file", __file__]
+    script_args, args = parse_arguments([*more, "--label_column", "label"])
+    leave_out_modalities(script_args, args)
+    assert args.freeze is None and args.modality_learning_rates == {"b": 0.5}
+    script_args, args = parse_arguments([*more, "--label_column", "label", "--freeze", "typo"])
+    leave_out_modalities(script_args, args)
+    assert args.freeze == ["typo"]  # the trainer names it
 
 
 def test_pretrained_encoders_learn_at_a_tenth_unless_they_are_frozen_or_have_a_rate():

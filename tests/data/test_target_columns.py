@@ -174,6 +174,13 @@ def test_names_are_compared_by_their_letters_however_unicode_composes_them():
     assert of_frame([f"{apart}|tea", composed], SEVERAL)["train"]["label"][:] == [[composed, "tea"], [composed]]
 
 
+@pytest.mark.parametrize(("one", "other"), [("1", "1.0"), ("True", "true")])
+def test_one_label_written_in_two_ways(tmp_path, one, other):
+    (tmp_path / "a.csv").write_text(f"text,label\nhello,{one}|b\nbye,{other}\nagain,b\n")
+    with pytest.raises(ValueError, match=f"to be written in one way, got '{one}' and '{other}'"):
+        load_table({"text": "text"}, files={"train": tmp_path / "a.csv"}, problem_type="multi_label_classification")
+
+
 def test_lists_of_a_frame_may_be_arrays():
     """As pandas reads a column of lists from parquet, with an empty one whose type is unknown."""
     cells = [np.array(["cat", "dog"], dtype=object), np.array([], dtype=object), ("dog",)]

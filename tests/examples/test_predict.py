@@ -5,6 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
+from datasets import ClassLabel, Dataset
 from helpers.scripts import load_example, run_example
 
 from pmr_hf import (
@@ -77,15 +78,17 @@ def test_a_line_for_each_row(job, digits):
 def test_columns_are_kept(tmp_path):
     table = {"x": [0.0, 1.0], "id": ["post 0", "post 1"], "score": [1.5, None]}
     table["when"] = [pd.Timestamp(2026, 1, 1), pd.Timestamp(2026, 1, 2)]
-    pd.DataFrame(table).to_parquet(tmp_path / "rows.parquet")
+    rows = Dataset.from_dict({**table, "kind": [1, 0]})
+    rows.cast_column("kind", ClassLabel(names=["cat", "dog"])).to_parquet(tmp_path / "rows.parquet")
     model = MultimodalModel.from_backbones({"a": NumericConfig(num_features=1)}, num_labels=2)
     model.save_pretrained(tmp_path / "model")
     MultimodalProcessor({"a": NumericProcessor.fit([[0.0], [1.0]])}).save_pretrained(tmp_path / "model")
     arguments = ["--model", tmp_path / "model", "--input", tmp_path / "rows.parquet", "--columns", "a=x"]
-    run = predict(*arguments, "--output", tmp_path / "a.jsonl", "--keep", "score", "id", "when")
+    run = predict(*arguments, "--output", tmp_path / "a.jsonl", "--keep", "score", "id", "when", "kind")
     assert run.returncode == 0, run.stderr
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert [list(line) for line in lines] == [["row", "score", "id", "when", "labels"]] * 2
+    assert [list(line) for line in lines] == [["row", "score", "id", "when", "kind", "labels"]] * 2
+    assert [line["kind"] for line in lines] == ["dog", "cat"]
     assert [line["id"] for line in lines] == ["post 0", "post 1"] and [line["score"] for line in lines] == [1.5, None]
     assert lines[1]["when"] == "2026-01-02 00:00:00"
     for column, sentence in [

@@ -23,6 +23,7 @@ from pmr_hf import (
     PrototypeTrainer,
     UniformTrainer,
 )
+from pmr_hf.reporting.model_card import cell_text
 from pmr_hf.training.class_weights import class_weights, parse_class_weights, weighted_cross_entropy
 
 
@@ -177,6 +178,7 @@ def test_weights_come_from_the_training_rows_alone_and_are_shown(make_trainer, d
     trainer.create_model_card()
     card = Path(trainer.args.output_dir, "README.md").read_text(encoding="utf-8")
     assert "| class weights | balanced |" in card
+    assert cell_text({"a|b": 2, "<b>": 1}) == r"{'a\|b': 2, '&lt;b>': 1}"
 
 
 DEFAULT = ("pmr", "late_fusion", "mla", "valuation", "mmpareto", "reconboost")  # losses of their own

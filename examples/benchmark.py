@@ -342,7 +342,6 @@ def measured(cell: Cell, runs: Runs, train: dict[str, Any] | None) -> dict[str, 
     if runs.problem_type != SINGLE_LABEL:
         result["problem_type"] = runs.problem_type
     collator = build_collator(script_args, processor)
-    collator.match_labels(model.config.num_labels, model.config.problem, model.config.id2label)
     result |= modality_report(model, collator, splits, training_args.per_device_eval_batch_size, cell.seed)
     write_json(file, result)
     return result

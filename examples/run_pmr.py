@@ -121,7 +121,7 @@ def train_and_test(
 
         wandb.finish()  # otherwise the next run would continue this one
 
-    constant = constant_answer(data.collator, data.dataset["train"], data.dataset[split])
+    constant = constant_answer(trainer.data_collator, data.dataset["train"], data.dataset[split])
     cells = {f"{split} {MODALITY_METRIC[script_args.problem_type]}": f"{constant:.3f}"}
     modalities = list(script_args.columns)
     return [(CONSTANT[script_args.problem_type], cells)] * bool(methods) + method_rows(

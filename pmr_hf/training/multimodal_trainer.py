@@ -84,14 +84,16 @@ class MultimodalTrainer(SavingTrainer):
         model (`MultimodalModel | torch.nn.Module`): the model.
         args (`MultimodalTrainingArguments`): the arguments.
         kwargs: all other arguments of `Trainer`. `processing_class` is a [`MultimodalProcessor`] and `data_collator` a
-            [`MultimodalCollator`], or your own. `processing_class` defaults to the processor of the collator. A dataset
-            may be a pandas DataFrame.
+            [`MultimodalCollator`], or your own. `processing_class` defaults to the processor of the collator, of which
+            the trainer keeps a copy. A dataset may be a pandas DataFrame. If its labels are a `ClassLabel`, a model
+            without names of classes takes theirs.
 
     Raises:
         TypeError: for `args` of another class.
         OSError: if `output_dir` cannot be written to.
         ValueError: before training, for an empty dataset, a missing column, labels that are not what the model's
-            `problem_type` needs, a training set of one class, or a processor whose modalities differ from the model's.
+            `problem_type` needs, classes in another order than in the model's `id2label`, a training set of one class,
+            or a processor whose modalities differ from the model's.
         FloatingPointError: at a log or a save, for a loss term or a weight that is not finite.
     """
 

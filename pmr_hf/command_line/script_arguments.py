@@ -111,7 +111,8 @@ class ScriptArguments:
     validation_size: float = field(
         default=0.1,
         metadata={
-            "help": "Share of the training rows to take out for validation, where the data have no validation split."
+            "help": "Share of the training rows to take out for validation, where the data have no validation split. "
+            "diagnose.py takes 0.3."
         },
     )
     test_file: str | None = field(default=None, metadata={"help": "Test table, evaluated once, after training."})

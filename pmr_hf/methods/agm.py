@@ -136,7 +136,7 @@ class AGMTrainer(GradientScalingTrainer):
         self.loss_sums = None
         file = os.path.join(checkpoint or "", STATE_NAME)
         if checkpoint is not None and os.path.isfile(file):
-            self.loss_sums = load_file(file, device=str(self.args.device))["loss_sums"]
+            self.loss_sums = load_file(file)["loss_sums"].to(self.args.device)
 
 
 def agm_scales(

@@ -188,8 +188,10 @@ class ValuationTrainer(PrototypeTrainer):
         self.contributions = self.copies = None
         file = os.path.join(checkpoint or "", VALUES_NAME)
         if checkpoint is not None and os.path.isfile(file):
-            values = load_file(file, device=str(self.args.device))
-            self.contributions, self.copies = values["contributions"], values["copies"]
+            values = load_file(file)
+            self.contributions, self.copies = (
+                values[name].to(self.args.device) for name in ("contributions", "copies")
+            )
 
     # ---- The loss ----
 

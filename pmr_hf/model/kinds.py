@@ -242,8 +242,14 @@ class Picture(Kind):
     def match_encoder(self, config: PreTrainedConfig) -> None:
         """
         Make pictures gray if the encoder takes one channel, and the processor has no list of means by channel. Raises
-        `ValueError` for any other difference in channels.
+        `ValueError` for any other difference in channels, and for another number of frames than a video encoder takes.
         """
+        frames = getattr(config, "num_frames", None)
+        if isinstance(frames, int) and self.num_frames not in (None, frames):
+            raise ValueError(
+                f"Expected num_frames={{{self.name!r}: {frames}}}, which the encoder of {self.name!r} takes, got "
+                f"{self.num_frames}; set it to {frames}, or build the encoder for other frames."
+            )
         taken = self.channels_taken(config)
         if taken is None or taken == self.channels:
             return

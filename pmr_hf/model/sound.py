@@ -147,4 +147,4 @@ def _resample(blocks: Iterable[np.ndarray], rate: int, sampling_rate: int) -> np
 
 def _concatenated(blocks: Iterable[np.ndarray]) -> np.ndarray:
     parts = list(blocks)
-    return np.concatenate(parts) if parts else np.zeros(1, np.float32)  # a sound shorter than one sample
+    return np.concatenate(parts) if parts else np.zeros(1, np.float32)  # a sound too short for the filter

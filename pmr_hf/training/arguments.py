@@ -250,6 +250,8 @@ class MultimodalTrainingArguments(TrainingArguments):
     def hyper_parameters(self) -> dict[str, object]:
         """The settings that the model card lists: a dict from the name shown in its table to the value."""
         epochs, rates = f"{self.num_train_epochs:g}", f"{self.learning_rate:g}"
+        if self.max_steps > 0:
+            epochs = f"as many as {self.max_steps:,} steps are"
         if self.load_best_model_at_end:
             metric = str(self.metric_for_best_model).removeprefix("eval_")
             epochs += f" (the weights with the best validation {metric} were kept)"

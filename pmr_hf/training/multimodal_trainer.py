@@ -12,13 +12,15 @@ from contextlib import ExitStack
 from copy import copy
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, set_seed
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import BestRun, EvalLoopOutput, TrainOutput, has_length
 from transformers.training_args import OptimizerNames
@@ -57,6 +59,7 @@ from .setup_checks import (
     check_rows,
     check_several_classes,
     check_variable,
+    is_stream,
     name_classes,
     require_multimodal,
     require_scalar,
@@ -152,6 +155,7 @@ class MultimodalTrainer(SavingTrainer):
         self.class_weights = self._class_weights(labels)
         for dataset in evals.values():
             check_full_batch(self.args, dataset, "eval")
+            check_length_column(self.args, dataset, "evaluation")
         if self._user_metrics is None:
             sets = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
             check_best_metric(self.unwrapped_model, self.args, sets, self.metric_names())
@@ -189,7 +193,7 @@ class MultimodalTrainer(SavingTrainer):
         check_problem_type(self.problem_type, self.args)
         if data is not None:
             check_collator(model, self.data_collator)
-            check_length_column(self.args, data)
+            check_length_column(self.args, data, "training")
             check_one_split(data)
             check_variable(self.data_collator, data)
             check_full_batch(self.args, data, "train")
@@ -596,6 +600,7 @@ class MultimodalTrainer(SavingTrainer):
         another order than in the model.
         """
         test_dataset = frames_as_datasets(test_dataset)
+        check_length_column(self.args, test_dataset, "evaluation")
         if isinstance(self.data_collator, MultimodalCollator):
             self.data_collator.check_class_names(test_dataset)
         return super().get_test_dataloader(test_dataset)
@@ -674,10 +679,22 @@ class _BeginTraining(TrainerCallback):
             problem = foreign_optimizer_state(trainer.optimizer)
             if problem is not None:
                 raise ValueError(f"Expected the state of this run's optimizer, but {problem}.")
+            warn_of_later_pass(trainer.train_dataset, trainer.resumed_from)
         trainer.fit_targets()  # of a model that `model_init` has created
         trainer.reset_calibration()
         trainer.load_method_state(trainer.resumed_from)
         trainer._training_model = trainer.accelerator.unwrap_model(trainer.model)
+
+
+def warn_of_later_pass(train_dataset: Any, checkpoint: str) -> None:
+    """Warn if a stream goes on from a later pass: `Trainer` begins it anew, and counts the passes anew."""
+    file = Path(checkpoint, TRAINER_STATE_NAME)
+    if is_stream(train_dataset) and file.is_file() and (TrainerState.load_from_json(str(file)).epoch or 0) >= 1:
+        logger.warning(
+            f"Resuming a stream from {checkpoint}, which was written after its first pass: the stream and the count of "
+            "passes begin anew, and so do terms that had ended, as by `pmr_epochs`. Only a checkpoint of the first "
+            "pass goes on as an uninterrupted run does."
+        )
 
 
 def takes_labels(model: nn.Module) -> bool:

@@ -96,6 +96,7 @@ def warn_of_unseen_classes(
         logger.warning(
             "Some classes have no prototype yet, because no row of them with that modality was drawn "
             f"({'; '.join(lines)}). The terms of a modality leave these classes out, and the modalities are compared "
-            f"over the {int(common.sum())} of {len(common)} classes that all of them have. Add rows if there are any."
+            f"over the {int(common.sum())} of {len(common)} classes that all of them have. Add rows if there are any, "
+            "or raise `prototype_fraction`."
         )
     return unseen

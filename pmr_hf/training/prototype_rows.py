@@ -24,15 +24,17 @@ class PrototypeRows:
 
     The classes and the missing modalities must be known before rows are read. They are known for a
     `datasets.Dataset` without a transform and for a list, with a [`MultimodalCollator`]. The draw from any other
-    dataset is a share of its rows without regard to classes.
+    dataset is a share of its rows without regard to classes, of at least 20 times `num_labels` rows.
 
     Args:
         dataset: a map-style dataset with a length.
         collator: collates the rows.
+        num_labels (`int`, *optional*): the number of classes or labels, if it is known.
     """
 
-    def __init__(self, dataset: Any, collator: Any):
+    def __init__(self, dataset: Any, collator: Any, num_labels: int | None = None):
         self.dataset = dataset
+        self.num_labels = num_labels
         self.labels: np.ndarray | None = None  # (N,), or (N, T) of segments, or (N, K) of several labels
         self.present: list[np.ndarray] = []  # (N,) bool of each modality
         labels = prototype_classes(dataset, collator)
@@ -47,7 +49,9 @@ class PrototypeRows:
         size = len(self.dataset)
         order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).numpy()
         chosen = np.arange(size) < math.ceil(fraction * size)  # of the rows in the drawn order
-        if self.labels is not None:
+        if self.labels is None:
+            chosen |= np.arange(size) < LEAST_ROWS * (self.num_labels or 0)
+        else:
             labels = self.labels[order].reshape(size, -1)
             for present in self.present:
                 counted = present[order, None] & (labels >= 0)

@@ -472,7 +472,7 @@ class PrototypeTrainer(MultimodalTrainer):
         """Draws the rows that prototypes are taken from, of `prototype_dataset` or else of the training set."""
         dataset = self.train_dataset if self.prototype_dataset is None else self.prototype_dataset
         if self._rows is None or self._rows.dataset is not dataset:
-            self._rows = PrototypeRows(dataset, self.data_collator)
+            self._rows = PrototypeRows(dataset, self.data_collator, self.num_labels)
         return self._rows
 
     @property

@@ -210,15 +210,20 @@ def check_full_batch(args: TrainingArguments, dataset: Any, use: str) -> None:
         )
 
 
-def check_length_column(args: TrainingArguments, train_dataset: Any) -> None:
-    """Raise `ValueError` if the sampling strategy needs a length column that the training set lacks."""
+def check_length_column(args: TrainingArguments, dataset: Any, name: str) -> None:
+    """
+    Raise `ValueError` if the sampling strategy needs a length column that the training or evaluation set lacks: in
+    `Trainer`, evaluation samples as training does.
+    """
     if args.train_sampling_strategy not in ("group_by_length", "batch_rebalance"):
         return
+    if name != "training" and (dataset is None or not has_length(dataset)):  # a stream has no sampler
+        return
     column = args.length_column_name
-    if not isinstance(train_dataset, datasets.Dataset) or column not in train_dataset.column_names:
+    if not isinstance(dataset, datasets.Dataset) or column not in dataset.column_names:
         raise ValueError(
-            f"Expected a `datasets.Dataset` with a column {column!r} to sample by, since samples of several modalities "
-            "have no single length; add the column, for instance with `map`."
+            f"Expected the {name} set to be a `datasets.Dataset` with a column {column!r} to sample by, since samples "
+            "of several modalities have no single length; add the column, for instance with `map`."
         )
 
 

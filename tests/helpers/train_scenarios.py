@@ -45,6 +45,7 @@ DEFAULTS = {
 
 
 ONLY_TWO = ["short_online", "resumed", "uneven_saved", "uneven_resumed", "sharded_resumed"]  # not compared with one
+ONLY_TWO += ["agm_saved", "agm_resumed", "valued_saved", "valued_resumed"]
 
 
 def run(

@@ -74,6 +74,13 @@ def test_processors_of_encoders_by_name(processor, tmp_path):
     assert isinstance(loaded.processors["clip"], BaseImageProcessor)
 
 
+def test_another_number_of_frames_than_the_encoder_takes():
+    with pytest.raises(ValueError, match=r"Expected num_frames=\{'clip': 4\}, which the encoder .*, got 8"):
+        MultimodalProcessor({"clip": VideoMAEImageProcessor()}, num_frames={"clip": 8}).match_encoders(
+            {"clip": VideoMAEConfig(num_frames=4)}
+        )
+
+
 def test_values_that_are_not_in_lists(processor, digits):
     with pytest.raises(ValueError, match="Expected a list of values for 'text', got one str"):
         processor(text="the digit two")

@@ -118,6 +118,7 @@ def runs(request, tmp_path_factory, make_model, processor, digits):
     saving = ONLINE | {"save_strategy": "steps", "save_steps": 3, "optim_args": "momentum=0.9", "learning_rate": 0.02}
     still = {"learning_rate": 0.0, "prototype_fraction": 1.0}
     once = {"num_train_epochs": 1}
+    often, values = once | {"save_strategy": "steps", "save_steps": 3}, {"valuation_warmup_epochs": 0}
     scenarios = {
         "holes": {"data": "holes", "options": {"gradient_checkpointing": True}},
         "apart": {"data": "apart", "options": {}},
@@ -153,6 +154,15 @@ def runs(request, tmp_path_factory, make_model, processor, digits):
         "resumed": {"data": "all", "options": saving, "resume": "saved/checkpoint-3"},
         "uneven_saved": {"data": "uneven", "options": saving},
         "uneven_resumed": {"data": "uneven", "options": saving, "resume": "uneven_saved/checkpoint-3"},
+        "agm_saved": {"data": "all", "options": often, "method": "AGMTrainer"},
+        "agm_resumed": {"data": "all", "options": often, "method": "AGMTrainer", "resume": "agm_saved/checkpoint-3"},
+        "valued_saved": {"data": "all", "options": often | values, "method": "ValuationTrainer"},
+        "valued_resumed": {
+            "data": "all",
+            "options": often | values,
+            "method": "ValuationTrainer",
+            "resume": "valued_saved/checkpoint-3",
+        },
         "ogm": {"data": "holes", "options": once | {"ogm_alpha": 0.5}, "method": "OGMTrainer"},
         "ogm_ge": {"data": "all", "options": once | {"ogm_noise": True, "learning_rate": 0.01}, "method": "OGMTrainer"},
         "acc_accumulated": {
@@ -316,9 +326,18 @@ def test_a_rank_whose_rows_are_all_repeated_ends_with_the_others(runs):
     assert weights["prototypes.image_count"].sum() == 9 and len(logs) == 4
 
 
-@pytest.mark.parametrize(("kind", "resumed"), [("saved", "resumed"), ("uneven_saved", "uneven_resumed"), SHARDED_PAIR])
+@pytest.mark.parametrize(
+    ("kind", "resumed"),
+    [
+        ("saved", "resumed"),
+        ("uneven_saved", "uneven_resumed"),
+        ("agm_saved", "agm_resumed"),
+        ("valued_saved", "valued_resumed"),
+        SHARDED_PAIR,
+    ],
+)
 def test_two_processes_resume_to_the_bit(runs, kind, resumed):
-    """In the middle of an epoch, while both ranks sum the embeddings of each class."""
+    """In the middle of an epoch, while both ranks sum the embeddings of each class, and with the state of a method."""
     (whole, _, _), (again, _, _) = (results(runs[1] / name) for name in (kind, resumed))
     assert not [key for key in whole if not torch.equal(whole[key], again[key])]
 

@@ -149,9 +149,12 @@ def test_length_grouped_sampling(make_trainer, digits):
     with pytest.raises(ValueError, match="a column 'length' to sample by"):
         make_trainer(train_sampling_strategy="group_by_length")
     lengths = [len(caption.split()) + i % 7 for i, caption in enumerate(digits["caption"])]
-    seen = []
+    rows, seen = digits.add_column("length", lengths), []
+    with pytest.raises(ValueError, match=r"the evaluation set to be a `datasets\.Dataset` with a column 'length'"):
+        make_trainer(train_dataset=rows, train_sampling_strategy="group_by_length")
     trainer = make_trainer(
-        train_dataset=digits.add_column("length", lengths),
+        train_dataset=rows,
+        eval_dataset=rows,
         train_sampling_strategy="group_by_length",
         prototype_source="online",
         num_train_epochs=1,
@@ -161,6 +164,8 @@ def test_length_grouped_sampling(make_trainer, digits):
     trainer.train()
     assert all(batch == sorted(batch, reverse=True) for batch in seen) and len(seen) == 8
     assert trainer.prototypes.count("text").sum() == 64
+    with pytest.raises(ValueError, match=r"the evaluation set to be a `datasets\.Dataset` with a column 'length'"):
+        trainer.evaluate(digits)
 
 
 @pytest.mark.parametrize("cls", [MultimodalTrainer, PMRTrainer])

@@ -117,6 +117,18 @@ def test_a_stream_is_refreshed_every_100_steps_by_default(make_trainer, digits):
     assert trainer.prototypes.seen("image").all()  # from the remaining steps, after training
 
 
+@pytest.mark.parametrize("step", [4, 12])
+def test_a_stream_that_goes_on_from_a_later_pass_says_so(make_trainer, make_model, digits, caplog, tmp_path, step):
+    settings = {"prototype_source": "online", "prototype_refresh_steps": 4, "save_strategy": "steps", "save_steps": 4}
+    stream, models = digits.to_iterable_dataset(), (make_model(), make_model())
+    whole, again = (make_trainer(model, train_dataset=stream, max_steps=16, **settings) for model in models)
+    whole.train()  # two passes of eight steps
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
+    assert ("written after its first pass: the stream and the count of passes begin anew" in caplog.text) == (step > 8)
+    if step < 8:
+        assert_equal_tensors(snapshot(whole.model), snapshot(again.model))
+
+
 def test_a_stream_without_max_steps_is_told_so(make_trainer, digits):
     with pytest.raises(ValueError, match="max_steps"):
         make_trainer(train_dataset=digits.to_iterable_dataset(), prototype_source="online")

@@ -55,6 +55,14 @@ def test_a_share_that_has_enough_of_each_class_stays_as_it_was_drawn():
     assert PrototypeRows(rows, collator_of("ab")).draw(0.1, 7) == expected
 
 
+def test_without_the_classes_enough_rows_for_all_of_them_are_drawn():
+    """With a collate function of the user's own, the labels are not known."""
+    rows = table(4, 1000)
+    assert len(PrototypeRows(rows, list, 4).draw(0.01, 0)) == 4 * LEAST_ROWS
+    assert len(PrototypeRows(rows, list, 4).draw(0.2, 0)) == 200
+    assert len(PrototypeRows(rows.select(range(30)), list, 4).draw(0.1, 0)) == 30
+
+
 def test_classes_of_few_rows_are_taken_whole_and_rare_modalities_are_found():
     labels = [0] * 500 + [1] * 7
     b = [1.0 if i in (3, 400) else None for i in range(500)] + [None] * 7

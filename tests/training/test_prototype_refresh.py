@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pmr_hf import PMRTrainer
 from pmr_hf.model.prototypes import Prototypes
+from pmr_hf.training import prototype_rows
 from pmr_hf.training.prototype_refresh import warn_of_unseen_classes
 
 
@@ -24,6 +25,12 @@ class Recording(PMRTrainer):
     def refresh_prototypes(self, momentum=None):
         self.moments = [*getattr(self, "moments", []), self.state.global_step]
         super().refresh_prototypes(momentum)
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    """Otherwise 20 rows for each of four classes would be all 64 rows."""
+    monkeypatch.setattr(prototype_rows, "LEAST_ROWS", 2)
 
 
 class RecordedDigits(TorchDataset):
@@ -134,7 +141,7 @@ def test_a_stream_without_max_steps_is_told_so(make_trainer, digits):
         make_trainer(train_dataset=digits.to_iterable_dataset(), prototype_source="online")
 
 
-def test_a_refresh_by_steps_draws_another_share_each_time(make_trainer, digits):
+def test_a_refresh_by_steps_draws_another_share_each_time(make_trainer, digits, few_rows):
     class Reading(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             counts.append(trainer.prototypes.count("image").tolist())
@@ -164,7 +171,7 @@ def test_the_first_refresh_gives_class_means_and_the_next_moves_them(make_traine
         torch.testing.assert_close(trainer.prototypes.mean(name), torch.tensor(expected), atol=1e-5, rtol=1e-5)
 
 
-def test_the_subset_is_drawn_from_seed_and_epoch(make_trainer, digits):
+def test_the_subset_is_drawn_from_seed_and_epoch(make_trainer, digits, few_rows):
     data = RecordedDigits(digits)
     trainer = make_trainer(train_dataset=data, prototype_fraction=0.25)
 

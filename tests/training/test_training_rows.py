@@ -66,7 +66,8 @@ def test_draws_change_neither_the_order_of_rows_nor_dropout(varying, make_traine
         return picture
 
     settings = {"train_sampling_strategy": strategy}
-    settings["train_dataset"] = digits.add_column("length", [i % 7 for i in range(len(digits))])
+    rows = digits.add_column("length", [i % 7 for i in range(len(digits))])
+    settings |= {"train_dataset": rows, "eval_dataset": rows}
     plain = make_trainer(make_model(dropout=0.2), **settings)
     plain.train()
     trainer = varying({"image": draw}, **settings)

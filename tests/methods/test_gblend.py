@@ -163,6 +163,7 @@ def test_the_estimation_samples_by_length_and_is_repeated_by_the_next_training(m
         make_model(unimodal_heads=True),
         cls=GradientBlendingTrainer,
         train_dataset=digits.add_column("length", [len(row["caption"]) for row in digits]),
+        eval_dataset=None,
         train_sampling_strategy="group_by_length",
         num_train_epochs=1,
     )

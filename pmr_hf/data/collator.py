@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any, TypeVar
 
 import datasets
@@ -230,6 +231,12 @@ class MultimodalCollator:
         """From now on, convert labels for a model with these settings. `names` is its `id2label`."""
         self.num_labels, self.problem_type = num_labels, problem_type
         self.class_names = list(names.values())
+
+    def matched(self, num_labels: int | None, problem_type: str, names: Mapping[int, str]) -> "MultimodalCollator":
+        """A copy that converts labels for a model with these settings, see [`MultimodalCollator.match_labels`]."""
+        collator = copy(self)
+        collator.match_labels(num_labels, problem_type, names)
+        return collator
 
     def check_class_names(self, dataset: Any) -> list[str] | None:
         """

@@ -1,7 +1,7 @@
 """Functions for the columns of a dataset, and the name of the column with the source of each row."""
 
 import csv
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -97,10 +97,14 @@ def with_class_names(rows: Dataset, columns: Collection[str]) -> Dataset:
     for column in rows.column_names:
         feature = rows.features[column]
         if column in columns and isinstance(feature, datasets.ClassLabel):
-            ids = whole_column(rows, column).to_pylist()
-            names = [None if i is None or i < 0 else feature.names[i] for i in ids]
+            names = names_of_ids(feature, whole_column(rows, column).to_pylist())
             rows = _replaced(rows, column, names, "string")
     return rows
+
+
+def names_of_ids(feature: datasets.ClassLabel, ids: Sequence[int | None]) -> list[str | None]:
+    """The names of the ids of classes, `None` for a missing one."""
+    return [None if i is None or i < 0 else feature.names[i] for i in ids]
 
 
 def _replaced(rows: Dataset, column: str, values: Any, dtype: str) -> Dataset:

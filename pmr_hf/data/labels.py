@@ -10,7 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, Value
 from transformers.utils import logging
 
-from .columns import ROW, whole_column
+from .columns import ROW, names_of_ids, whole_column
 
 
 logger = logging.get_logger(__name__)
@@ -105,7 +105,7 @@ def _label_texts(split: Dataset, label: str, ids: list[str]) -> list[str | None]
     """
     feature, values = split.features[label], whole_column(split, label).to_pylist()
     if isinstance(feature, ClassLabel):
-        return [None if value is None or value < 0 else feature.names[value] for value in values]
+        return names_of_ids(feature, values)
     if isinstance(feature, Value) and "int" in feature.dtype and ids:
         return [None if i is None else ids[i] if 0 <= i < len(ids) else str(i) for i in values]
     texts = {value: None if value is None or value != value else label_text(value) for value in set(values)}
@@ -155,14 +155,7 @@ def _check_classes(classes: list[str], labels: list[str], label: str, declared: 
         )
     if declared:
         return
-    written: dict[str, str] = {}
-    for name in classes:
-        same = written.setdefault(written_short(name), name)
-        if same != name:
-            raise ValueError(
-                f"Expected each class of column {label!r} to be written in one way, got {same!r} and {name!r}; write "
-                "one of them in all rows."
-            )
+    check_written_once(f"class of column {label!r}", classes)
     measured = all(NUMBER.fullmatch(name) for name in classes) and any(not float(name).is_integer() for name in classes)
     if len(classes) > MOST_MEASURED and (measured or len(classes) > len(labels) / 2):
         values = "different numbers" if measured else "different values"
@@ -177,6 +170,18 @@ def _by_number(name: str) -> tuple[bool, float, str]:
     """The order of classes: numbers by their size, then other texts."""
     number = NUMBER.fullmatch(name) is not None
     return not number, float(name) if number else 0.0, name
+
+
+def check_written_once(what: str, names: Sequence[str]) -> None:
+    """Raise `ValueError` if two names are [`written_short`] alike. `what` says of what they are, for the message."""
+    written: dict[str, str] = {}
+    for name in names:
+        same = written.setdefault(written_short(name), name)
+        if same != name:
+            raise ValueError(
+                f"Expected each {what} to be written in one way, got {same!r} and {name!r}; write one of them in all "
+                "rows."
+            )
 
 
 def written_short(label: Any) -> str:

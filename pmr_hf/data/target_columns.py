@@ -12,8 +12,8 @@ from transformers.utils import logging
 
 from ..model.targets import MULTI_LABEL, REGRESSION
 from .column_kinds import LIST_AS_TEXT
-from .columns import ROW, whole_column
-from .labels import NUMBER, label_text, written_short
+from .columns import ROW, names_of_ids, whole_column
+from .labels import NUMBER, check_written_once, label_text
 
 
 logger = logging.get_logger(__name__)
@@ -119,7 +119,7 @@ def _values(split: Dataset, columns: Sequence[str]) -> list[Any]:
     if isinstance(inner, ClassLabel):
         return [None if ids is None else [inner.names[i] for i in ids] for ids in values]
     if isinstance(feature, ClassLabel):
-        return [None if i is None or i < 0 else feature.names[i] for i in values]
+        return names_of_ids(feature, values)
     return values
 
 
@@ -177,14 +177,7 @@ def _check_names(splits: dict[str, Dataset], label: str) -> None:
             f"Expected names of labels in column {label!r} of the training split, got none in any row; name another "
             "column."
         )
-    written: dict[str, str] = {}
-    for name in names:
-        same = written.setdefault(written_short(name), name)
-        if same != name:
-            raise ValueError(
-                f"Expected each label of column {label!r} to be written in one way, got {same!r} and {name!r}; write "
-                "one of them in all rows."
-            )
+    check_written_once(f"label of column {label!r}", names)
     for split, rows in splits.items():
         unknown = sorted(set(names_of(rows, label)) - set(names))
         if unknown:

@@ -1,6 +1,6 @@
 """`diagnose`: train each modality alone and all jointly for the same steps, and compare what the encoders learn."""
 
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -135,8 +135,7 @@ def _check_inputs(model: MultimodalModel, train: Any, rows: Any, collator: Any, 
     for name, (value, kind, way_out) in expected.items():
         if not isinstance(value, kind):
             raise TypeError(f"Expected `{name}` of type {kind.__name__}, got {type(value).__name__}; {way_out}.")
-    collator = copy(collator)
-    collator.match_labels(model.config.num_labels, model.config.problem, model.config.id2label)
+    collator = collator.matched(model.config.num_labels, model.config.problem, model.config.id2label)
     check_rows(collator, {"training": train, "evaluation": rows})
 
 

@@ -1,7 +1,6 @@
 """Embed a whole dataset: the encoders run once over all rows, and what follows is computed from the embeddings."""
 
 from collections.abc import Callable
-from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -35,8 +34,7 @@ def embed(model: MultimodalModel, rows: Dataset, collator: Collator, batch_size:
     """
     rows = frames_as_datasets(rows)
     if isinstance(collator, MultimodalCollator):
-        collator = copy(collator)
-        collator.match_labels(model.config.num_labels, model.config.problem, model.config.id2label)
+        collator = collator.matched(model.config.num_labels, model.config.problem, model.config.id2label)
         collator.check_class_names(rows)
     if isinstance(rows, dict) or len(rows) == 0:
         found = f"the splits {list(rows)}" if isinstance(rows, dict) else "none"
